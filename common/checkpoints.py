@@ -1,0 +1,82 @@
+"""Loading models: where they run, in which precision, and what identifies their weights."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+import transformers
+
+from common.cli import InputError
+from common.tokenization import TextTokenizer
+
+
+def load_model(
+    name: str, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> transformers.PreTrainedModel:
+    """Load a causal language model in evaluation mode.
+
+    Weights come from safetensors, or from `pytorch_model.bin` through torch's weights-only loader.
+
+    Args:
+        name: a Hugging Face name or a folder.
+        device: auto (CUDA if there, else CPU) or a torch device.
+        dtype: auto (bfloat16 on CUDA, else float32) or a torch dtype's name.
+    Raises:
+        InputError: there is no such checkpoint, or it is not a causal language model.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    target = resolve_device(device)
+    kind = {"auto": torch.bfloat16 if target.type == "cuda" else torch.float32}.get(dtype) or getattr(torch, dtype)
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            name, dtype=kind, trust_remote_code=trust_remote_code, attn_implementation="sdpa", output_loading_info=True
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise InputError(f"{name}: no causal language model could be loaded ({error})") from None
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise InputError(f"{name}: the checkpoint lacks {len(missing)} tensors, {missing[0]} among them; copy it anew")
+    return model.to(target).eval()
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is CUDA if there is one, else the CPU; InputError for a device that torch cannot use."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: {error}") from None
+    return target
+
+
+def check_tokenizer_fits(tokenizer: TextTokenizer, model: transformers.PreTrainedModel, name: str) -> None:
+    """Raise InputError when the tokenizer can give out ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        raise InputError(
+            f"{tokenizer.name}: the tokenizer knows {tokenizer.vocab_size} tokens, but {name} embeds {rows}; "
+            "give the tokenizer that the model was trained with"
+        )
+
+
+def max_context(model: transformers.PreTrainedModel) -> int | None:
+    """The longest input the model takes, in tokens, or None where its config does not say."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def weights_digest(model: transformers.PreTrainedModel) -> str:
+    """A short hash of every weight as loaded (so of its dtype too), in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def save_checkpoint(model: transformers.PreTrainedModel, tokenizer: TextTokenizer, folder: Path) -> None:
+    """Write an ordinary Hugging Face checkpoint: config, safetensors and tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.hf.save_pretrained(folder)

@@ -1,0 +1,114 @@
+"""The edge to the shell: flags that several scripts share, errors in one line, progress bars."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+DEFAULT_MODEL = "hfl/chinese-llama-2-1.3b"
+
+
+class InputError(Exception):
+    """Something the user can mend. The message is one line: what is wrong, where, and what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose help shows the script's docstring and every default, and whose errors are one line."""
+
+    def __init__(self, doc: str):
+        super().__init__(description=doc, formatter_class=_HelpFormatter)
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (--help lists the flags)\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """--device, --dtype and --trust_remote_code, for every script that runs a model."""
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there, else CPU), cpu, cuda, cuda:1, …")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="auto is bfloat16 on CUDA and float32 on the CPU",
+    )
+    add_trust_flag(parser)
+
+
+def add_trust_flag(parser: argparse.ArgumentParser) -> None:
+    """--trust_remote_code, off unless asked for."""
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run Python code that the checkpoint brings along"
+    )
+
+
+def percentage(text: str) -> float:
+    """Argument type: a number in (0, 100]."""
+    value = _number(text, float)
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is outside (0, 100]")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """Argument type: a whole number of at least 1; 10_000_000 is fine."""
+    value = _number(text, int)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """Argument type: a whole number of at least 0."""
+    value = _number(text, int)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return value
+
+
+def _number(text: str, kind: type) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not finite")
+    return value
+
+
+def progress(total: int | None, description: str, unit: str = "tokens") -> tqdm:
+    """A progress bar on stderr with rate and time left."""
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=f" {unit}",
+        unit_scale=True,
+        smoothing=0.1,
+        dynamic_ncols=True,
+        mininterval=0.5,
+    )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main`; an InputError becomes one line on stderr and exit status 2.
+
+    Ctrl-C exits with 130 and says that finished work is kept. Any other exception is a bug and keeps its traceback.
+    """
+    try:
+        main()
+    except InputError as error:
+        sys.exit(_fail(error))
+    except KeyboardInterrupt:
+        print("\nstopped; finished files are kept, and the same command goes on from them", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(error: Exception) -> int:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,219 @@
+"""Documents inside token shards: where they lie, what they are called, how they are cut into windows.
+
+Beside a shard of ours, `name.bin`, lies its index `name.parquet`: a row per document (start, end, id, domain, url) and,
+in the schema's metadata, what was used to make it. A shard of llm.c or modded-nanogpt has no index; there the documents
+are found by the separator's id.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.cli import InputError
+from common.files import atomic
+from common.shards import read_shard
+from common.tokenization import TextTokenizer
+
+INDEX_SCHEMA = pa.schema(
+    [("start", pa.int64()), ("end", pa.int64()), ("id", pa.string()), ("domain", pa.string()), ("url", pa.string())]
+)
+METADATA_KEY = b"attention_influence"
+DEFAULT_DOMAIN = "default"
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """How a shard's tokens were made."""
+
+    tokenizer: str
+    vocab_size: int
+    fingerprint: str
+    separator_id: int
+    separator_side: str
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard with its documents.
+
+    Attributes:
+        name: path without suffix, the first half of a doc_id.
+        tokens: shape [num_tokens], memory-mapped.
+        spans: int64, shape [num_documents, 2], half-open token offsets.
+        domains: one per document.
+        separator_id: the token between documents.
+        info: how it was made, or None for a shard without an index.
+    """
+
+    name: str
+    tokens: np.ndarray
+    spans: np.ndarray
+    domains: Sequence[str]
+    separator_id: int
+    info: ShardInfo | None
+
+    def doc_id(self, start: int, end: int) -> str:
+        """`path/of/shard:start-end`."""
+        return f"{self.name}:{start}-{end}"
+
+
+def write_index(path: Path, rows: list[dict], info: ShardInfo) -> None:
+    """Write a shard's index: `rows` of start, end, id, domain, url."""
+    metadata = {METADATA_KEY: json.dumps(asdict(info)).encode()}
+    with atomic(path) as tmp:
+        pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA.with_metadata(metadata)), tmp)
+
+
+def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
+    """Read a shard's index; InputError when it is not one."""
+    try:
+        table = pq.read_table(path)
+        info = ShardInfo(**json.loads(table.schema.metadata[METADATA_KEY]))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not an index of a shard ({error}); make both anew with fineweb.py") from None
+    if table.schema.names != INDEX_SCHEMA.names:
+        raise InputError(
+            f"{path}: columns {table.schema.names}, expected {INDEX_SCHEMA.names}; make it with fineweb.py"
+        )
+    return table, info
+
+
+def open_shard(path: Path, eot_id: int | None = None, eot_side: str = "first") -> Shard:
+    """Open a `.bin` shard and find its documents, by its index or else by the separator.
+
+    Args:
+        eot_id: the separator of a shard that has no index.
+        eot_side: `first` if the separator opens a document (llm.c, modded-nanogpt), `last` if it closes it.
+    Raises:
+        InputError: the shard is damaged, disagrees with its index, or has neither index nor `eot_id`.
+    """
+    path = Path(path)
+    tokens = read_shard(path)
+    name = str(path.with_suffix(""))
+    index_path = path.with_suffix(".parquet")
+    if not index_path.exists():
+        if eot_id is None:
+            raise InputError(
+                f"{path}: no index {index_path.name} beside it; if it comes from llm.c or modded-nanogpt, give the id "
+                "of the token between documents with --eot_id (50256 for GPT-2)"
+            )
+        spans = separated_spans(tokens, eot_id, eot_side)
+        return Shard(name, tokens, spans, [DEFAULT_DOMAIN] * len(spans), eot_id, None)
+    table, info = read_index(index_path)
+    spans = np.stack([table["start"].to_numpy(), table["end"].to_numpy()], axis=1)
+    _check_index(index_path, tokens, spans, info)
+    return Shard(name, tokens, spans, table["domain"].to_pylist(), info.separator_id, info)
+
+
+def separated_spans(tokens: np.ndarray, separator_id: int, side: str) -> np.ndarray:
+    """Half-open spans that cut `tokens` at the separators, each separator inside the document it opens or closes.
+
+    What stands before the first opening separator, or behind the last closing one, is a document too: the part that
+    this shard holds of a document that straddles two shards.
+
+    >>> separated_spans(np.array([9, 5, 6, 9, 7]), 9, "first")
+    array([[0, 3], [3, 5]])
+    >>> separated_spans(np.array([5, 6, 9, 7, 9]), 9, "last")
+    array([[0, 3], [3, 5]])
+    """
+    cuts = np.flatnonzero(tokens == separator_id) + (side == "last")
+    edges = np.unique(np.concatenate([[0], cuts, [len(tokens)]])).astype(np.int64)
+    return np.stack([edges[:-1], edges[1:]], axis=1)
+
+
+def _check_index(path: Path, tokens: np.ndarray, spans: np.ndarray, info: ShardInfo) -> None:
+    remake = "shard and index do not belong together, make both anew with fineweb.py"
+    if info.num_tokens != len(tokens):
+        raise InputError(f"{path}: made for {info.num_tokens} tokens, the shard has {len(tokens)}; {remake}")
+    edges = np.append(spans[:, 0], len(tokens))
+    wrong = np.flatnonzero((spans[:, 1] != edges[1:]) | (spans[:, 0] >= spans[:, 1]))
+    if len(spans) and spans[0, 0] != 0:
+        wrong = np.array([0])
+    if not len(wrong):
+        wrong = np.flatnonzero(tokens[spans[:, 1] - 1] != info.separator_id)
+    if len(wrong):
+        start, end = spans[wrong[0]]
+        raise InputError(f"{path}: row {wrong[0]}, document {start}-{end} does not end where the next begins; {remake}")
+
+
+def parse_doc_id(doc_id: str) -> tuple[Path, int, int]:
+    """Split `path/of/shard:start-end` into the `.bin` path and the token offsets.
+
+    Raises:
+        InputError: it is not of that form, or start is not below end.
+    """
+    match = re.fullmatch(r"(.+):(\d+)-(\d+)", doc_id)
+    if not match or int(match[2]) >= int(match[3]):
+        raise InputError(
+            f"doc_id {doc_id!r}: expected path/of/shard:start-end with start below end, e.g. data/x_000001:0-99"
+        )
+    return Path(match[1] + ".bin"), int(match[2]), int(match[3])
+
+
+def find_document(shard: Shard, start: int, end: int) -> int:
+    """Row of the document that holds tokens [start, end).
+
+    Raises:
+        InputError: outside the shard, or across a document's edge.
+    """
+    doc_id = shard.doc_id(start, end)
+    if end > len(shard.tokens):
+        raise InputError(
+            f"doc_id {doc_id}: the shard ends at token {len(shard.tokens)}; paste the id from ai_scores.tsv"
+        )
+    row = int(np.searchsorted(shard.spans[:, 0], start, side="right")) - 1
+    if end > shard.spans[row, 1]:
+        first, last = shard.spans[row]
+        raise InputError(
+            f"doc_id {doc_id}: crosses the edge of a document, which is {shard.doc_id(first, last)}; paste the id from "
+            "ai_scores.tsv"
+        )
+    return row
+
+
+def check_tokenizer(shard: Shard, tokenizer: TextTokenizer) -> None:
+    """Raise InputError when the shard was made with another tokenizer; a shard without an index cannot tell."""
+    if shard.info and (shard.info.fingerprint, shard.info.vocab_size) != (tokenizer.fingerprint, tokenizer.vocab_size):
+        raise InputError(
+            f"{shard.name}.bin: tokenized with {shard.info.tokenizer} ({shard.info.vocab_size} tokens), but the model's "
+            f"tokenizer {tokenizer.name} ({tokenizer.vocab_size} tokens) cuts text differently; make the shards with "
+            f"fineweb.py --tokenizer {tokenizer.name}"
+        )
+
+
+def windows(token_ids: np.ndarray, seq_len: int, bos_id: int | None) -> Iterator[np.ndarray]:
+    """Cut one document into windows of one context token and up to `seq_len` targets.
+
+    In each window the first token is context and all others are targets. Every token of the document is a target
+    exactly once, except the first where nothing precedes it.
+
+    Args:
+        token_ids: the document with its separator, shape [num_tokens].
+        bos_id: the BOS that the tokenizer itself adds, or None. With one, it opens every window; without, the first
+            window opens with the document's first token and each later one with the token before it.
+
+    >>> [w.tolist() for w in windows(np.array([5, 6, 7, 8, 0]), 2, bos_id=1)]
+    [[1, 5, 6], [1, 7, 8], [1, 0]]
+    >>> [w.tolist() for w in windows(np.array([5, 6, 7, 8, 0]), 2, bos_id=None)]
+    [[5, 6, 7], [7, 8, 0]]
+    """
+    token_ids = np.asarray(token_ids, dtype=np.int64)
+    if bos_id is None or token_ids[0] == bos_id:
+        first, targets = token_ids[:1], token_ids[1:]
+    else:
+        first, targets = np.array([bos_id], dtype=np.int64), token_ids
+    for start in range(0, len(targets), seq_len):
+        context = first if start == 0 or bos_id is not None else targets[start - 1 : start]
+        yield np.concatenate([context, targets[start : start + seq_len]])
+
+
+def is_scorable(token_ids: np.ndarray, separator_id: int) -> bool:
+    """Whether a document has at least two tokens besides its separator."""
+    return int(np.count_nonzero(token_ids != separator_id)) >= 2

@@ -1,0 +1,178 @@
+"""Retrieval heads: how they are scored, chosen, written and read.
+
+A head is a query head, named by layer and index within the layer, also under grouped-query attention.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from common.attention import watch_heads
+from common.checkpoints import max_context
+from common.cli import InputError
+from common.probes import Probe
+from common.tokenization import TextTokenizer
+
+Head = tuple[int, int]
+
+
+def head_shape(model: PreTrainedModel) -> tuple[int, int]:
+    """(num_hidden_layers, num_attention_heads)."""
+    return model.config.num_hidden_layers, model.config.num_attention_heads
+
+
+@torch.inference_mode()
+def run_probe(
+    model: PreTrainedModel, tokenizer: TextTokenizer, probe: Probe, observe: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """One teacher-forced forward pass over a probe's prompt and answer.
+
+    Args:
+        observe: False leaves the heads unwatched, for the accuracy alone.
+    Returns:
+        copied: bool, shape [layers, heads, answer tokens]: in the row that predicts the answer token (the row of the
+            token before it) the head's most-attended position lies in the answer's span in the context and holds the
+            same token (Wu et al. 2024, arXiv 2404.15574). Empty without `observe`.
+        correct: bool, shape [answer tokens]: the model's most likely token is the answer's.
+    Raises:
+        InputError: the probe does not fit this tokenizer or the model's context.
+    """
+    input_ids, answer_start, span = _encode_probe(probe, tokenizer)
+    limit = max_context(model)
+    if limit and len(input_ids) > limit:
+        raise InputError(
+            f"probe {probe.id}: {len(input_ids)} tokens, but the model's context holds {limit}; "
+            f"make probes with --max_tokens {limit}"
+        )
+    ids = torch.tensor(input_ids, device=model.device)
+    rows = torch.arange(answer_start - 1, len(input_ids) - 1, device=model.device)
+    if observe:
+        with watch_heads(model, rows) as watch:
+            logits = _logits(model, ids, rows)
+        looked_at = torch.stack([watch.most_attended[layer][0] for layer in sorted(watch.most_attended)])
+        inside = (looked_at >= span[0]) & (looked_at < span[1])
+        copied = (inside & (ids[looked_at] == ids[answer_start:])).cpu().numpy()
+    else:
+        logits, copied = _logits(model, ids, rows), np.empty(0, dtype=bool)
+    return copied, (logits.argmax(-1) == ids[answer_start:]).cpu().numpy()
+
+
+def _logits(model: PreTrainedModel, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return model(ids[None], use_cache=False, logits_to_keep=rows).logits[0]
+
+
+def _encode_probe(probe: Probe, tokenizer: TextTokenizer) -> tuple[list[int], int, tuple[int, int]]:
+    """Token ids with the BOS, index of the answer's first token, and the answer's token span in the context."""
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    prompt_ids = tokenizer.encode(probe.prompt)
+    text = probe.prompt + probe.answer
+    input_ids = tokenizer.encode(text)
+    if input_ids[: len(prompt_ids)] != prompt_ids:
+        raise InputError(
+            f"probe {probe.id}: the prompt's tokens are not a prefix of prompt and answer under {tokenizer.name}; "
+            "make probes with this model's tokenizer"
+        )
+    start = probe.prompt.index(probe.answer)
+    end = start + len(probe.answer)
+    offsets = tokenizer.hf(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)[
+        "offset_mapping"
+    ]
+    inside = [i for i, (first, last) in enumerate(offsets) if first < end and last > start and first < last]
+    return bos + input_ids, len(bos) + len(prompt_ids), (len(bos) + inside[0], len(bos) + inside[-1] + 1)
+
+
+def score_heads(
+    model: PreTrainedModel, tokenizer: TextTokenizer, probes: Sequence[Probe], done: Callable[[Probe], None]
+) -> tuple[np.ndarray, float]:
+    """Retrieval score of every head over all answer tokens of all probes.
+
+    Args:
+        done: called after each probe, for a progress bar.
+    Returns:
+        scores, shape [num_hidden_layers, num_attention_heads], in [0, 1]; and the model's token accuracy.
+    Raises:
+        InputError: every score is zero, so no head can be chosen.
+    """
+    copied, correct = 0, []
+    for probe in probes:
+        hits, right = run_probe(model, tokenizer, probe)
+        copied = copied + hits.sum(-1)
+        correct.append(right)
+        done(probe)
+    num_tokens = sum(map(len, correct))
+    if not np.any(copied):
+        raise InputError(
+            f"all retrieval scores are zero over {len(probes)} probes: no head looked at the answer once; use a "
+            "pretrained model, probes made with its tokenizer, or shorter probes (--max_tokens)"
+        )
+    return copied / num_tokens, float(np.concatenate(correct).mean())
+
+
+def probe_accuracy(
+    model: PreTrainedModel, tokenizer: TextTokenizer, probes: Sequence[Probe], done: Callable[[Probe], None]
+) -> float:
+    """Share of answer tokens that the model predicts, teacher-forced."""
+    correct = []
+    for probe in probes:
+        correct.append(run_probe(model, tokenizer, probe, observe=False)[1])
+        done(probe)
+    return float(np.concatenate(correct).mean())
+
+
+def choose_heads(scores: np.ndarray, top_pct: float) -> list[Head]:
+    """The `top_pct` percent of all heads (rounded up) with the highest scores, best first; ties by layer and head."""
+    count = math.ceil(Fraction(str(top_pct)) * scores.size / 100)
+    order = np.argsort(-scores, axis=None, kind="stable")[:count]
+    return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, scores.shape), strict=True)]
+
+
+def write_heads(path: Path, heads: Sequence[Head]) -> None:
+    """`layer,head` a line, best first."""
+    Path(path).write_text("".join(f"{layer},{head}\n" for layer, head in heads), encoding="utf-8")
+
+
+def write_scores(path: Path, scores: np.ndarray, heads: Sequence[Head]) -> None:
+    """Every head's score as TSV, best first: layer, head, retrieval_score, selected."""
+    table = pd.DataFrame(
+        [(layer, head, scores[layer, head], (layer, head) in set(heads)) for layer, head in np.ndindex(scores.shape)],
+        columns=["layer", "head", "retrieval_score", "selected"],
+    ).sort_values("retrieval_score", ascending=False, kind="stable")
+    table.to_csv(path, sep="\t", index=False, float_format="%.6f")
+
+
+def read_heads(path: Path, shape: tuple[int, int]) -> list[Head]:
+    """Read `layer,head` lines for a model of `shape` (layers, heads).
+
+    Raises:
+        InputError: names file and line: malformed, out of range, twice, or no heads at all.
+    """
+    make = "make it with compute_retrieval_heads.py"
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {make}") from None
+    heads: list[Head] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            layer, head = map(int, line.split(","))
+        except ValueError:
+            raise InputError(f"{path}:{number}: {line!r} is not `layer,head`; {make}") from None
+        if not (0 <= layer < shape[0] and 0 <= head < shape[1]):
+            raise InputError(
+                f"{path}:{number}: head {layer},{head} is outside the model's {shape[0]} layers of {shape[1]} heads; "
+                "find the heads of this model with compute_retrieval_heads.py"
+            )
+        if (layer, head) in heads:
+            raise InputError(f"{path}:{number}: head {layer},{head} stands there twice; remove one")
+        heads.append((layer, head))
+    if not heads:
+        raise InputError(f"{path}: no heads in it; {make}")
+    return heads

@@ -1,0 +1,107 @@
+"""The `.bin` token shard, as llm.c and modded-nanogpt read and write it.
+
+A shard is a header of 256 little-endian int32, then the tokens:
+
+    layout    [0] magic   [1] version   [2]          tokens               vocabulary
+    GPT-2     20240520    1             num_tokens   uint16, 2 bytes      up to 65,536
+    Llama 3   20240801    7             num_tokens   uint32, 4 bytes      larger
+
+The rest of the header is zero, and nothing follows the last token.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from common.cli import InputError
+
+HEADER_BYTES = 256 * 4
+LAYOUTS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
+MAX_TOKENS = 2**31 - 1
+
+
+def read_shard(path: Path) -> np.ndarray:
+    """Memory-map a shard's tokens, after checking magic, version, count and exact file size.
+
+    Returns:
+        Tokens, read-only, shape [num_tokens], uint16 or uint32.
+    Raises:
+        InputError: what differs, at which offset, and what to do.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        header = np.fromfile(path, dtype="<i4", count=256)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if header.size < 256:
+        raise InputError(f"{path}: {size} bytes is shorter than a shard's header of {HEADER_BYTES}; tokenize it anew")
+    magic, version, num_tokens = (int(field) for field in header[:3])
+    if magic not in LAYOUTS:
+        known = " or ".join(map(str, LAYOUTS))
+        raise InputError(f"{path}: magic number {magic} at byte 0, expected {known}: not a token shard")
+    expected_version, dtype = LAYOUTS[magic]
+    if version != expected_version:
+        raise InputError(f"{path}: version {version} at byte 4, expected {expected_version} for magic {magic}")
+    expected_size = HEADER_BYTES + num_tokens * dtype.itemsize
+    if num_tokens < 0 or size != expected_size:
+        raise InputError(
+            f"{path}: the header (byte 8) promises {num_tokens} tokens, so {expected_size} bytes, but the file has "
+            f"{size}; it is cut short or damaged, tokenize it anew"
+        )
+    if num_tokens == 0:
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(num_tokens,))
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """uint16 where every id of the vocabulary fits, else uint32."""
+    return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
+
+
+def check_vocabulary(path: Path, tokens: np.ndarray, vocab_size: int) -> None:
+    """Raise InputError, naming the offset, when a token of the shard is beyond the vocabulary."""
+    for start in range(0, len(tokens), 2**24):
+        block = tokens[start : start + 2**24]
+        if block.max() >= vocab_size:
+            offset = start + int(np.argmax(block >= vocab_size))
+            raise InputError(
+                f"{path}: token {tokens[offset]} at offset {offset} is beyond the model's vocabulary of {vocab_size}; "
+                "the shard was made with another tokenizer"
+            )
+
+
+class ShardWriter:
+    """Writes one shard, document by document, under a temporary name until `close`.
+
+    >>> writer = ShardWriter(Path("data/fineweb_train_000001.bin"), np.dtype("<u2"))
+    >>> writer.append([5, 6, 0])
+    >>> writer.close()
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype):
+        self.path, self.dtype, self.num_tokens = path, dtype, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._tmp = path.with_name(f".{path.name}.tmp")
+        self._file = self._tmp.open("wb")
+        self._file.write(bytes(HEADER_BYTES))
+
+    def append(self, token_ids: list[int]) -> None:
+        """Append one document's tokens, its separator included."""
+        self._file.write(np.asarray(token_ids, dtype=np.int64).astype(self.dtype).tobytes())
+        self.num_tokens += len(token_ids)
+
+    def close(self) -> None:
+        """Fill in the header, flush to disk and give the file its final name."""
+        if self.num_tokens > MAX_TOKENS:
+            raise InputError(f"{self.path}: {self.num_tokens} tokens do not fit a header's int32; lower --shard_size")
+        magic = next(number for number, (_, dtype) in LAYOUTS.items() if dtype == self.dtype)
+        header = np.zeros(256, dtype="<i4")
+        header[:3] = magic, LAYOUTS[magic][0], self.num_tokens
+        self._file.seek(0)
+        self._file.write(header.tobytes())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._tmp.replace(self.path)

@@ -1,0 +1,125 @@
+"""Text to token ids and back, alike for Hugging Face and tiktoken tokenizers."""
+
+import hashlib
+import json
+from functools import cached_property
+
+import tiktoken
+import transformers
+
+from common.cli import InputError
+
+# Scripts, digits, code, white space and rare characters: tokenizers that agree on all of it are taken as the same.
+FINGERPRINT_TEXT = (
+    "The quick brown foxes didn't jump over 1,234,567.89 lazy dogs; they're THE internationalisation experts.\n"
+    "def f(x_1: int = 0) -> list[str]:\n\treturn ['a' * i for i in range(10**3)]  # snake_case & CamelCase\n\n\n"
+    "    <p class=\"x\">&amp;</p> {'key': null} \\frac{1}{2} https://example.org/?q=%20 a+b==c || d != e …\r\n"
+    "naïve café Größe señor Привет мир Γειά σου שלום مرحبا नमस्ते 你好,世界。我们今天去学习 こんにちは 안녕하세요 ∑∫√ 🙂👩‍🚀"
+)
+
+
+class TextTokenizer:
+    """One tokenizer, as the pipeline needs it.
+
+    Special tokens that occur in text are encoded as the text they are; nothing is added around it.
+
+    Attributes:
+        name: what it was loaded from.
+        vocab_size: number of ids it can give out.
+        separator_id: the end-of-text id that closes each document in our shards, or None if it has none.
+        bos_id: the id that the tokenizer itself puts before every text, or None if it puts none there (it may be 0).
+    """
+
+    name: str
+    vocab_size: int
+    separator_id: int | None
+    bos_id: int | None
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text."""
+        raise NotImplementedError
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of the ids, special tokens by their names."""
+        raise NotImplementedError
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one text."""
+        return self.encode_batch([text])[0]
+
+    def pieces(self, token_ids: list[int]) -> list[str]:
+        """The text of each token alone; half a character shows as U+FFFD."""
+        # Behind a fixed token, because SentencePiece decoders drop a leading space.
+        before = self.encode("a")[-1:]
+        skip = len(self.decode(before))
+        return [self.decode([*before, token_id])[skip:] for token_id in token_ids]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for tokenizers that cut text alike, whatever file format they come in."""
+        return hashlib.sha256(json.dumps(self.encode(FINGERPRINT_TEXT)).encode()).hexdigest()[:16]
+
+
+class _HuggingFaceTokenizer(TextTokenizer):
+    def __init__(self, name: str, trust_remote_code: bool):
+        transformers.logging.set_verbosity_error()
+        try:
+            self.hf = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise InputError(f"{name}: no tokenizer could be loaded ({_first_line(error)})") from None
+        self.name = name
+        self.vocab_size = len(self.hf)
+        self.separator_id = self.hf.eos_token_id
+        leading = self.hf("")["input_ids"][:1]
+        self.bos_id = leading[0] if leading and leading[0] == self.hf.bos_token_id else None
+
+    def encode_batch(self, texts):
+        return self.hf(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+
+    def decode(self, token_ids):
+        return self.hf.decode(token_ids, clean_up_tokenization_spaces=False)
+
+
+class _TiktokenTokenizer(TextTokenizer):
+    def __init__(self, encoding: str):
+        try:
+            self._encoding = tiktoken.get_encoding(encoding)
+        except ValueError as error:
+            raise InputError(f"tiktoken:{encoding}: {_first_line(error)}") from None
+        except OSError as error:
+            raise InputError(
+                f"tiktoken:{encoding}: its vocabulary could not be downloaded ({_first_line(error)}); set "
+                "TIKTOKEN_CACHE_DIR to a folder that holds it"
+            ) from None
+        self.name = f"tiktoken:{encoding}"
+        self.vocab_size = self._encoding.n_vocab
+        self.separator_id = self._encoding.eot_token
+        self.bos_id = None
+
+    def encode_batch(self, texts):
+        return self._encoding.encode_ordinary_batch(texts)
+
+    def decode(self, token_ids):
+        return self._encoding.decode(token_ids)
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> TextTokenizer:
+    """Load a Hugging Face tokenizer by name or folder, or a tiktoken encoding as `tiktoken:gpt2`.
+
+    Raises:
+        InputError: it is not there, or cannot be read.
+    """
+    if name.startswith("tiktoken:"):
+        return _TiktokenTokenizer(name.removeprefix("tiktoken:"))
+    return _HuggingFaceTokenizer(name, trust_remote_code)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
