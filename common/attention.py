@@ -59,9 +59,10 @@ def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
     """The decoder's layers in order: the list whose elements hold the attention modules."""
     attention = attention_modules(model)
     for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == len(attention):
-            if all(attention[layer] in set(module[layer].modules()) for layer in attention):
-                return module
+        if not isinstance(module, torch.nn.ModuleList) or len(module) != len(attention):
+            continue
+        if all(attention[layer] in set(module[layer].modules()) for layer in attention):
+            return module
     raise InputError(f"{type(model).__name__}: its decoder layers are not a list, one layer with attention each")
 
 
@@ -122,11 +123,10 @@ def _attention_forward(module, query, key, value, attention_mask, **kwargs):
 
 def _most_attended(query, key, attention_mask, rows) -> torch.Tensor:
     """Argmax over positions of the attention logits in `rows`, shape [batch, num_attention_heads, num_rows]."""
-    batch, num_heads, length, head_dim = query.shape
     grouped = query[:, :, rows].float().unflatten(1, (key.shape[1], -1))
     logits = grouped @ key.float().unsqueeze(2).transpose(-1, -2)
     if attention_mask is None:
-        may_look = torch.arange(length, device=rows.device) <= rows[:, None]
+        may_look = torch.arange(key.shape[2], device=rows.device) <= rows[:, None]
     else:
         may_look = attention_mask[:, :, rows].unsqueeze(2)
     return logits.masked_fill(~may_look, -torch.inf).argmax(-1).flatten(1, 2)

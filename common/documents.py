@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli import InputError
+from common.corpus import DEFAULT_DOMAIN
 from common.files import atomic
 from common.shards import read_shard
 from common.tokenization import TextTokenizer
@@ -24,7 +25,6 @@ INDEX_SCHEMA = pa.schema(
     [("start", pa.int64()), ("end", pa.int64()), ("id", pa.string()), ("domain", pa.string()), ("url", pa.string())]
 )
 METADATA_KEY = b"attention_influence"
-DEFAULT_DOMAIN = "default"
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,7 @@ def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not an index of a shard ({error}); make both anew with fineweb.py") from None
     if table.schema.names != INDEX_SCHEMA.names:
-        raise InputError(
-            f"{path}: columns {table.schema.names}, expected {INDEX_SCHEMA.names}; make it with fineweb.py"
-        )
+        raise InputError(f"{path}: columns {table.schema.names}, expected {INDEX_SCHEMA.names}; make both anew")
     return table, info
 
 
@@ -151,9 +149,7 @@ def parse_doc_id(doc_id: str) -> tuple[Path, int, int]:
     """
     match = re.fullmatch(r"(.+):(\d+)-(\d+)", doc_id)
     if not match or int(match[2]) >= int(match[3]):
-        raise InputError(
-            f"doc_id {doc_id!r}: expected path/of/shard:start-end with start below end, e.g. data/x_000001:0-99"
-        )
+        raise InputError(f"doc_id {doc_id!r}: expected path/of/shard:start-end with start below end")
     return Path(match[1] + ".bin"), int(match[2]), int(match[3])
 
 
@@ -165,15 +161,13 @@ def find_document(shard: Shard, start: int, end: int) -> int:
     """
     doc_id = shard.doc_id(start, end)
     if end > len(shard.tokens):
-        raise InputError(
-            f"doc_id {doc_id}: the shard ends at token {len(shard.tokens)}; paste the id from ai_scores.tsv"
-        )
+        raise InputError(f"doc_id {doc_id}: the shard ends at token {len(shard.tokens)}; paste an id from a table")
     row = int(np.searchsorted(shard.spans[:, 0], start, side="right")) - 1
     if end > shard.spans[row, 1]:
         first, last = shard.spans[row]
         raise InputError(
-            f"doc_id {doc_id}: crosses the edge of a document, which is {shard.doc_id(first, last)}; paste the id from "
-            "ai_scores.tsv"
+            f"doc_id {doc_id}: crosses the edge of a document, which is {shard.doc_id(first, last)}; paste an id "
+            "from a table"
         )
     return row
 
@@ -182,9 +176,9 @@ def check_tokenizer(shard: Shard, tokenizer: TextTokenizer) -> None:
     """Raise InputError when the shard was made with another tokenizer; a shard without an index cannot tell."""
     if shard.info and (shard.info.fingerprint, shard.info.vocab_size) != (tokenizer.fingerprint, tokenizer.vocab_size):
         raise InputError(
-            f"{shard.name}.bin: tokenized with {shard.info.tokenizer} ({shard.info.vocab_size} tokens), but the model's "
-            f"tokenizer {tokenizer.name} ({tokenizer.vocab_size} tokens) cuts text differently; make the shards with "
-            f"fineweb.py --tokenizer {tokenizer.name}"
+            f"{shard.name}.bin: tokenized with {shard.info.tokenizer} ({shard.info.vocab_size} tokens), but the "
+            f"model's tokenizer {tokenizer.name} ({tokenizer.vocab_size} tokens) cuts text differently; "
+            f"make the shards with fineweb.py --tokenizer {tokenizer.name}"
         )
 
 

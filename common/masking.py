@@ -102,9 +102,7 @@ def _head_tensors(module: torch.nn.Module, kind: str) -> Iterator[torch.Tensor]:
             "use --mask zero"
         )
     if hasattr(module, "sinks"):
-        raise InputError(
-            f"{type(module).__name__}: attention sinks take weight from every head; cannot be masked exactly"
-        )
+        raise InputError(f"{type(module).__name__}: attention sinks take weight from every head, so no mask is exact")
     for parameter in _head_parameters(module, kind):
         if kind == "uniform":
             yield parameter.unflatten(0, (-1, module.head_dim))

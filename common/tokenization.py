@@ -14,7 +14,8 @@ FINGERPRINT_TEXT = (
     "The quick brown foxes didn't jump over 1,234,567.89 lazy dogs; they're THE internationalisation experts.\n"
     "def f(x_1: int = 0) -> list[str]:\n\treturn ['a' * i for i in range(10**3)]  # snake_case & CamelCase\n\n\n"
     "    <p class=\"x\">&amp;</p> {'key': null} \\frac{1}{2} https://example.org/?q=%20 a+b==c || d != e …\r\n"
-    "naïve café Größe señor Привет мир Γειά σου שלום مرحبا नमस्ते 你好,世界。我们今天去学习 こんにちは 안녕하세요 ∑∫√ 🙂👩‍🚀"
+    "naïve café Größe señor Привет мир Γειά σου שלום مرحبا नमस्ते 你好,世界。我们今天去学习 こんにちは 안녕하세요 "
+    "∑∫√ 🙂👩‍🚀"
 )
 
 
