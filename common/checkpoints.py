@@ -20,17 +20,21 @@ def load_model(
     Args:
         name: a Hugging Face name or a folder.
         device: auto (CUDA if there, else CPU) or a torch device.
-        dtype: auto (bfloat16 on CUDA, else float32) or a torch dtype's name.
+        dtype: auto (bfloat16 on CUDA, else float32), checkpoint (as it is stored) or the name of a torch dtype.
     Raises:
         InputError: there is no such checkpoint, or it is not a causal language model.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     target = resolve_device(device)
-    kind = {"auto": torch.bfloat16 if target.type == "cuda" else torch.float32}.get(dtype) or getattr(torch, dtype)
+    kinds = {"auto": torch.bfloat16 if target.type == "cuda" else torch.float32, "checkpoint": "auto"}
     try:
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=kind, trust_remote_code=trust_remote_code, attn_implementation="sdpa", output_loading_info=True
+            name,
+            dtype=kinds.get(dtype) or getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise InputError(f"{name}: no causal language model could be loaded ({error})") from None

@@ -3,7 +3,7 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
@@ -82,9 +82,10 @@ def _number(text: str, kind: type) -> float:
     return value
 
 
-def progress(total: int | None, description: str, unit: str = "tokens") -> tqdm:
-    """A progress bar on stderr with rate and time left."""
+def progress(total: int | None, description: str, unit: str = "tokens", iterable: Iterable | None = None) -> tqdm:
+    """A progress bar on stderr with rate and time left, around `iterable` or advanced by its `update`."""
     return tqdm(
+        iterable,
         total=total,
         desc=description,
         unit=f" {unit}",

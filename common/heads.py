@@ -5,6 +5,8 @@ A head is a query head, named by layer and index within the layer, also under gr
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,10 +29,54 @@ def head_shape(model: PreTrainedModel) -> tuple[int, int]:
     return model.config.num_hidden_layers, model.config.num_attention_heads
 
 
+@dataclass(frozen=True)
+class EncodedProbe:
+    """A probe as token ids.
+
+    Attributes:
+        input_ids: BOS (if the tokenizer adds one), prompt and answer.
+        answer_start: index of the answer's first token.
+        span: half-open token span of the answer where the context holds it.
+    """
+
+    input_ids: list[int]
+    answer_start: int
+    span: tuple[int, int]
+
+
+def encode_probes(probes: Sequence[Probe], tokenizer: TextTokenizer, model: PreTrainedModel) -> list[EncodedProbe]:
+    """Encode probes for a model; InputError for one that does not fit its tokenizer or its context."""
+    limit = max_context(model)
+    encoded = []
+    for probe in probes:
+        encoded.append(_encode_probe(probe, tokenizer))
+        length = len(encoded[-1].input_ids)
+        if limit and length > limit:
+            raise InputError(
+                f"probe {probe.id}: {length} tokens, but the model's context holds {limit}; "
+                f"make probes with generate_retrieval_probes.py --max_tokens {limit}"
+            )
+    return encoded
+
+
+def _encode_probe(probe: Probe, tokenizer: TextTokenizer) -> EncodedProbe:
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    prompt_ids = tokenizer.encode(probe.prompt)
+    input_ids, offsets = tokenizer.encode_with_offsets(probe.prompt + probe.answer)
+    if input_ids[: len(prompt_ids)] != prompt_ids:
+        raise InputError(
+            f"probe {probe.id}: the prompt's tokens are not a prefix of prompt and answer under {tokenizer.name}; "
+            "make probes with this model's tokenizer"
+        )
+    start = probe.prompt.index(probe.answer)
+    end = start + len(probe.answer)
+    inside = [i for i, (first, last) in enumerate(offsets) if first < end and last > start]
+    span = len(bos) + inside[0], len(bos) + inside[-1] + 1
+    return EncodedProbe(bos + input_ids, len(bos) + len(prompt_ids), span)
+
+
 @torch.inference_mode()
-def run_probe(
-    model: PreTrainedModel, tokenizer: TextTokenizer, probe: Probe, observe: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
+def run_probe(model: PreTrainedModel, probe: EncodedProbe, observe: bool) -> tuple[np.ndarray, np.ndarray]:
     """One teacher-forced forward pass over a probe's prompt and answer.
 
     Args:
@@ -40,60 +86,27 @@ def run_probe(
             token before it) the head's most-attended position lies in the answer's span in the context and holds the
             same token (Wu et al. 2024, arXiv 2404.15574). Empty without `observe`.
         correct: bool, shape [answer tokens]: the model's most likely token is the answer's.
-    Raises:
-        InputError: the probe does not fit this tokenizer or the model's context.
     """
-    input_ids, answer_start, span = _encode_probe(probe, tokenizer)
-    limit = max_context(model)
-    if limit and len(input_ids) > limit:
-        raise InputError(
-            f"probe {probe.id}: {len(input_ids)} tokens, but the model's context holds {limit}; "
-            f"make probes with --max_tokens {limit}"
-        )
-    ids = torch.tensor(input_ids, device=model.device)
-    rows = torch.arange(answer_start - 1, len(input_ids) - 1, device=model.device)
-    if observe:
-        with watch_heads(model, rows) as watch:
-            logits = _logits(model, ids, rows)
-        looked_at = torch.stack([watch.most_attended[layer][0] for layer in sorted(watch.most_attended)])
-        inside = (looked_at >= span[0]) & (looked_at < span[1])
-        copied = (inside & (ids[looked_at] == ids[answer_start:])).cpu().numpy()
-    else:
-        logits, copied = _logits(model, ids, rows), np.empty(0, dtype=bool)
-    return copied, (logits.argmax(-1) == ids[answer_start:]).cpu().numpy()
-
-
-def _logits(model: PreTrainedModel, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return model(ids[None], use_cache=False, logits_to_keep=rows).logits[0]
-
-
-def _encode_probe(probe: Probe, tokenizer: TextTokenizer) -> tuple[list[int], int, tuple[int, int]]:
-    """Token ids with the BOS, index of the answer's first token, and the answer's token span in the context."""
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    prompt_ids = tokenizer.encode(probe.prompt)
-    text = probe.prompt + probe.answer
-    input_ids = tokenizer.encode(text)
-    if input_ids[: len(prompt_ids)] != prompt_ids:
-        raise InputError(
-            f"probe {probe.id}: the prompt's tokens are not a prefix of prompt and answer under {tokenizer.name}; "
-            "make probes with this model's tokenizer"
-        )
-    start = probe.prompt.index(probe.answer)
-    end = start + len(probe.answer)
-    offsets = tokenizer.hf(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
-    inside = [i for i, (first, last) in enumerate(offsets) if first < end and last > start and first < last]
-    return bos + input_ids, len(bos) + len(prompt_ids), (len(bos) + inside[0], len(bos) + inside[-1] + 1)
+    ids = torch.tensor(probe.input_ids, device=model.device)
+    answer = ids[probe.answer_start :]
+    rows = torch.arange(probe.answer_start - 1, len(ids) - 1, device=model.device)
+    with watch_heads(model, rows) if observe else nullcontext() as watch:
+        logits = model(ids[None], use_cache=False, logits_to_keep=rows).logits[0]
+    correct = (logits.argmax(-1) == answer).cpu().numpy()
+    if not observe:
+        return np.empty(0, dtype=bool), correct
+    looked_at = torch.stack([watch.most_attended[layer][0] for layer in sorted(watch.most_attended)])
+    inside = (looked_at >= probe.span[0]) & (looked_at < probe.span[1])
+    return (inside & (ids[looked_at] == answer)).cpu().numpy(), correct
 
 
 def score_heads(
-    model: PreTrainedModel, tokenizer: TextTokenizer, probes: Sequence[Probe], done: Callable[[Probe], None]
+    model: PreTrainedModel, probes: Sequence[EncodedProbe], done: Callable[[int], object]
 ) -> tuple[np.ndarray, float]:
     """Retrieval score of every head over all answer tokens of all probes.
 
     Args:
-        done: called after each probe, for a progress bar.
+        done: called after each probe with its number of tokens, for a progress bar.
     Returns:
         scores, shape [num_hidden_layers, num_attention_heads], in [0, 1]; and the model's token accuracy.
     Raises:
@@ -101,27 +114,24 @@ def score_heads(
     """
     copied, correct = 0, []
     for probe in probes:
-        hits, right = run_probe(model, tokenizer, probe)
+        hits, right = run_probe(model, probe, observe=True)
         copied = copied + hits.sum(-1)
         correct.append(right)
-        done(probe)
-    num_tokens = sum(map(len, correct))
+        done(len(probe.input_ids))
     if not np.any(copied):
         raise InputError(
             f"all retrieval scores are zero over {len(probes)} probes: no head looked at the answer once; use a "
             "pretrained model, probes made with its tokenizer, or shorter probes (--max_tokens)"
         )
-    return copied / num_tokens, float(np.concatenate(correct).mean())
+    return copied / sum(map(len, correct)), float(np.concatenate(correct).mean())
 
 
-def probe_accuracy(
-    model: PreTrainedModel, tokenizer: TextTokenizer, probes: Sequence[Probe], done: Callable[[Probe], None]
-) -> float:
-    """Share of answer tokens that the model predicts, teacher-forced."""
+def probe_accuracy(model: PreTrainedModel, probes: Sequence[EncodedProbe], done: Callable[[int], object]) -> float:
+    """Share of answer tokens that the model predicts, teacher-forced; `done` as in `score_heads`."""
     correct = []
     for probe in probes:
-        correct.append(run_probe(model, tokenizer, probe, observe=False)[1])
-        done(probe)
+        correct.append(run_probe(model, probe, observe=False)[1])
+        done(len(probe.input_ids))
     return float(np.concatenate(correct).mean())
 
 

@@ -102,9 +102,10 @@ def _worked_maths() -> Iterator[NamedText]:
 def _library_code() -> Iterator[NamedText]:
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         source = path.read_text(encoding="utf-8")
+        lines = source.splitlines()
         for node in ast.parse(source).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                yield f"python/{path.name}:{node.lineno}", ast.get_source_segment(source, node)
+                yield f"python/{path.name}:{node.lineno}", "\n".join(lines[node.lineno - 1 : node.end_lineno])
 
 
 def _manual() -> Iterator[NamedText]:

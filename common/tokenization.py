@@ -48,6 +48,10 @@ class TextTokenizer:
         """Token ids of one text."""
         return self.encode_batch([text])[0]
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of one text and the half-open span of characters that each covers."""
+        raise NotImplementedError
+
     def pieces(self, token_ids: list[int]) -> list[str]:
         """The text of each token alone; half a character shows as U+FFFD."""
         # Behind a fixed token, because SentencePiece decoders drop a leading space.
@@ -84,6 +88,10 @@ class _HuggingFaceTokenizer(TextTokenizer):
             verbose=False,
         )["input_ids"]
 
+    def encode_with_offsets(self, text):
+        encoded = self.hf(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        return encoded["input_ids"], encoded["offset_mapping"]
+
     def decode(self, token_ids):
         return self.hf.decode(token_ids, clean_up_tokenization_spaces=False)
 
@@ -106,6 +114,11 @@ class _TiktokenTokenizer(TextTokenizer):
 
     def encode_batch(self, texts):
         return self._encoding.encode_ordinary_batch(texts)
+
+    def encode_with_offsets(self, text):
+        token_ids = self.encode(text)
+        _, starts = self._encoding.decode_with_offsets(token_ids)
+        return token_ids, list(zip(starts, [*starts[1:], len(text)], strict=True))
 
     def decode(self, token_ids):
         return self._encoding.decode(token_ids)

@@ -1,0 +1,86 @@
+"""The reference model: a masked copy of the base, the record beside it, and the pair that scores documents."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.checkpoints import check_tokenizer_fits, load_model, max_context, weights_digest
+from common.cli import InputError
+from common.files import read_json, write_json
+from common.heads import Head
+from common.loss import PairScorer
+from common.masking import find_masked_heads
+from common.tokenization import TextTokenizer, load_tokenizer
+
+RECORD_NAME = "attention_influence.json"
+
+
+def write_record(folder: Path, base_model: str, kind: str, heads: list[Head]) -> None:
+    """Record in the reference model's folder which base it copies, and how which heads are masked."""
+    write_json(folder / RECORD_NAME, {"base_model": base_model, "mask": kind, "heads": heads})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base model and its reference, ready to score.
+
+    Attributes:
+        scorer: gives token losses under both.
+        tokenizer: the base model's.
+        identity: what a run's results depend on: digests of both models' weights.
+        summary: one line on how the reference relates to the base.
+    """
+
+    scorer: PairScorer
+    tokenizer: TextTokenizer
+    vocab_size: int
+    identity: dict[str, str]
+    summary: str
+
+
+def load_pair(
+    base_name: str,
+    reference_name: str,
+    seq_len: int,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    allow_unrelated: bool = False,
+) -> Pair:
+    """Load base and reference, and find from their tensors which heads the reference masks.
+
+    Args:
+        seq_len: the longest window that will be scored, in tokens.
+        allow_unrelated: take a reference that is no masked copy of the base, as long as it shares the vocabulary.
+    Raises:
+        InputError: a checkpoint cannot be loaded, the reference does not belong to the base, or `seq_len` is more than
+            the model's context.
+    """
+    tokenizer = load_tokenizer(base_name, trust_remote_code)
+    base = load_model(base_name, device, dtype, trust_remote_code)
+    check_tokenizer_fits(tokenizer, base, base_name)
+    limit = max_context(base)
+    if limit and seq_len > limit:
+        raise InputError(f"{base_name}: its context holds {limit} tokens, --seq_len {seq_len} is more; lower --seq_len")
+    reference = load_model(reference_name, device, dtype, trust_remote_code)
+    identity = {"base_model": weights_digest(base), "reference_model": weights_digest(reference)}
+    vocab_size = base.get_input_embeddings().weight.shape[0]
+    found = find_masked_heads(base, reference)
+    if isinstance(found, tuple):
+        kind, heads = found
+        layers = base.config.num_hidden_layers
+        first = min(layer for layer, _ in heads)
+        summary = f"{len(heads)} heads masked ({kind}), the first in layer {first} of {layers}: computed once below it"
+        return Pair(PairScorer(base, masked=found), tokenizer, vocab_size, identity, summary)
+    if not allow_unrelated:
+        raise InputError(
+            f"{reference_name} is no masked copy of {base_name}: {found}. Make it with make_reference_model.py "
+            f"--base_model {base_name}, or compare unrelated models with --allow_unrelated_reference"
+        )
+    if reference.get_input_embeddings().weight.shape[0] != vocab_size:
+        raise InputError(f"{reference_name}: its vocabulary is not {base_name}'s; their losses cannot be compared")
+    return Pair(PairScorer(base, reference), tokenizer, vocab_size, identity, f"two separate models: {found}")
+
+
+def read_record(folder: Path) -> dict:
+    """The record that `write_record` left; InputError when there is none."""
+    return read_json(Path(folder) / RECORD_NAME)

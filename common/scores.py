@@ -1,0 +1,139 @@
+"""The table of scores: its columns, the parts it grows from, reading it back, and ranking it.
+
+`ai_scores.parquet` is the product and `ai_scores.tsv` the same rows for the eye:
+
+    doc_id                                         domain  num_tokens  L_base    L_ref     AI_Score
+    data/finewebsample/fineweb_train_000001:0-214  plays   214         3.412077  3.610552  0.058168
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from common.cli import InputError
+from common.documents import parse_doc_id
+from common.files import atomic
+
+SCHEMA = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("domain", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("L_base", pa.float64()),
+        ("L_ref", pa.float64()),
+        ("AI_Score", pa.float64()),
+    ]
+)
+
+
+class Parts:
+    """The finished parts of a scoring run: one small parquet file per stretch of a shard's documents.
+
+    A part's name says which documents it covers, as rows of the shard, so a run can go on behind the last of them.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def write(self, shard_name: str, first: int, last: int, rows: list[tuple]) -> None:
+        """Write the rows of documents [first, last) of a shard."""
+        columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
+        with atomic(self.folder / f"{quote(shard_name, safe='')}.{first:012d}-{last:012d}.parquet") as tmp:
+            pq.write_table(pa.table([list(column) for column in columns], schema=SCHEMA), tmp)
+
+    def of_shard(self, shard_name: str) -> tuple[list[Path], int]:
+        """The parts of a shard that follow each other from its first document, and how many documents they cover."""
+        parts, covered = [], 0
+        prefix = quote(shard_name, safe="") + "."
+        for path in sorted(path for path in self.folder.glob("*.parquet") if path.name.startswith(prefix)):
+            first, last = map(int, path.name.removeprefix(prefix).removesuffix(".parquet").split("-"))
+            if first == covered:
+                parts.append(path)
+                covered = last
+        return parts, covered
+
+
+def merge_parts(parts: Iterable[Path], out: Path) -> int:
+    """Write `out` (TSV) and its `.parquet` twin from the parts, one at a time; returns the number of rows."""
+    num_rows = 0
+    with atomic(out) as tsv, atomic(out.with_suffix(".parquet")) as parquet:
+        with pq.ParquetWriter(parquet, SCHEMA) as writer, tsv.open("w", encoding="utf-8") as text:
+            text.write("\t".join(SCHEMA.names) + "\n")
+            for part in parts:
+                table = pq.read_table(part)
+                writer.write_table(table)
+                table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g")
+                num_rows += len(table)
+    return num_rows
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Read a table of scores from TSV or parquet.
+
+    Raises:
+        InputError: it is neither, lacks a column, or has a broken row; names file, column or row.
+    """
+    path = Path(path)
+    make = "make it with attention_influence_scoring.py"
+    if not path.exists():
+        raise InputError(f"{path}: no such file; {make}")
+    try:
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+        else:
+            types = pa.csv.ConvertOptions(column_types=SCHEMA, null_values=["", "nan"], strings_can_be_null=False)
+            # One thread, because only then an error names the row.
+            reading = pa.csv.ReadOptions(use_threads=False)
+            table = pa.csv.read_csv(path, reading, pa.csv.ParseOptions(delimiter="\t"), types)
+        missing = [name for name in SCHEMA.names if name not in table.column_names]
+        if missing:
+            raise InputError(f"{path}: no column {missing[0]!r}, only {', '.join(table.column_names)}; {make}")
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a table of scores ({error}); {make}") from None
+    if not len(table):
+        raise InputError(f"{path}: no rows in it; {make}")
+    return table.to_pandas()
+
+
+def select(
+    scores: pd.DataFrame, percent: float, by: str, lowest: bool
+) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Select the best (or the `lowest`) `percent` of each domain by AI_Score.
+
+    Args:
+        scores: a table of scores; rows without a finite score are never selected.
+        by: `documents` takes that percentage of the domain's documents, rounded up; `tokens` takes documents until
+            they hold that percentage of its tokens.
+    Yields:
+        (domain, all its scored rows, the selected rows, best or lowest first), domains by name. Ties keep the
+        table's order.
+    """
+    scores = scores[np.isfinite(scores["AI_Score"])]
+    for domain, rows in scores.groupby("domain", sort=True):
+        ranked = rows.sort_values("AI_Score", ascending=lowest, kind="stable")
+        share = Fraction(str(percent)) / 100
+        if by == "documents":
+            count = math.ceil(share * len(ranked))
+        else:
+            budget = share * int(ranked["num_tokens"].sum())
+            count = int(np.searchsorted(ranked["num_tokens"].cumsum().to_numpy(), math.ceil(budget))) + 1
+        yield str(domain), rows, ranked.head(count)
+
+
+def with_slices(selected: pd.DataFrame) -> pd.DataFrame:
+    """Add what a loader needs to read each document: `shard` (the `.bin` file), `start` and `end` in tokens."""
+    places = [parse_doc_id(doc_id) for doc_id in selected["doc_id"]]
+    return selected.assign(
+        shard=[str(path) for path, _, _ in places],
+        start=[start for _, start, _ in places],
+        end=[end for _, _, end in places],
+    )

@@ -1,0 +1,92 @@
+"""Step 1: make retrieval probes, questions that a model can answer only by copying from its context.
+
+    python generate_retrieval_probes.py
+    python generate_retrieval_probes.py --tokenizer data/SmolLM2-135M-Instruct --num_probes 24 --max_tokens 1024
+    python generate_retrieval_probes.py --corpus 'notes/*.txt'       heads for a domain of your own
+
+Reads   sentences: of the sample text, or of --corpus (text, JSONL or parquet files, or a data set on the hub)
+Writes  data/probes.jsonl, one probe a line, each a JSON object of random keys with sentences as values, three
+        demonstrations and a key in question; the answer is that key's value:
+
+        {"id": 0, "prompt": "{\\"q2Xh…\\": \\"The capital lies on the river\\", …}\\nZt8w…\\nRain fell…\\n…\\nq2Xh…\\n",
+         "answer": "The capital lies on the river"}
+"""
+
+import random
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from common import cli
+from common.corpus import Columns, SourceDocument, read_files, read_hub
+from common.files import atomic
+from common.probes import build_probes, usable_sentences, write_probes
+from common.sample import sample_sentences, split_sentences
+from common.tokenization import TextTokenizer, load_tokenizer
+
+MAX_SENTENCES = 100_000
+
+
+def parse_args(argv: list[str] | None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--tokenizer", default=cli.DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument("--corpus", nargs="+", help="files, globs or a hub data set to take sentences from")
+    parser.add_argument("--text_column", default="text", help="column of --corpus that holds the text")
+    parser.add_argument("--num_probes", type=cli.positive_int, default=800, help="the paper's setting is 800")
+    parser.add_argument("--max_tokens", type=cli.positive_int, default=4096, help="longest probe, answer included")
+    parser.add_argument("--shots", type=cli.non_negative_int, default=3, help="demonstrations in each prompt")
+    parser.add_argument("--key_length", type=cli.positive_int, default=32, help="characters of a random key")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
+    parser.add_argument("--out", type=Path, default=Path("data/probes.jsonl"), help="where the probes go")
+    cli.add_trust_flag(parser)
+    return parser.parse_args(argv)
+
+
+def corpus_documents(corpus: list[str], columns: Columns) -> Iterator[SourceDocument]:
+    """A hub data set if it is named like one (`owner/name`) and no such path is here, else local files."""
+    name = corpus[0]
+    if len(corpus) == 1 and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
+        return read_hub(name, None, columns)
+    return read_files(corpus, columns)
+
+
+def corpus_sentences(corpus: list[str] | None, columns: Columns, seed: int) -> list[str]:
+    """Sentences of the sample text or of the corpus (at most its first 100,000), in a seeded random order."""
+    if corpus:
+        texts = (document.text for document in corpus_documents(corpus, columns))
+        sentences = list(islice((sentence for text in texts for sentence in split_sentences(text)), MAX_SENTENCES))
+    else:
+        sentences = sample_sentences()
+    random.Random(seed).shuffle(sentences)
+    return sentences
+
+
+def generate(
+    tokenizer: TextTokenizer,
+    sentences: list[str],
+    num_probes: int,
+    max_tokens: int,
+    shots: int,
+    key_length: int,
+    seed: int,
+    out: Path,
+) -> None:
+    """Build the probes and write them."""
+    usable = usable_sentences(sentences, tokenizer)
+    probes = build_probes(usable, tokenizer, num_probes, max_tokens, shots, key_length, seed)
+    with atomic(out) as tmp:
+        write_probes(tmp, cli.progress(num_probes, "making probes", "probes", probes))
+    print(f"wrote {num_probes} probes of up to {max_tokens} tokens, from {len(usable)} sentences, to {out}")
+    print(f"next: python compute_retrieval_heads.py --model {tokenizer.name} --probes {out}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    tokenizer = load_tokenizer(args.tokenizer, args.trust_remote_code)
+    sentences = corpus_sentences(args.corpus, Columns(text=args.text_column), args.seed)
+    generate(tokenizer, sentences, args.num_probes, args.max_tokens, args.shots, args.key_length, args.seed, args.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

