@@ -15,9 +15,10 @@ from pathlib import Path
 
 from common import cli
 from common.checkpoints import check_tokenizer_fits, load_model
-from common.cli import InputError
+from common.errors import InputError
 from common.files import atomic
 from common.heads import choose_heads, encode_probes, score_heads, write_heads, write_scores
+from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
 from common.probes import read_probes
 from common.tokenization import load_tokenizer
 
@@ -26,23 +27,21 @@ MIN_ACCURACY = 0.5
 
 def parse_args(argv: list[str] | None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--model", default=cli.DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument("--probes", type=Path, default=Path("data/probes.jsonl"), help="probes from step 1")
     parser.add_argument("--top_pct", type=cli.percentage, default=5, help="percent of all heads to take, rounded up")
     parser.add_argument("--out", type=Path, default=Path("data/retrieval_heads.txt"), help="where the heads go")
-    cli.add_model_flags(parser)
+    add_runtime_flags(parser)
     return parser.parse_args(argv)
 
 
-def find_heads(
-    model_name: str, probes_path: Path, top_pct: float, out: Path, device: str, dtype: str, trust_remote_code: bool
-) -> None:
+def find_heads(model_name: str, probes_path: Path, top_pct: float, out: Path, runtime: Runtime) -> None:
     """Score every head on the probes, choose the best and write both."""
     if out.suffix == ".tsv":
         raise InputError(f"--out {out}: the .tsv beside it is for every head's score; end it with .txt")
     probes = read_probes(probes_path)
-    tokenizer = load_tokenizer(model_name, trust_remote_code)
-    model = load_model(model_name, device, dtype, trust_remote_code)
+    tokenizer = load_tokenizer(model_name, runtime.trust_remote_code)
+    model = load_model(model_name, runtime)
     check_tokenizer_fits(tokenizer, model, model_name)
     encoded = encode_probes(probes, tokenizer, model)
     with cli.progress(sum(len(probe.input_ids) for probe in encoded), "finding heads") as bar:
@@ -55,7 +54,7 @@ def find_heads(
     if accuracy < MIN_ACCURACY:
         print(
             f"warning: under {MIN_ACCURACY:.0%} the scores mean little, this model cannot do the task: make shorter "
-            "probes (generate_retrieval_probes.py --max_tokens), use sentences it can read (--corpus), or a larger model"
+            "probes (generate_retrieval_probes.py --max_tokens), use sentences it knows (--corpus), or a larger model"
         )
     best = ", ".join(f"{layer},{head} ({scores[layer, head]:.2f})" for layer, head in heads[:5])
     print(f"wrote {len(heads)} of {scores.size} heads to {out}, best first: {best}")
@@ -65,7 +64,7 @@ def find_heads(
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    find_heads(args.model, args.probes, args.top_pct, args.out, args.device, args.dtype, args.trust_remote_code)
+    find_heads(args.model, args.probes, args.top_pct, args.out, runtime(args))
 
 
 if __name__ == "__main__":

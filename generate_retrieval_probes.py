@@ -21,6 +21,7 @@ from pathlib import Path
 from common import cli
 from common.corpus import Columns, SourceDocument, read_files, read_hub
 from common.files import atomic
+from common.options import DEFAULT_MODEL, add_trust_flag
 from common.probes import build_probes, usable_sentences, write_probes
 from common.sample import sample_sentences, split_sentences
 from common.tokenization import TextTokenizer, load_tokenizer
@@ -30,7 +31,7 @@ MAX_SENTENCES = 100_000
 
 def parse_args(argv: list[str] | None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--tokenizer", default=cli.DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument("--corpus", nargs="+", help="files, globs or a hub data set to take sentences from")
     parser.add_argument("--text_column", default="text", help="column of --corpus that holds the text")
     parser.add_argument("--num_probes", type=cli.positive_int, default=800, help="the paper's setting is 800")
@@ -39,7 +40,7 @@ def parse_args(argv: list[str] | None):
     parser.add_argument("--key_length", type=cli.positive_int, default=32, help="characters of a random key")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
     parser.add_argument("--out", type=Path, default=Path("data/probes.jsonl"), help="where the probes go")
-    cli.add_trust_flag(parser)
+    add_trust_flag(parser)
     return parser.parse_args(argv)
 
 

@@ -9,10 +9,11 @@ Writes  reference-model/, an ordinary checkpoint that plain AutoModelForCausalLM
 
 --mask uniform makes a masked head attend equally to everything it may see; zero makes it contribute nothing.
 --probes measures what the masking does: the share of the answers' tokens that the base predicts, the masked copy, and
-the base with as many other heads masked at random. The copy should fall far, the random ones hardly.
+the base with as many other heads of the same layers masked at random. The copy should fall far, the random ones hardly.
 """
 
 import random
+from collections import Counter
 from pathlib import Path
 
 from common import cli
@@ -21,6 +22,7 @@ from common.checkpoints import check_tokenizer_fits, load_model, save_checkpoint
 from common.files import atomic
 from common.heads import Head, encode_probes, head_shape, probe_accuracy, read_heads
 from common.masking import MASKS, mask_heads, run_time_masks
+from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
 from common.probes import Probe, read_probes
 from common.reference import write_record
 from common.tokenization import load_tokenizer
@@ -30,7 +32,7 @@ RANDOM_DRAWS = 3
 
 def parse_args(argv: list[str] | None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--base_model", default=cli.DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument("--base_model", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument(
         "--retrieval_heads", type=Path, default=Path("data/retrieval_heads.txt"), help="heads from step 2"
     )
@@ -38,14 +40,14 @@ def parse_args(argv: list[str] | None):
     parser.add_argument("--probes", type=Path, help="probes for the causal check (default: no check)")
     parser.add_argument("--seed", type=int, default=0, help="for the random heads of the check")
     parser.add_argument("--out", type=Path, default=Path("reference-model"), help="where the checkpoint goes")
-    cli.add_model_flags(parser)
+    add_runtime_flags(parser)
     return parser.parse_args(argv)
 
 
 def make_reference(base_model: str, heads_path: Path, kind: str, out: Path, trust_remote_code: bool) -> list[Head]:
     """Mask the heads in a copy of the base, in the base's own dtype, and save it; returns the heads."""
     tokenizer = load_tokenizer(base_model, trust_remote_code)
-    model = load_model(base_model, "cpu", "checkpoint", trust_remote_code)
+    model = load_model(base_model, Runtime("cpu", "checkpoint", trust_remote_code))
     check_tokenizer_fits(tokenizer, model, base_model)
     heads = read_heads(heads_path, head_shape(model))
     mask_heads(model, heads, kind)
@@ -56,6 +58,15 @@ def make_reference(base_model: str, heads_path: Path, kind: str, out: Path, trus
     return heads
 
 
+def draw_other_heads(heads: list[Head], heads_per_layer: int, rng: random.Random) -> list[Head]:
+    """As many other heads of each layer as `heads` has there, or all if those are fewer."""
+    drawn = []
+    for layer, count in sorted(Counter(layer for layer, _ in heads).items()):
+        others = [(layer, head) for head in range(heads_per_layer) if (layer, head) not in heads]
+        drawn += rng.sample(others, min(count, len(others)))
+    return drawn
+
+
 def causal_check(
     base_model: str,
     reference: Path,
@@ -63,32 +74,27 @@ def causal_check(
     kind: str,
     probes: list[Probe],
     seed: int,
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
+    runtime: Runtime,
 ) -> None:
     """Print probe token accuracy of the base, of the masked copy, and of the base with random other heads masked."""
-    tokenizer = load_tokenizer(base_model, trust_remote_code)
-    base = load_model(base_model, device, dtype, trust_remote_code)
+    tokenizer = load_tokenizer(base_model, runtime.trust_remote_code)
+    base = load_model(base_model, runtime)
     encoded = encode_probes(probes, tokenizer, base)
-    layers, heads_per_layer = head_shape(base)
-    others = sorted({(layer, head) for layer in range(layers) for head in range(heads_per_layer)} - set(heads))
+    heads_per_layer = head_shape(base)[1]
     rng = random.Random(seed)
     num_tokens = sum(len(probe.input_ids) for probe in encoded)
     with cli.progress((2 + RANDOM_DRAWS) * num_tokens, "causal check") as bar:
         base_accuracy = probe_accuracy(base, encoded, bar.update)
-        masked_accuracy = probe_accuracy(
-            load_model(str(reference), device, dtype, trust_remote_code), encoded, bar.update
-        )
+        masked_accuracy = probe_accuracy(load_model(str(reference), runtime), encoded, bar.update)
         random_accuracies = []
         for _draw in range(RANDOM_DRAWS):
-            drawn = rng.sample(others, min(len(heads), len(others)))
+            drawn = draw_other_heads(heads, heads_per_layer, rng)
             with mask_heads_at_run_time(base, run_time_masks(drawn, kind, heads_per_layer, base.device)):
                 random_accuracies.append(probe_accuracy(base, encoded, bar.update))
     print(f"probe token accuracy over {len(probes)} probes:")
     print(f"  base model                      {base_accuracy:.3f}")
     print(f"  {len(heads):3d} retrieval heads masked      {masked_accuracy:.3f}")
-    print(f"  {len(heads):3d} random other heads masked   {'  '.join(f'{a:.3f}' for a in random_accuracies)}")
+    print(f"  {len(heads):3d} other heads of those layers  {'  '.join(f'{a:.3f}' for a in random_accuracies)}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -103,9 +109,7 @@ def main(argv: list[str] | None = None) -> None:
             args.mask,
             probes,
             args.seed,
-            args.device,
-            args.dtype,
-            args.trust_remote_code,
+            runtime(args),
         )
     print("next: python fineweb.py --version sample --tokenizer", args.base_model)
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from common import cli
-from common.cli import InputError
+from common.errors import InputError
 from common.files import atomic
 
 

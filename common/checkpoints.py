@@ -6,33 +6,30 @@ from pathlib import Path
 import torch
 import transformers
 
-from common.cli import InputError
+from common.errors import InputError
+from common.options import Runtime
 from common.tokenization import TextTokenizer
 
 
-def load_model(
-    name: str, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
-) -> transformers.PreTrainedModel:
+def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
     """Load a causal language model in evaluation mode.
 
     Weights come from safetensors, or from `pytorch_model.bin` through torch's weights-only loader.
 
     Args:
         name: a Hugging Face name or a folder.
-        device: auto (CUDA if there, else CPU) or a torch device.
-        dtype: auto (bfloat16 on CUDA, else float32), checkpoint (as it is stored) or the name of a torch dtype.
     Raises:
         InputError: there is no such checkpoint, or it is not a causal language model.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    target = resolve_device(device)
+    target = resolve_device(runtime.device)
     kinds = {"auto": torch.bfloat16 if target.type == "cuda" else torch.float32, "checkpoint": "auto"}
     try:
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             name,
-            dtype=kinds.get(dtype) or getattr(torch, dtype),
-            trust_remote_code=trust_remote_code,
+            dtype=kinds.get(runtime.dtype) or getattr(torch, runtime.dtype),
+            trust_remote_code=runtime.trust_remote_code,
             attn_implementation="sdpa",
             output_loading_info=True,
         )

@@ -1,4 +1,4 @@
-"""The edge to the shell: flags that several scripts share, errors in one line, progress bars."""
+"""The edge to the shell: arguments, errors in one line, progress bars, text that is safe to print."""
 
 import argparse
 import math
@@ -7,11 +7,7 @@ from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
-DEFAULT_MODEL = "hfl/chinese-llama-2-1.3b"
-
-
-class InputError(Exception):
-    """Something the user can mend. The message is one line: what is wrong, where, and what to do."""
+from common.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,25 +23,6 @@ class Parser(argparse.ArgumentParser):
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action):
         return action.help if action.default is None else super()._get_help_string(action)
-
-
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """--device, --dtype and --trust_remote_code, for every script that runs a model."""
-    parser.add_argument("--device", default="auto", help="auto (CUDA if there, else CPU), cpu, cuda, cuda:1, …")
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=["auto", "float32", "bfloat16", "float16"],
-        help="auto is bfloat16 on CUDA and float32 on the CPU",
-    )
-    add_trust_flag(parser)
-
-
-def add_trust_flag(parser: argparse.ArgumentParser) -> None:
-    """--trust_remote_code, off unless asked for."""
-    parser.add_argument(
-        "--trust_remote_code", action="store_true", help="run Python code that the checkpoint brings along"
-    )
 
 
 def percentage(text: str) -> float:
@@ -94,6 +71,11 @@ def progress(total: int | None, description: str, unit: str = "tokens", iterable
         dynamic_ncols=True,
         mininterval=0.5,
     )
+
+
+def visible(text: str) -> str:
+    """`text` with control characters, which could steer a terminal, written as escapes; line breaks and tabs stay."""
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def run(main: Callable[[], None]) -> None:

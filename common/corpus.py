@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from common.cli import InputError
+from common.errors import InputError
 
 DEFAULT_DOMAIN = "default"
 

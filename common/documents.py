@@ -5,6 +5,7 @@ in the schema's metadata, what was used to make it. A shard of llm.c or modded-n
 are found by the separator's id.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.cli import InputError
 from common.corpus import DEFAULT_DOMAIN
+from common.errors import InputError
 from common.files import atomic
 from common.shards import read_shard
 from common.tokenization import TextTokenizer
@@ -62,6 +63,13 @@ class Shard:
     def doc_id(self, start: int, end: int) -> str:
         """`path/of/shard:start-end`."""
         return f"{self.name}:{start}-{end}"
+
+    def digest(self) -> str:
+        """A short hash of the documents' places and of up to 64 evenly spaced stretches of 1,024 tokens."""
+        digest = hashlib.sha256(self.spans.tobytes())
+        for start in range(0, len(self.tokens), max(1024, len(self.tokens) // 64)):
+            digest.update(self.tokens[start : start + 1024].tobytes())
+        return digest.hexdigest()[:16]
 
 
 def write_index(path: Path, rows: list[dict], info: ShardInfo) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.cli import InputError
+from common.errors import InputError
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from common.attention import watch_heads
 from common.checkpoints import max_context
-from common.cli import InputError
+from common.errors import InputError
 from common.probes import Probe
 from common.tokenization import TextTokenizer
 

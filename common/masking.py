@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from common.attention import HeadMask, attention_modules
-from common.cli import InputError
+from common.errors import InputError
 from common.heads import Head
 
 MASKS = ("uniform", "zero")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.cli import InputError
+from common.errors import InputError
 from common.tokenization import TextTokenizer
 
 MIN_SENTENCE_TOKENS, MAX_SENTENCE_TOKENS = 5, 30

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.checkpoints import check_tokenizer_fits, load_model, max_context, weights_digest
-from common.cli import InputError
-from common.files import read_json, write_json
+from common.errors import InputError
+from common.files import write_json
 from common.heads import Head
 from common.loss import PairScorer
 from common.masking import find_masked_heads
+from common.options import PairOptions
 from common.tokenization import TextTokenizer, load_tokenizer
 
 RECORD_NAME = "attention_influence.json"
@@ -37,31 +38,21 @@ class Pair:
     summary: str
 
 
-def load_pair(
-    base_name: str,
-    reference_name: str,
-    seq_len: int,
-    device: str = "auto",
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    allow_unrelated: bool = False,
-) -> Pair:
+def load_pair(options: PairOptions) -> Pair:
     """Load base and reference, and find from their tensors which heads the reference masks.
 
-    Args:
-        seq_len: the longest window that will be scored, in tokens.
-        allow_unrelated: take a reference that is no masked copy of the base, as long as it shares the vocabulary.
     Raises:
         InputError: a checkpoint cannot be loaded, the reference does not belong to the base, or `seq_len` is more than
             the model's context.
     """
-    tokenizer = load_tokenizer(base_name, trust_remote_code)
-    base = load_model(base_name, device, dtype, trust_remote_code)
+    base_name, reference_name, seq_len = options.base_model, options.reference_model, options.seq_len
+    tokenizer = load_tokenizer(base_name, options.runtime.trust_remote_code)
+    base = load_model(base_name, options.runtime)
     check_tokenizer_fits(tokenizer, base, base_name)
     limit = max_context(base)
     if limit and seq_len > limit:
         raise InputError(f"{base_name}: its context holds {limit} tokens, --seq_len {seq_len} is more; lower --seq_len")
-    reference = load_model(reference_name, device, dtype, trust_remote_code)
+    reference = load_model(reference_name, options.runtime)
     identity = {"base_model": weights_digest(base), "reference_model": weights_digest(reference)}
     vocab_size = base.get_input_embeddings().weight.shape[0]
     found = find_masked_heads(base, reference)
@@ -71,7 +62,7 @@ def load_pair(
         first = min(layer for layer, _ in heads)
         summary = f"{len(heads)} heads masked ({kind}), the first in layer {first} of {layers}: computed once below it"
         return Pair(PairScorer(base, masked=found), tokenizer, vocab_size, identity, summary)
-    if not allow_unrelated:
+    if not options.allow_unrelated:
         raise InputError(
             f"{reference_name} is no masked copy of {base_name}: {found}. Make it with make_reference_model.py "
             f"--base_model {base_name}, or compare unrelated models with --allow_unrelated_reference"
@@ -79,8 +70,3 @@ def load_pair(
     if reference.get_input_embeddings().weight.shape[0] != vocab_size:
         raise InputError(f"{reference_name}: its vocabulary is not {base_name}'s; their losses cannot be compared")
     return Pair(PairScorer(base, reference), tokenizer, vocab_size, identity, f"two separate models: {found}")
-
-
-def read_record(folder: Path) -> dict:
-    """The record that `write_record` left; InputError when there is none."""
-    return read_json(Path(folder) / RECORD_NAME)

@@ -20,8 +20,8 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common.cli import InputError
 from common.corpus import SourceDocument
+from common.errors import InputError
 
 DOCUMENTS_PER_DOMAIN = 70
 MATHS_AREAS = (

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from common.cli import InputError
 from common.documents import parse_doc_id
+from common.errors import InputError
 from common.files import atomic
 
 SCHEMA = pa.schema(
@@ -64,14 +64,18 @@ class Parts:
 def merge_parts(parts: Iterable[Path], out: Path) -> int:
     """Write `out` (TSV) and its `.parquet` twin from the parts, one at a time; returns the number of rows."""
     num_rows = 0
-    with atomic(out) as tsv, atomic(out.with_suffix(".parquet")) as parquet:
-        with pq.ParquetWriter(parquet, SCHEMA) as writer, tsv.open("w", encoding="utf-8") as text:
-            text.write("\t".join(SCHEMA.names) + "\n")
-            for part in parts:
-                table = pq.read_table(part)
-                writer.write_table(table)
-                table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g")
-                num_rows += len(table)
+    with (
+        atomic(out) as tsv,
+        atomic(out.with_suffix(".parquet")) as parquet,
+        pq.ParquetWriter(parquet, SCHEMA) as writer,
+        tsv.open("w", encoding="utf-8") as text,
+    ):
+        text.write("\t".join(SCHEMA.names) + "\n")
+        for part in parts:
+            table = pq.read_table(part)
+            writer.write_table(table)
+            table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g")
+            num_rows += len(table)
     return num_rows
 
 

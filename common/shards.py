@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import InputError
+from common.errors import InputError
 
 HEADER_BYTES = 256 * 4
 LAYOUTS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
@@ -105,3 +105,8 @@ class ShardWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._tmp.replace(self.path)
+
+    def discard(self) -> None:
+        """Drop what was written so far."""
+        self._file.close()
+        self._tmp.unlink(missing_ok=True)

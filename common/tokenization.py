@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import os
 from functools import cached_property
 
 import tiktoken
 import transformers
 
-from common.cli import InputError
+from common.errors import InputError
 
 # Scripts, digits, code, white space and rare characters: tokenizers that agree on all of it are taken as the same.
 FINGERPRINT_TEXT = (
@@ -66,7 +67,8 @@ class TextTokenizer:
 
 
 class _HuggingFaceTokenizer(TextTokenizer):
-    def __init__(self, name: str, trust_remote_code: bool):
+    def __init__(self, name: str, trust_remote_code: bool, num_threads: int):
+        os.environ["RAYON_NUM_THREADS"] = str(num_threads)  # read when the first batch is encoded
         transformers.logging.set_verbosity_error()
         try:
             self.hf = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -97,7 +99,8 @@ class _HuggingFaceTokenizer(TextTokenizer):
 
 
 class _TiktokenTokenizer(TextTokenizer):
-    def __init__(self, encoding: str):
+    def __init__(self, encoding: str, num_threads: int):
+        self._num_threads = num_threads
         try:
             self._encoding = tiktoken.get_encoding(encoding)
         except ValueError as error:
@@ -113,7 +116,7 @@ class _TiktokenTokenizer(TextTokenizer):
         self.bos_id = None
 
     def encode_batch(self, texts):
-        return self._encoding.encode_ordinary_batch(texts)
+        return self._encoding.encode_ordinary_batch(texts, num_threads=self._num_threads)
 
     def encode_with_offsets(self, text):
         token_ids = self.encode(text)
@@ -124,15 +127,18 @@ class _TiktokenTokenizer(TextTokenizer):
         return self._encoding.decode(token_ids)
 
 
-def load_tokenizer(name: str, trust_remote_code: bool = False) -> TextTokenizer:
+def load_tokenizer(name: str, trust_remote_code: bool = False, num_threads: int | None = None) -> TextTokenizer:
     """Load a Hugging Face tokenizer by name or folder, or a tiktoken encoding as `tiktoken:gpt2`.
 
+    Args:
+        num_threads: how many threads encode a batch; default: one for each core.
     Raises:
         InputError: it is not there, or cannot be read.
     """
+    num_threads = num_threads or os.cpu_count() or 1
     if name.startswith("tiktoken:"):
-        return _TiktokenTokenizer(name.removeprefix("tiktoken:"))
-    return _HuggingFaceTokenizer(name, trust_remote_code)
+        return _TiktokenTokenizer(name.removeprefix("tiktoken:"), num_threads)
+    return _HuggingFaceTokenizer(name, trust_remote_code, num_threads)
 
 
 def _first_line(error: Exception) -> str:

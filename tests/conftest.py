@@ -142,7 +142,7 @@ def tiny_model(family: str, **settings) -> transformers.PreTrainedModel:
             **settings,
         }
     )
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

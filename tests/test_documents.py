@@ -2,7 +2,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from common.cli import InputError
 from common.documents import (
     ShardInfo,
     check_tokenizer,
@@ -15,6 +14,7 @@ from common.documents import (
     windows,
     write_index,
 )
+from common.errors import InputError
 from common.shards import ShardWriter
 
 
@@ -138,9 +138,12 @@ def test_a_document_without_tokens_has_no_windows(bos_id):
     assert list(windows(np.array([], np.uint16), 4, bos_id)) == []
 
 
-def test_windows_are_wide_enough_for_any_bos():
-    (window,) = windows(np.array([5, 6], np.uint16), 4, 100_000)
-    assert window.tolist() == [100_000, 5, 6]
+@pytest.mark.parametrize("bos_id", [None, 100_000])
+def test_windows_are_int64_as_embeddings_need(bos_id):
+    (window,) = windows(np.array([5, 6], np.uint16), 4, bos_id)
+    assert window.dtype == np.int64
+    assert window.tolist()[-2:] == [5, 6]
+    assert bos_id is None or window[0] == bos_id
 
 
 def test_two_tokens_besides_separators_can_be_scored():
@@ -161,7 +164,8 @@ def test_a_doc_id_leads_back_to_its_slice(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "x:3", "x:3-", "x:-3", "x:5-5", "x:6-5", ":3-5", "x:3-5-7", "x:a-b", "x:-1-5", "x:1.5-3", "x:3 -5"]
+    "text",
+    ["", "x", "x:3", "x:3-", "x:-3", "x:5-5", "x:6-5", ":3-5", "x:3-5-7", "x:a-b", "x:-1-5", "x:1.5-3", "x:3 -5"],
 )
 def test_what_is_no_doc_id_is_refused(text):
     with pytest.raises(InputError, match="doc_id"):

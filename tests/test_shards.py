@@ -3,7 +3,7 @@ import struct
 import numpy as np
 import pytest
 
-from common.cli import InputError
+from common.errors import InputError
 from common.shards import ShardWriter, check_vocabulary, read_shard, token_dtype
 
 SMALL = np.dtype("<u2")
@@ -95,6 +95,13 @@ def test_an_unfinished_shard_leaves_the_finished_one_alone(tmp_path):
     path.write_bytes(header() + THREE)
     ShardWriter(path, SMALL).append([9])
     assert read_shard(path).tolist() == [1, 2, 3]
+
+
+def test_a_discarded_shard_leaves_nothing(tmp_path):
+    writer = ShardWriter(tmp_path / "x.bin", SMALL)
+    writer.append([9])
+    writer.discard()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_shard_is_a_header(tmp_path):

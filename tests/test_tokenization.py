@@ -5,7 +5,7 @@ import transformers
 from conftest import SENTENCES, byte_level_bpe, save_bpe
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from common.cli import InputError
+from common.errors import InputError
 from common.tokenization import load_tokenizer
 
 TEXTS = [
@@ -89,7 +89,7 @@ def test_the_fingerprint_outlives_saving(tokenizer, tmp_path):
 
 
 def test_the_fingerprint_tells_vocabularies_apart(bpe, bos_bpe, spm, bytes_folder, tmp_path):
-    other = load_tokenizer(save_bpe(tmp_path, byte_level_bpe(399)))
+    other = load_tokenizer(save_bpe(tmp_path, byte_level_bpe(320)))
     alone = load_tokenizer(bytes_folder)
     assert len({tokenizer.fingerprint for tokenizer in (bpe, spm, alone, other)}) == 4
     # a BOS changes no document's tokens
@@ -105,6 +105,17 @@ def test_pieces_make_up_the_text(tokenizer, text):
     assert "".join(pieces).removeprefix(" ") == text.removeprefix(" ")
 
 
+def test_offsets_are_the_characters_that_a_token_covers(tokenizer):
+    text = "a fox, naïve: 你好 </s>\n\tthe end"
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    assert ids == tokenizer.encode(text)
+    for piece, (start, end) in zip(tokenizer.pieces(ids), offsets, strict=True):
+        assert "\ufffd" in piece or piece.strip(" ") == text[start:end].strip(" ")
+    assert text[offsets[-1][0] : offsets[-1][1]].endswith("d")
+    characters = {place for start, end in offsets for place in range(start, end)}
+    assert {place for place, character in enumerate(text) if character != " "} <= characters
+
+
 def test_every_id_is_below_the_vocabulary_size(tmp_path):
     vocabulary = {letter: 3 * i for i, letter in enumerate("abc")}
     with_gaps = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
@@ -117,20 +128,16 @@ def test_every_id_is_below_the_vocabulary_size(tmp_path):
 
 def test_tiktoken_encodes_spelled_specials_as_text(monkeypatch):
     bytes_alone = {bytes([i]): i for i in range(256)}
-    encoding = tiktoken.Encoding("tiny", pat_str=r".|\n", mergeable_ranks=bytes_alone, special_tokens={"<end>": 256})
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: {"tiny": encoding}[name])
-    monkeypatch.setitem(encoding._special_tokens, "<|endoftext|>", 256)
+    end = {"<|endoftext|>": 256}
+    encoding = tiktoken.Encoding("tiny", pat_str=r".|\n", mergeable_ranks=bytes_alone, special_tokens=end)
+    monkeypatch.setattr(tiktoken, "get_encoding", {"tiny": encoding}.__getitem__)
     tokenizer = load_tokenizer("tiktoken:tiny")
-    assert tokenizer.encode("<end>ä") == list("<end>ä".encode())
+    assert tokenizer.encode("<|endoftext|>ä") == list("<|endoftext|>ä".encode())
     assert tokenizer.encode_batch(["a", "", "bc"]) == [[97], [], [98, 99]]
-    assert tokenizer.decode([60, 256, 10]) == "<<end>\n"
-    assert (tokenizer.name, tokenizer.vocab_size, tokenizer.separator_id, tokenizer.bos_id) == (
-        "tiktoken:tiny",
-        257,
-        256,
-        None,
-    )
+    assert tokenizer.decode([60, 256, 10]) == "<<|endoftext|>\n"
+    assert (tokenizer.vocab_size, tokenizer.separator_id, tokenizer.bos_id) == (257, 256, None)
     assert tokenizer.pieces([97, 98]) == ["a", "b"]
+    assert tokenizer.encode_with_offsets("ab\n") == ([97, 98, 10], [(0, 1), (1, 2), (2, 3)])
 
 
 @pytest.mark.parametrize("name", ["tiktoken:no-such-encoding", "/no/such/folder"])

@@ -1,0 +1,93 @@
+"""What users can say to every script that runs a model: the flags, and what they read as."""
+
+import argparse
+from dataclasses import dataclass
+
+from common import cli
+
+DEFAULT_MODEL = "hfl/chinese-llama-2-1.3b"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a model runs, and how it is read.
+
+    Attributes:
+        device: auto (CUDA if there, else CPU) or a torch device.
+        dtype: auto (bfloat16 on CUDA, else float32), checkpoint (as it is stored) or the name of a torch dtype.
+        trust_remote_code: run Python code that the checkpoint brings along.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """Which two models score documents, and how.
+
+    Attributes:
+        seq_len: most targets in a window, in tokens.
+        allow_unrelated: take a reference that is no masked copy of the base, as long as it shares the vocabulary.
+    """
+
+    base_model: str
+    reference_model: str
+    seq_len: int
+    allow_unrelated: bool = False
+    runtime: Runtime = Runtime()
+
+
+def add_trust_flag(parser: argparse.ArgumentParser) -> None:
+    """--trust_remote_code, off unless asked for."""
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run Python code that the checkpoint brings along"
+    )
+
+
+def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
+    """--device, --dtype and --trust_remote_code."""
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there, else CPU), cpu, cuda, cuda:1, …")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="auto is bfloat16 on CUDA and float32 on the CPU",
+    )
+    add_trust_flag(parser)
+
+
+def runtime(args: argparse.Namespace) -> Runtime:
+    """What `add_runtime_flags` read."""
+    return Runtime(args.device, args.dtype, args.trust_remote_code)
+
+
+def add_pair_flags(parser: argparse.ArgumentParser) -> None:
+    """The two models, the window, and what `add_runtime_flags` adds."""
+    parser.add_argument("--base_model", default=DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument("--reference_model", default="reference-model", help="its masked copy from step 3")
+    parser.add_argument("--seq_len", type=cli.positive_int, default=4096, help="most tokens in a window")
+    parser.add_argument(
+        "--allow_unrelated_reference",
+        action="store_true",
+        help="take a reference that is no masked copy of the base, in two passes",
+    )
+    add_runtime_flags(parser)
+
+
+def pair_options(args: argparse.Namespace) -> PairOptions:
+    """What `add_pair_flags` read."""
+    return PairOptions(
+        args.base_model, args.reference_model, args.seq_len, args.allow_unrelated_reference, runtime(args)
+    )
+
+
+def add_separator_flags(parser: argparse.ArgumentParser) -> None:
+    """--eot_id and --eot_side, for shards that other programs made."""
+    parser.add_argument(
+        "--eot_id", type=cli.non_negative_int, help="separator of shards without an index (GPT-2: 50256)"
+    )
+    parser.add_argument(
+        "--eot_side", choices=["first", "last"], default="first", help="where such a separator stands in its document"
+    )

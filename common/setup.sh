@@ -1,0 +1,20 @@
+# Sourced by pipeline.sh and run_tests.sh: make .venv once, and again when a requirements file has changed.
+# Called with the requirements files that the caller needs.
+
+python=.venv/bin/python
+export PYTHONUNBUFFERED=1
+
+setup() {
+    local wanted
+    wanted=$(cat "$@" requirements-sample.txt)
+    if [ "$(cat .venv/installed-"$1" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    echo "installing into .venv …"
+    [ -x "$python" ] || "${PYTHON:-python3}" -m venv .venv
+    local file flags=()
+    for file in "$@"; do flags+=(-r "$file"); done
+    "$python" -m pip install --quiet --disable-pip-version-check "${flags[@]}"
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-sample.txt
+    printf '%s' "$wanted" >.venv/installed-"$1"
+}

@@ -1,0 +1,154 @@
+"""Step 4: tokenize text into shards.
+
+    python fineweb.py --version 10B                       FineWeb's sample of 10B tokens, from the hub
+    python fineweb.py --version sample --tokenizer data/SmolLM2-135M-Instruct
+    python fineweb.py --input 'corpus/*.jsonl.zst' --domain_column source --out_dir data/mine
+
+Reads   FineWeb (10B, 100B, 350B), the sample text, or --input: parquet, JSONL (also .gz, .zst) or text files
+Writes  data/fineweb10B/fineweb_val_000000.bin, fineweb_train_000001.bin, …, tokens as llm.c lays them out, and beside
+        each the index of its documents as .parquet: start, end, id, domain, url
+
+A document ends with the tokenizer's end-of-text token and is never split over two shards. Text is streamed, and text
+that spells a special token stays text. A run that was stopped goes on behind its last finished shard.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from common import cli
+from common.corpus import Columns, SourceDocument, expand, read_files, read_hub
+from common.dataset import NAME, DatasetWriter
+from common.errors import InputError
+from common.files import claim, read_json, write_json
+from common.options import DEFAULT_MODEL, add_trust_flag
+from common.sample import sample_documents
+from common.tokenization import TextTokenizer, load_tokenizer
+
+HUB_NAME = "HuggingFaceFW/fineweb"
+HUB_CONFIGS = {"10B": "sample-10BT", "100B": "sample-100BT", "350B": "sample-350BT"}
+BATCH_DOCUMENTS, BATCH_CHARS = 1024, 4_000_000
+
+
+def parse_args(argv: list[str] | None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--version", choices=[*HUB_CONFIGS, "sample"], default="10B", help="which text to tokenize")
+    parser.add_argument("--input", nargs="+", help="local files or globs, in place of --version")
+    parser.add_argument("--text_column", default="text", help="column that holds the text")
+    parser.add_argument("--id_column", help="column that holds the source's id (default: id, or file and line)")
+    parser.add_argument("--domain_column", help="column that holds the domain (default: all one domain)")
+    parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="model name or folder, or tiktoken:gpt2")
+    parser.add_argument("--out_dir", type=Path, help="where the shards go (default: data/fineweb and the version)")
+    parser.add_argument("--shard_size", type=cli.positive_int, default=10**8, help="most tokens in a shard")
+    parser.add_argument(
+        "--val_tokens", type=cli.non_negative_int, help="tokens set aside first (default: a shard of the hub's, else 0)"
+    )
+    parser.add_argument("--max_docs", type=cli.positive_int, help="stop after so many documents (default: all)")
+    parser.add_argument("--num_workers", type=cli.positive_int, default=os.cpu_count(), help="tokenizing threads")
+    parser.add_argument("--overwrite", action="store_true", help="delete what another run left in --out_dir")
+    add_trust_flag(parser)
+    return parser.parse_args(argv)
+
+
+def open_source(
+    version: str, inputs: list[str] | None, columns: Columns
+) -> tuple[Iterable[SourceDocument], int | None]:
+    """The documents to tokenize, and roughly how many tokens they hold where that is known."""
+    if inputs:
+        expand(inputs)
+        return read_files(inputs, columns), None
+    if version == "sample":
+        return sample_documents(), None
+    return read_hub(HUB_NAME, HUB_CONFIGS[version], columns, NAME), int(version.removesuffix("B")) * 10**9
+
+
+def batches(documents: Iterable[SourceDocument]) -> Iterator[list[SourceDocument]]:
+    """Cut a stream of documents into lists that are bounded in number and in characters."""
+    batch, chars = [], 0
+    for document in documents:
+        batch.append(document)
+        chars += len(document.text)
+        if len(batch) == BATCH_DOCUMENTS or chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def tokenize(
+    documents: Iterable[SourceDocument], tokenizer: TextTokenizer, writer: DatasetWriter, expected_tokens: int | None
+) -> None:
+    """Encode the documents behind those that the writer already has, and write them."""
+    with cli.progress(expected_tokens, "tokenizing") as bar:
+        bar.update(writer.num_tokens)
+        try:
+            for batch in batches(islice(documents, writer.num_documents, None)):
+                encoded = tokenizer.encode_batch([document.text for document in batch])
+                for document, token_ids in zip(batch, encoded, strict=True):
+                    writer.add(document, token_ids)
+                    bar.update(len(token_ids) + 1)
+            writer.close()
+        finally:
+            writer.discard()
+
+
+def make_dataset(
+    version: str,
+    inputs: list[str] | None,
+    columns: Columns,
+    tokenizer: TextTokenizer,
+    out_dir: Path,
+    shard_size: int,
+    val_tokens: int,
+    max_docs: int | None,
+    overwrite: bool,
+) -> None:
+    """Tokenize the source into `out_dir`, or go on with it, or find that it is complete."""
+    if tokenizer.separator_id is None:
+        raise InputError(f"{tokenizer.name}: it has no end-of-text token to put between documents; take another")
+    settings = {
+        "source": inputs or version,
+        "columns": vars(columns),
+        "tokenizer": tokenizer.fingerprint,
+        "shard_size": shard_size,
+        "val_tokens": val_tokens,
+        "max_docs": max_docs,
+    }
+    documents, expected_tokens = open_source(version, inputs, columns)
+    claim(out_dir / "dataset.json", settings, overwrite, f"{NAME}_*")
+    summary_path = out_dir / f"{NAME}_summary.json"
+    if not summary_path.exists():
+        writer = DatasetWriter(out_dir, tokenizer, shard_size, val_tokens)
+        tokenize(islice(documents, max_docs), tokenizer, writer, expected_tokens)
+        if not writer.num_documents:
+            raise InputError(f"{inputs or version}: no documents in it; give text")
+        counts = {"documents": writer.num_documents, "tokens": writer.num_tokens, "shards": writer.num_shards}
+        write_json(summary_path, counts)
+        verb = "wrote"
+    else:
+        verb = "reusing"
+    counts = read_json(summary_path)
+    amount = "{documents:,} documents, {tokens:,} tokens, {shards} shards".format_map(counts)
+    print(f"{verb} {out_dir}/: {amount}")
+    print(f"next: python attention_influence_scoring.py --data '{out_dir}/{NAME}_train_*.bin'")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    from_hub = not args.input and args.version in HUB_CONFIGS
+    make_dataset(
+        args.version,
+        args.input,
+        Columns(args.text_column, args.id_column, args.domain_column),
+        load_tokenizer(args.tokenizer, args.trust_remote_code, args.num_workers),
+        args.out_dir or Path("data") / (NAME + ("_local" if args.input else args.version)),
+        args.shard_size,
+        args.val_tokens if args.val_tokens is not None else (args.shard_size if from_hub else 0),
+        args.max_docs,
+        args.overwrite,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,167 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+
+from common.documents import windows
+from common.errors import InputError
+from common.loss import LOGIT_ROWS, PairScorer, TokenLosses
+from common.masking import mask_heads
+
+HEADS = [(1, 6), (2, 3), (3, 0), (3, 7)]
+
+
+def document(length):
+    return np.random.default_rng(length).integers(3, 400, length)
+
+
+def plain_losses(model, cut):
+    """Mean loss per target as transformers gives it for each window, weighted by the window's targets."""
+    total = targets = 0
+    for window in cut:
+        ids = torch.tensor(window)[None]
+        with torch.no_grad():
+            total += model(input_ids=ids, labels=ids).loss.item() * (len(window) - 1)
+        targets += len(window) - 1
+    return total / targets
+
+
+def pair(family, heads, kind, **settings):
+    base = tiny_model(family, **settings)
+    reference = tiny_model(family, **settings)
+    mask_heads(reference, heads, kind)
+    return base, reference
+
+
+def check(base, reference, heads, kind, cut):
+    cut = list(cut)
+    expected = [plain_losses(copy.deepcopy(model), cut) for model in (base, reference)]
+    assert abs(expected[0] - expected[1]) > 1e-3
+    for scorer in (PairScorer(base, masked=(kind, heads)), PairScorer(base, reference=reference)):
+        losses = scorer.score(cut)
+        assert losses.base.dtype == losses.reference.dtype == np.float32
+        assert losses.base.shape == losses.reference.shape == (sum(len(window) - 1 for window in cut),)
+        found_base, found_reference, score = losses.means()
+        assert found_base == pytest.approx(expected[0], rel=1e-5)
+        assert found_reference == pytest.approx(expected[1], rel=1e-5)
+        assert score == pytest.approx((expected[1] - expected[0]) / expected[0], abs=3e-5)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "zero"])
+@pytest.mark.parametrize("targets", [2, 7, LOGIT_ROWS - 1, LOGIT_ROWS, LOGIT_ROWS + 1, 2 * LOGIT_ROWS, 600])
+def test_losses_are_those_of_two_plain_models(kind, targets):
+    base, reference = pair("Llama", HEADS, kind)
+    check(base, reference, HEADS, kind, [document(targets + 1)])
+
+
+@pytest.mark.parametrize("bos_id", [None, 1])
+@pytest.mark.parametrize(("length", "seq_len"), [(100, 30), (91, 30), (90, 30), (300, 298), (6, 2)])
+def test_windows_weigh_by_their_targets(bos_id, length, seq_len):
+    base, reference = pair("Llama", HEADS, "uniform")
+    cut = list(windows(document(length), seq_len, bos_id))
+    assert len(cut) > 1
+    check(base, reference, HEADS, "uniform", cut)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "zero"])
+@pytest.mark.parametrize("heads", [[(0, 0)], [(3, 5)], [(0, head) for head in range(8)]])
+def test_the_first_masked_layer_may_be_any(kind, heads):
+    base, reference = pair("Llama", heads, kind)
+    check(base, reference, heads, kind, [document(70)])
+
+
+@pytest.mark.parametrize("kind", ["uniform", "zero"])
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("Mistral", {"sliding_window": 8}),
+        # a cap on the logits, layers with and without a window, scaled embeddings
+        ("Gemma2", {"final_logit_softcapping": 3.0, "attn_logit_softcapping": None, "sliding_window": 8}),
+        ("Gemma3Text", {"final_logit_softcapping": 3.0, "sliding_window": 8, "sliding_window_pattern": 2}),
+        ("Qwen2", {}),
+        ("Qwen3", {}),
+        ("Llama", {"tie_word_embeddings": True}),
+        ("Granite", {"logits_scaling": 4.0}),
+        ("Mixtral", {"num_local_experts": 4}),
+    ],
+)
+def test_each_architecture_keeps_its_own_head_and_windows(family, settings, kind):
+    base, reference = pair(family, HEADS, kind, **settings)
+    check(base, reference, HEADS, kind, [document(60), document(20)])
+
+
+@pytest.mark.parametrize("family", ["OPT", "GPTNeoX"])
+def test_a_model_of_another_build_is_refused(family):
+    model = tiny_model(family, ffn_dim=64, word_embed_proj_dim=64)
+    with pytest.raises(InputError, match=family):
+        PairScorer(model, masked=("uniform", HEADS)).score([document(9)])
+
+
+def test_single_tokens_have_their_own_loss():
+    base, reference = pair("Llama", HEADS, "uniform")
+    window = document(20)
+    losses = PairScorer(base, masked=("uniform", HEADS)).score([window])
+    for model, found in ((base, losses.base), (reference, losses.reference)):
+        with torch.no_grad():
+            probabilities = model(torch.tensor(window)[None]).logits[0].double().softmax(-1)
+        expected = [-math.log(probabilities[i, window[i + 1]]) for i in range(19)]
+        assert found.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_scoring_leaves_the_model_as_it_was():
+    base = tiny_model("Llama")
+    ids = torch.tensor(document(30))[None]
+    before = base(ids).logits
+    PairScorer(base, masked=("uniform", HEADS)).score([document(30)])
+    assert torch.equal(base(ids).logits, before)
+    assert base.config._attn_implementation == "sdpa"
+
+
+def test_half_precision_models_give_float32_losses():
+    base, reference = pair("Llama", HEADS, "uniform")
+    base, reference = base.bfloat16(), reference.bfloat16()
+    losses = PairScorer(base, masked=("uniform", HEADS)).score([document(50)])
+    logits = base(torch.tensor(document(50))[None]).logits[0, :-1].float()
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(document(50))[1:], reduction="none")
+    assert losses.base.dtype == np.float32
+    assert np.allclose(losses.base, expected.detach(), atol=0.1)
+    assert np.abs(losses.base.mean() - expected.mean().item()) < 0.02
+
+
+def losses(base, reference):
+    return TokenLosses(np.array(base, np.float32), np.array(reference, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("base", "reference", "means"),
+    [
+        ([1, 3], [2, 4], (2.0, 3.0, 0.5)),
+        ([4, 4, 4], [3, 3, 3], (4.0, 3.0, -0.25)),
+        ([2], [2], (2.0, 2.0, 0.0)),
+        # per token first, then the ratio: not the mean of the tokens' ratios, which is 0.5
+        ([1, 3], [2, 3], (2.0, 2.5, 0.25)),
+    ],
+)
+def test_the_score_is_the_relative_rise(base, reference, means):
+    assert losses(base, reference).means() == means
+
+
+def test_sums_are_wider_than_float32():
+    count = 2**24
+    base = np.ones(count, np.float32)
+    base[0] = 2.0**24
+    assert TokenLosses(base, base).means()[0] == (2**24 + count - 1) / count
+
+
+def test_a_loss_of_zero_has_no_score():
+    assert math.isnan(losses([0, 0], [1, 1]).means()[2])
+
+
+def test_reference_and_masked_exclude_each_other():
+    base = tiny_model("Llama")
+    for arguments in ({}, {"reference": base, "masked": ("uniform", HEADS)}):
+        with pytest.raises(ValueError):
+            PairScorer(base, **arguments)

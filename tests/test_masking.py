@@ -1,0 +1,265 @@
+import copy
+
+import pytest
+import torch
+import transformers
+from conftest import tiny_model
+
+from common.attention import mask_heads_at_run_time
+from common.checkpoints import load_model, save_checkpoint, weights_digest
+from common.errors import InputError
+from common.masking import find_masked_heads, mask_heads, run_time_masks
+from common.options import Runtime
+
+HEADS = [(3, 0), (1, 6), (1, 3), (3, 7)]
+IDS = torch.arange(2, 62).remainder(17)[None] * 23
+FAMILIES = [
+    ("Llama", {}),
+    ("Qwen2", {}),  # a bias on queries
+    ("Qwen3", {}),  # a norm on each query head
+    ("Mistral", {"sliding_window": 16}),
+]
+KINDS = ["uniform", "zero"]
+CPU = Runtime("cpu")
+
+
+def masked_copy(base, heads, kind):
+    reference = copy.deepcopy(base)
+    mask_heads(reference, heads, kind)
+    return reference
+
+
+def head_rows(head):
+    return slice(8 * head, 8 * head + 8)
+
+
+@torch.no_grad()
+def logits(model):
+    return model(IDS).logits
+
+
+@torch.no_grad()
+def attentions(model):
+    model.set_attn_implementation("eager")
+    return model(IDS, output_attentions=True).attentions
+
+
+@pytest.mark.parametrize(("family", "settings"), FAMILIES)
+def test_a_uniform_head_attends_equally_to_all_it_may_see(family, settings):
+    base = tiny_model(family, **settings)
+    reference = masked_copy(base, HEADS, "uniform")
+    window = getattr(base.config, "sliding_window", None) or 10**6
+    before, after = attentions(base), attentions(reference)
+    for layer, head in HEADS:
+        for i in range(IDS.shape[1]):
+            visible = range(max(0, i - window + 1), i + 1)
+            expected = torch.zeros(IDS.shape[1])
+            expected[visible] = 1 / len(visible)
+            assert torch.allclose(after[layer][0, head, i], expected, atol=1e-6, rtol=0)
+            assert i == 0 or not torch.allclose(before[layer][0, head, i], expected, atol=1e-3)
+    # layer 1 is the first with a masked head
+    assert torch.equal(after[0], before[0])
+    for head in set(range(8)) - {3, 6}:
+        assert torch.equal(after[1][0, head], before[1][0, head])
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3"])
+def test_a_zero_head_contributes_nothing(family):
+    base = tiny_model(family)
+    reference = masked_copy(base, HEADS, "zero")
+    seen = {}
+    for layer in (1, 3):
+        reference.model.layers[layer].self_attn.o_proj.register_forward_hook(
+            lambda _module, args, output, layer=layer: seen.update({layer: (args[0], output)})
+        )
+    logits(reference)
+    for layer, (heads_output, output) in seen.items():
+        projection = base.model.layers[layer].self_attn.o_proj.weight
+        kept = torch.zeros_like(output)
+        for head in set(range(8)) - {head for masked, head in HEADS if masked == layer}:
+            kept += heads_output[..., head_rows(head)] @ projection[:, head_rows(head)].T
+        assert torch.allclose(output, kept, atol=1e-5)
+        # and there was something to contribute
+        for masked, head in HEADS:
+            if masked == layer:
+                lost = heads_output[..., head_rows(head)] @ projection[:, head_rows(head)].T
+                assert lost.abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("family", "settings"), FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_changes_but_the_masked_heads_rows(family, settings, kind):
+    base = tiny_model(family, **settings)
+    reference = masked_copy(base, HEADS, kind)
+    expected = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    for layer, head in HEADS:
+        attention = f"model.layers.{layer}.self_attn"
+        if kind == "zero":
+            expected[f"{attention}.o_proj.weight"][:, head_rows(head)] = 0
+        else:
+            expected[f"{attention}.q_proj.weight"][head_rows(head)] = 0
+            if family == "Qwen2":
+                expected[f"{attention}.q_proj.bias"][head_rows(head)] = 0
+    found = reference.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize(("family", "settings"), FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_masking_at_run_time_is_masking_the_weights(family, settings, kind):
+    base = tiny_model(family, **settings)
+    plain = logits(base)
+    expected = logits(masked_copy(base, HEADS, kind))
+    assert (expected - plain).abs().max() > 0.1
+    with mask_heads_at_run_time(base, run_time_masks(HEADS, kind, 8, torch.device("cpu"))):
+        assert torch.allclose(logits(base), expected, atol=1e-4)
+    assert torch.equal(logits(base), plain)
+
+
+def test_run_time_masks_end_with_their_block():
+    base = tiny_model("Llama")
+    plain = logits(base)
+    with pytest.raises(KeyError), mask_heads_at_run_time(base, run_time_masks(HEADS, "zero", 8, torch.device("cpu"))):
+        raise KeyError
+    assert base.config._attn_implementation == "sdpa"
+    with mask_heads_at_run_time(base, {}):
+        assert torch.allclose(logits(base), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_run_time_masks_hold_for_the_chosen_rows_of_a_batch(kind):
+    base = tiny_model("Llama")
+    plain, expected = logits(base), logits(masked_copy(base, HEADS, kind))
+    masks = run_time_masks(HEADS, kind, 8, torch.device("cpu"), rows=(False, True, False))
+    with torch.no_grad(), mask_heads_at_run_time(base, masks):
+        rows = base(IDS.expand(3, -1)).logits
+    for row, wanted in zip(rows, (plain, expected, plain), strict=True):
+        assert torch.allclose(row, wanted[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_masked_checkpoint_is_an_ordinary_one(tmp_path, spm, spm_folder, kind):
+    reference = load_model(spm_folder, CPU)
+    base = copy.deepcopy(reference)
+    assert torch.equal(logits(base), logits(tiny_model("Llama")))
+    mask_heads(reference, HEADS, kind)
+    save_checkpoint(reference, spm, tmp_path)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(plain), logits(masked_copy(base, HEADS, kind)))
+    assert plain.config.num_key_value_heads == 2
+    text = "The quick brown fox"
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == [1, *spm.encode(text)]
+    found = find_masked_heads(base, load_model(str(tmp_path), CPU))
+    assert found == (kind, sorted(HEADS))
+    assert weights_digest(load_model(str(tmp_path), CPU)) == weights_digest(reference) != weights_digest(base)
+
+
+@pytest.mark.parametrize(("family", "settings"), FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_heads_are_recognised(family, settings, kind):
+    base = tiny_model(family, **settings)
+    assert find_masked_heads(base, masked_copy(base, HEADS, kind)) == (kind, sorted(HEADS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        "lm_head.weight",
+        "model.norm.weight",
+        "model.embed_tokens.weight",
+        "model.layers.0.mlp.up_proj.weight",
+        "model.layers.1.self_attn.k_proj.weight",
+        "model.layers.1.self_attn.q_proj.weight",
+        "model.layers.1.self_attn.q_proj.bias",
+        "model.layers.2.self_attn.q_proj.weight",
+        "model.layers.2.self_attn.o_proj.weight",
+        "model.layers.3.self_attn.o_proj.weight",
+    ],
+)
+def test_a_tensor_that_differs_otherwise_is_named(kind, tensor):
+    base = tiny_model("Qwen2")
+    reference = masked_copy(base, HEADS, kind)
+    with torch.no_grad():
+        reference.get_parameter(tensor).view(-1)[9] += 1e-3
+    found = find_masked_heads(base, reference)
+    assert isinstance(found, str)
+    assert f"tensor {tensor} " in found
+
+
+def test_half_a_masked_head_is_not_a_masked_head():
+    base = tiny_model("Qwen2")
+    for name in ("weight", "bias"):
+        reference = copy.deepcopy(base)
+        with torch.no_grad():
+            reference.get_parameter(f"model.layers.1.self_attn.q_proj.{name}")[head_rows(3)] = 0
+        assert isinstance(find_masked_heads(base, reference), str)
+
+
+def test_both_kinds_at_once_are_not_one_mask():
+    base = tiny_model("Llama")
+    reference = masked_copy(masked_copy(base, [(0, 1)], "uniform"), [(0, 2)], "zero")
+    assert isinstance(find_masked_heads(base, reference), str)
+
+
+def test_identical_models_are_reported():
+    base = tiny_model("Llama")
+    assert "identical" in find_masked_heads(base, copy.deepcopy(base))
+
+
+def test_models_of_other_shapes_are_reported():
+    base = tiny_model("Llama")
+    assert "model.layers.3." in find_masked_heads(base, tiny_model("Llama", num_hidden_layers=3))
+    assert "proj.bias is in one of them only" in find_masked_heads(base, tiny_model("Qwen2"))
+    found = find_masked_heads(base, tiny_model("Llama", vocab_size=401))
+    assert "has shape [401, 64] instead of [400, 64]" in found
+
+
+def test_a_query_norm_over_all_heads_can_be_masked_with_zero_alone():
+    base = tiny_model("Olmo2")
+    with pytest.raises(InputError, match="Olmo2Attention"):
+        mask_heads(copy.deepcopy(base), HEADS, "uniform")
+    reference = masked_copy(base, HEADS, "zero")
+    with mask_heads_at_run_time(base, run_time_masks(HEADS, "zero", 8, torch.device("cpu"))):
+        assert torch.allclose(logits(base), logits(reference), atol=1e-4)
+    assert find_masked_heads(base, reference) == ("zero", sorted(HEADS))
+
+
+def test_attention_sinks_are_refused():
+    base = tiny_model("GptOss", num_local_experts=2, num_experts_per_tok=1)
+    for kind in KINDS:
+        with pytest.raises(InputError, match="sinks"):
+            mask_heads(base, HEADS, kind)
+
+
+@pytest.mark.parametrize("family", ["Phi3", "GPTNeoX"])
+def test_a_fused_projection_is_refused(family):
+    with pytest.raises(InputError, match=family):
+        mask_heads(tiny_model(family), HEADS, "uniform")
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        # the heads of queries and of values differ in width
+        (
+            "DeepseekV2",
+            {
+                "q_lora_rank": None,
+                "kv_lora_rank": 16,
+                "qk_rope_head_dim": 8,
+                "qk_nope_head_dim": 8,
+                "v_head_dim": 8,
+                "num_key_value_heads": 8,
+                "first_k_dense_replace": 4,
+            },
+        ),
+        # each head has a gate beside its query
+        ("Qwen3Next", {"layer_types": ["full_attention"] * 4, "num_experts": 0, "mlp_only_layers": [0, 1, 2, 3]}),
+    ],
+)
+def test_a_query_projection_with_other_rows_than_the_heads_is_refused(family, settings):
+    with pytest.raises(InputError, match=family):
+        mask_heads(tiny_model(family, **settings), HEADS, "uniform")

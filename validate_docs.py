@@ -1,0 +1,138 @@
+"""Step 6, for the eye: read documents with their losses, and see which tokens need the retrieval heads.
+
+    python validate_docs.py --doc_id data/fineweb10B/fineweb_train_000003:95137733-95138028 \\
+        --base_model hfl/chinese-llama-2-1.3b --reference_model reference-model
+    python validate_docs.py --scores data/ai_scores.tsv --top 1 --bottom 1        the ends of each domain
+
+Reads   the shards that the ids name (an id from any table or output will do), or a table of scores
+Writes  nothing; prints each document's text, L_base, L_ref and AI_Score, and the tokens whose loss rises most when the
+        heads are masked. With --scores it lists documents from the table with how they begin; no model runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from common import cli
+from common.documents import (
+    Shard,
+    check_tokenizer,
+    find_document,
+    is_scorable,
+    open_shard,
+    parse_doc_id,
+    windows,
+)
+from common.loss import TokenLosses
+from common.options import add_pair_flags, add_separator_flags, pair_options
+from common.reference import Pair, load_pair
+from common.scores import read_scores, select
+from common.shards import check_vocabulary
+from common.tokenization import TextTokenizer, load_tokenizer
+
+SNIPPET_CHARS = 90
+
+
+def parse_args(argv: list[str] | None):
+    parser = cli.Parser(__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--doc_id", nargs="+", help="path/of/shard:start-end")
+    what.add_argument("--scores", type=Path, help="a table of scores to take the ends of each domain from")
+    parser.add_argument("--top", type=cli.non_negative_int, default=1, help="with --scores: how many of the best")
+    parser.add_argument("--bottom", type=cli.non_negative_int, default=1, help="with --scores: how many of the lowest")
+    parser.add_argument("--tokens", type=cli.non_negative_int, default=10, help="how many tokens to show")
+    add_pair_flags(parser)
+    add_separator_flags(parser)
+    return parser.parse_args(argv)
+
+
+@dataclass(frozen=True)
+class Document:
+    """Some tokens of a shard, and the id of the whole document that they are in."""
+
+    doc_id: str
+    token_ids: np.ndarray
+    separator_id: int
+    whole_id: str
+
+
+def open_document(doc_id: str, tokenizer: TextTokenizer, open_one: Callable[[Path], Shard]) -> Document:
+    """Find what a doc_id names; InputError when it is no part of one document or was made with another tokenizer."""
+    path, start, end = parse_doc_id(doc_id)
+    shard = open_one(path)
+    check_tokenizer(shard, tokenizer)
+    first, last = shard.spans[find_document(shard, start, end)]
+    check_vocabulary(path, shard.tokens[start:end], tokenizer.vocab_size)
+    return Document(doc_id, shard.tokens[start:end], shard.separator_id, shard.doc_id(first, last))
+
+
+def inspect(documents: list[Document], pair: Pair, seq_len: int, num_tokens: int) -> None:
+    """Print text, losses and the tokens whose loss rises most, for each document."""
+    for document in documents:
+        part = f"\n(a part of {document.whole_id}; the table scores the whole)"
+        print(f"\n=== {document.doc_id}" + ("" if document.doc_id == document.whole_id else part))
+        print(cli.visible(pair.tokenizer.decode(document.token_ids.tolist())))
+        if not is_scorable(document.token_ids, document.separator_id):
+            print("--- not scored: no more than one token besides the separator")
+            continue
+        losses = pair.scorer.score(list(windows(document.token_ids, seq_len, pair.tokenizer.bos_id)))
+        base, reference, ai_score = losses.means()
+        print(
+            f"--- {len(document.token_ids)} tokens  L_base {base:.6f}  L_ref {reference:.6f}  AI_Score {ai_score:.6f}"
+        )
+        print_rises(document.token_ids, losses, pair.tokenizer, num_tokens)
+
+
+def print_rises(token_ids: np.ndarray, losses: TokenLosses, tokenizer: TextTokenizer, count: int) -> None:
+    """Print the tokens whose loss rises most, each with what stands before it."""
+    rises = losses.reference - losses.base
+    first_target = len(token_ids) - len(rises)
+    print("    rise    L_base     L_ref  token, behind what stands before it")
+    for target in np.argsort(-rises, kind="stable")[:count]:
+        place = first_target + int(target)
+        [piece] = tokenizer.pieces([int(token_ids[place])])
+        before = tokenizer.decode(token_ids[max(0, place - 16) : place].tolist())
+        print(
+            f"{rises[target]:8.3f}  {losses.base[target]:8.3f}  {losses.reference[target]:8.3f}  "
+            f"{one_line(piece)!r} behind {one_line(before)[-60:]!r}"
+        )
+
+
+def list_ends(
+    scores_path: Path, top: int, bottom: int, read: Callable[[str], Document], tokenizer: TextTokenizer
+) -> None:
+    """Print the best and the lowest documents of each domain, with how they begin."""
+    for domain, _, ranked in select(read_scores(scores_path), 100, "documents", lowest=False):
+        best = ranked.head(top)
+        lowest = ranked.iloc[len(best) :].tail(bottom)
+        print(f"\n{domain}: {len(ranked):,} documents")
+        for mark, rows in (("best", best), ("lowest", lowest)):
+            for row in rows.itertuples():
+                beginning = one_line(tokenizer.decode(read(row.doc_id).token_ids[:64].tolist()))
+                print(f"  {mark:6} {row.AI_Score:8.4f}  {row.doc_id}\n                   {beginning[:SNIPPET_CHARS]}")
+
+
+def one_line(text: str) -> str:
+    """Text as one line that is safe to print."""
+    return " ".join(cli.visible(text).split())
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    tokenizer = load_tokenizer(args.base_model, args.trust_remote_code)
+    open_one = partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side)
+    read = partial(open_document, tokenizer=tokenizer, open_one=open_one)
+    if args.scores:
+        list_ends(args.scores, args.top, args.bottom, read, tokenizer)
+        models = f"--base_model {args.base_model} --reference_model {args.reference_model} --seq_len {args.seq_len}"
+        print(f"\nlook at one, token by token: python validate_docs.py {models} --doc_id ID")
+    else:
+        documents = [read(doc_id) for doc_id in args.doc_id]
+        inspect(documents, load_pair(pair_options(args)), args.seq_len, args.tokens)
+
+
+if __name__ == "__main__":
+    cli.run(main)
