@@ -48,11 +48,17 @@ class Watch:
 
 def attention_modules(model: PreTrainedModel) -> dict[int, torch.nn.Module]:
     """The self-attention module of each layer, by layer index."""
-    return {
+    modules = {
         module.layer_idx: module
         for module in model.modules()
         if hasattr(module, "layer_idx") and (hasattr(module, "q_proj") or hasattr(module, "num_key_value_groups"))
     }
+    if sorted(modules) != list(range(model.config.num_hidden_layers)):
+        raise InputError(
+            f"{type(model).__name__}: not every layer has attention of the kind that can be watched and masked; "
+            "use a model such as Llama, Mistral, Qwen or Gemma"
+        )
+    return modules
 
 
 def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:

@@ -136,7 +136,7 @@ def separated_spans(tokens: np.ndarray, separator_id: int, side: str) -> np.ndar
 
 def _check_index(path: Path, tokens: np.ndarray, spans: np.ndarray, info: ShardInfo) -> None:
     remake = "shard and index do not belong together, make both anew with fineweb.py"
-    if info.num_tokens != len(tokens):
+    if info.num_tokens != len(tokens) or (len(tokens) and not len(spans)):
         raise InputError(f"{path}: made for {info.num_tokens} tokens, the shard has {len(tokens)}; {remake}")
     edges = np.append(spans[:, 0], len(tokens))
     wrong = np.flatnonzero((spans[:, 1] != edges[1:]) | (spans[:, 0] >= spans[:, 1]))
@@ -207,7 +207,7 @@ def windows(token_ids: np.ndarray, seq_len: int, bos_id: int | None) -> Iterator
     [[5, 6, 7], [7, 8, 0]]
     """
     token_ids = np.asarray(token_ids, dtype=np.int64)
-    if bos_id is None or token_ids[0] == bos_id:
+    if bos_id is None or token_ids[:1].tolist() == [bos_id]:
         first, targets = token_ids[:1], token_ids[1:]
     else:
         first, targets = np.array([bos_id], dtype=np.int64), token_ids

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from common.attention import decoder_layers, mask_heads_at_run_time
+from common.errors import InputError
 from common.heads import Head
 from common.masking import run_time_masks
 
@@ -110,12 +111,16 @@ def token_losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Te
 class _Given(torch.nn.Module):
     """Stands in for the decoder: gives its input back as the hidden state."""
 
-    def forward(self, inputs_embeds: torch.Tensor, **_kwargs) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def forward(self, inputs_embeds: torch.Tensor, **_kwargs) -> MoeModelOutputWithPast:
+        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
 
 
 def _output_head(model: PreTrainedModel) -> PreTrainedModel:
     """The model without its decoder: hidden states to logits by the class's own code, soft-caps and scales included."""
+    if model.get_decoder() is not model.base_model:
+        raise InputError(
+            f"{type(model).__name__}: its output head cannot be run on its own, so its losses cannot be taken"
+        )
     head = copy.copy(model)
     head._modules = {**model._modules, model.base_model_prefix: _Given()}
     return head

@@ -45,11 +45,18 @@ def find_masked_heads(base: PreTrainedModel, reference: PreTrainedModel) -> tupl
         if ours[name].shape != theirs[name].shape:
             return f"tensor {name} has shape {list(theirs[name].shape)} instead of {list(ours[name].shape)}"
     differing = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    if not differing:
+        return "they are identical, no head is masked"
+    unexplained = differing
     for kind in MASKS:
-        heads, explained = _zeroed_heads(base, reference, kind)
+        try:
+            heads, explained = _zeroed_heads(base, reference, kind)
+        except InputError:  # this kind cannot have been used
+            continue
         if differing <= explained:
-            return (kind, heads) if heads else "they are identical, no head is masked"
-    return f"tensor {min(differing)} differs in more than masked heads"
+            return kind, heads
+        unexplained = min(unexplained, differing - explained, key=len)
+    return f"tensor {min(unexplained)} differs in more than masked heads"
 
 
 def _zeroed_heads(base, reference, kind) -> tuple[list[Head], set[str]]:
@@ -58,13 +65,13 @@ def _zeroed_heads(base, reference, kind) -> tuple[list[Head], set[str]]:
     names = {parameter: name for name, parameter in base.named_parameters(remove_duplicate=False)}
     theirs = attention_modules(reference)
     for layer, module in attention_modules(base).items():
-        masked = torch.zeros(base.config.num_attention_heads, dtype=torch.bool, device=base.device)
         pairs = list(zip(_head_tensors(module, kind), _head_tensors(theirs[layer], kind), strict=True))
-        for ours, other in pairs:
-            masked |= (ours != other).flatten(1).any(1)
-        if all(not other[masked].any() for _, other in pairs):
-            heads += [(layer, int(head)) for head in masked.nonzero()]
-            explained |= {names[parameter] for parameter in _head_parameters(module, kind)}
+        changed = [(ours != other).flatten(1).any(1) for ours, other in pairs]
+        zero = torch.stack([~other.flatten(1).any(1) for _, other in pairs]).all(0)
+        heads += [(layer, int(head)) for head in torch.stack(changed).any(0).nonzero()]
+        for parameter, rows in zip(_head_parameters(module, kind), changed, strict=True):
+            if not (rows & ~zero).any():
+                explained.add(names[parameter])
     return heads, explained
 
 
@@ -104,6 +111,12 @@ def _head_tensors(module: torch.nn.Module, kind: str) -> Iterator[torch.Tensor]:
     if hasattr(module, "sinks"):
         raise InputError(f"{type(module).__name__}: attention sinks take weight from every head, so no mask is exact")
     for parameter in _head_parameters(module, kind):
+        rows = parameter.shape[0 if kind == "uniform" else 1]
+        if rows != module.config.num_attention_heads * getattr(module, "head_dim", 0):
+            raise InputError(
+                f"{type(module).__name__}: its projections hold something else than head_dim rows for each head; cannot "
+                "be masked"
+            )
         if kind == "uniform":
             yield parameter.unflatten(0, (-1, module.head_dim))
         else:

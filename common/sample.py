@@ -125,7 +125,7 @@ def _licences() -> Iterator[NamedText]:
         for file in package.files or []:
             if re.match(r"(LICEN[CS]E|COPYING|NOTICE)", file.name) and Path(file.locate()).is_file():
                 yield (
-                    f"{package.name}/{file.name}",
+                    str(file),
                     Path(file.locate()).read_text(encoding="utf-8", errors="replace"),
                 )
 

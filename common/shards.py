@@ -89,7 +89,7 @@ class ShardWriter:
 
     def append(self, token_ids: list[int]) -> None:
         """Append one document's tokens, its separator included."""
-        self._file.write(np.asarray(token_ids, dtype=np.int64).astype(self.dtype).tobytes())
+        self._file.write(np.asarray(token_ids, dtype=self.dtype).tobytes())
         self.num_tokens += len(token_ids)
 
     def close(self) -> None:

@@ -75,7 +75,7 @@ class _HuggingFaceTokenizer(TextTokenizer):
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise InputError(f"{name}: no tokenizer could be loaded ({_first_line(error)})") from None
         self.name = name
-        self.vocab_size = len(self.hf)
+        self.vocab_size = max(self.hf.get_vocab().values()) + 1
         self.separator_id = self.hf.eos_token_id
         leading = self.hf("")["input_ids"][:1]
         self.bos_id = leading[0] if leading and leading[0] == self.hf.bos_token_id else None
