@@ -6,7 +6,7 @@
 
 Reads   FineWeb (10B, 100B, 350B), the sample text, or --input: parquet, JSONL (also .gz, .zst) or text files
 Writes  data/fineweb10B/fineweb_val_000000.bin, fineweb_train_000001.bin, …, tokens as llm.c lays them out, and beside
-        each the index of its documents as .parquet: start, end, id, domain, url
+        each the index of its documents, .index.parquet: start, end, id, domain, url
 
 A document ends with the tokenizer's end-of-text token and is never split over two shards. Text is streamed, and text
 that spells a special token stays text. A run that was stopped goes on behind its last finished shard.
@@ -117,20 +117,16 @@ def make_dataset(
     }
     documents, expected_tokens = open_source(version, inputs, columns)
     claim(out_dir / "dataset.json", settings, overwrite, f"{NAME}_*")
+    writer = DatasetWriter(out_dir, tokenizer, shard_size, val_tokens)
     summary_path = out_dir / f"{NAME}_summary.json"
-    if not summary_path.exists():
-        writer = DatasetWriter(out_dir, tokenizer, shard_size, val_tokens)
+    complete = summary_path.exists() and read_json(summary_path) == writer.counts()
+    if not complete:
         tokenize(islice(documents, max_docs), tokenizer, writer, expected_tokens)
         if not writer.num_documents:
             raise InputError(f"{inputs or version}: no documents in it; give text")
-        counts = {"documents": writer.num_documents, "tokens": writer.num_tokens, "shards": writer.num_shards}
-        write_json(summary_path, counts)
-        verb = "wrote"
-    else:
-        verb = "reusing"
-    counts = read_json(summary_path)
-    amount = "{documents:,} documents, {tokens:,} tokens, {shards} shards".format_map(counts)
-    print(f"{verb} {out_dir}/: {amount}")
+        write_json(summary_path, writer.counts())
+    amount = "{documents:,} documents, {tokens:,} tokens, {shards} shards".format_map(writer.counts())
+    print(f"{'reusing' if complete else 'wrote'} {out_dir}/: {amount}")
     print(f"next: python attention_influence_scoring.py --data '{out_dir}/{NAME}_train_*.bin'")
 
 

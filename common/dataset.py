@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.corpus import SourceDocument
-from common.documents import ShardInfo, read_index, write_index
+from common.documents import INDEX_SUFFIX, ShardInfo, read_index, write_index
 from common.shards import ShardWriter, token_dtype
 from common.tokenization import TextTokenizer
 
@@ -30,7 +30,7 @@ class DatasetWriter:
         self._rows: list[dict] = []
         self._shard: ShardWriter | None = None
         while (path := self._path()).exists():
-            table, info = read_index(path.with_suffix(".parquet"))
+            table, info = read_index(path.with_suffix(INDEX_SUFFIX))
             self._count(len(table), info.num_tokens)
 
     def add(self, document: SourceDocument, token_ids: list[int]) -> None:
@@ -61,7 +61,7 @@ class DatasetWriter:
         info = ShardInfo(
             tokenizer.name, tokenizer.vocab_size, tokenizer.fingerprint, tokenizer.separator_id, "last", num_tokens
         )
-        write_index(self._shard.path.with_suffix(".parquet"), self._rows, info)
+        write_index(self._shard.path.with_suffix(INDEX_SUFFIX), self._rows, info)
         self._shard.close()
         self._count(len(self._rows), num_tokens)
         self._shard, self._rows = None, []
@@ -70,6 +70,10 @@ class DatasetWriter:
         """Drop the unfinished shard at hand."""
         if self._shard:
             self._shard.discard()
+
+    def counts(self) -> dict[str, int]:
+        """Documents, tokens and shards in finished shards."""
+        return {"documents": self.num_documents, "tokens": self.num_tokens, "shards": self.num_shards}
 
     def _is_validation(self) -> bool:
         return self.val_tokens > 0 and self.num_shards == 0

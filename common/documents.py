@@ -1,6 +1,6 @@
 """Documents inside token shards: where they lie, what they are called, how they are cut into windows.
 
-Beside a shard of ours, `name.bin`, lies its index `name.parquet`: a row per document (start, end, id, domain, url) and,
+Beside a shard of ours, `name.bin`, lies its index `name.index.parquet`: a row per document (start, end, id, domain, url) and,
 in the schema's metadata, what was used to make it. A shard of llm.c or modded-nanogpt has no index; there the documents
 are found by the separator's id.
 """
@@ -25,6 +25,7 @@ from common.tokenization import TextTokenizer
 INDEX_SCHEMA = pa.schema(
     [("start", pa.int64()), ("end", pa.int64()), ("id", pa.string()), ("domain", pa.string()), ("url", pa.string())]
 )
+INDEX_SUFFIX = ".index.parquet"
 METADATA_KEY = b"attention_influence"
 
 
@@ -103,7 +104,7 @@ def open_shard(path: Path, eot_id: int | None = None, eot_side: str = "first") -
     path = Path(path)
     tokens = read_shard(path)
     name = str(path.with_suffix(""))
-    index_path = path.with_suffix(".parquet")
+    index_path = path.with_suffix(INDEX_SUFFIX)
     if not index_path.exists():
         if eot_id is None:
             raise InputError(

@@ -114,8 +114,8 @@ def _head_tensors(module: torch.nn.Module, kind: str) -> Iterator[torch.Tensor]:
         rows = parameter.shape[0 if kind == "uniform" else 1]
         if rows != module.config.num_attention_heads * getattr(module, "head_dim", 0):
             raise InputError(
-                f"{type(module).__name__}: its projections hold something else than head_dim rows for each head; cannot "
-                "be masked"
+                f"{type(module).__name__}: its projection does not hold head_dim rows for each head and no more, so "
+                "heads cannot be masked"
             )
         if kind == "uniform":
             yield parameter.unflatten(0, (-1, module.head_dim))

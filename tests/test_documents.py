@@ -33,7 +33,7 @@ def write_pair(folder, tokens, spans, **info):
         for i, (start, end) in enumerate(spans)
     ]
     made = {"tokenizer": "t", "vocab_size": 400, "fingerprint": "f", "separator_id": 9, "separator_side": "last"}
-    write_index(folder / "x.parquet", rows, ShardInfo(**{**made, "num_tokens": len(tokens), **info}))
+    write_index(folder / "x.index.parquet", rows, ShardInfo(**{**made, "num_tokens": len(tokens), **info}))
     return path
 
 
@@ -210,7 +210,7 @@ def test_an_empty_shard_with_its_index_opens(tmp_path):
 
 def test_without_index_the_separator_is_needed(tmp_path):
     path = write_shard(tmp_path / "x.bin", [0, 5, 0, 6])
-    with pytest.raises(InputError, match=r"x\.bin: no index x\.parquet.*--eot_id"):
+    with pytest.raises(InputError, match=r"x\.bin: no index x\.index\.parquet.*--eot_id"):
         open_shard(path)
     shard = open_shard(path, eot_id=0)
     assert shard.spans.tolist() == [[0, 2], [2, 4]]
@@ -234,13 +234,13 @@ def test_without_index_the_separator_is_needed(tmp_path):
 )
 def test_an_index_that_disagrees_with_its_shard_is_refused(tmp_path, spans, info):
     path = write_pair(tmp_path, [5, 9, 6, 7, 9], spans, **info)
-    with pytest.raises(InputError, match=r"x\.parquet"):
+    with pytest.raises(InputError, match=r"x\.index\.parquet"):
         open_shard(path)
 
 
 def test_what_is_no_index_is_refused(tmp_path):
     path = write_pair(tmp_path, [5, 9], [(0, 2)])
-    index = tmp_path / "x.parquet"
+    index = tmp_path / "x.index.parquet"
     table = pq.read_table(index)
     for damage in (
         lambda: pq.write_table(table.replace_schema_metadata(None), index),
@@ -249,14 +249,14 @@ def test_what_is_no_index_is_refused(tmp_path):
         lambda: index.write_bytes(b""),
     ):
         damage()
-        with pytest.raises(InputError, match=r"x\.parquet"):
+        with pytest.raises(InputError, match=r"x\.index\.parquet"):
             open_shard(path)
 
 
 def test_an_index_holds_ids_domains_and_urls(tmp_path):
     row = {"start": 0, "end": 2, "id": "größe", "domain": "web", "url": "https://example.org/?q=1"}
-    write_index(tmp_path / "x.parquet", [row], ShardInfo("t", 400, "f", 9, "last", 2))
-    table, info = read_index(tmp_path / "x.parquet")
+    write_index(tmp_path / "x.index.parquet", [row], ShardInfo("t", 400, "f", 9, "last", 2))
+    table, info = read_index(tmp_path / "x.index.parquet")
     assert table.to_pylist() == [row]
     assert info == ShardInfo("t", 400, "f", 9, "last", 2)
 

