@@ -43,6 +43,7 @@ def find_gguf(package: str) -> Path:
 def unpack(gguf: Path, out: Path) -> None:
     """Dequantize the GGUF file to float32 and save it as a Hugging Face checkpoint."""
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     config = transformers.AutoConfig.from_pretrained(**source)
     weights = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).state_dict()

@@ -1,8 +1,8 @@
 """Documents inside token shards: where they lie, what they are called, how they are cut into windows.
 
-Beside a shard of ours, `name.bin`, lies its index `name.index.parquet`: a row per document (start, end, id, domain, url) and,
-in the schema's metadata, what was used to make it. A shard of llm.c or modded-nanogpt has no index; there the documents
-are found by the separator's id.
+Beside a shard of ours, `name.bin`, lies its index `name.index.parquet`: a row per document (start, end, id, domain,
+url) and, in the schema's metadata, what was used to make it. A shard of llm.c or modded-nanogpt has no index; there
+the documents are found by the separator's id.
 """
 
 import hashlib
