@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common import cli
 from common.attention import mask_heads_at_run_time
-from common.checkpoints import check_tokenizer_fits, load_model, save_checkpoint
+from common.checkpoints import RECORD_NAME, check_tokenizer_fits, load_model, save_checkpoint
 from common.files import atomic
 from common.heads import Head, encode_probes, head_shape, probe_accuracy, read_heads
 from common.masking import MASKS, mask_heads, run_time_masks
@@ -51,7 +51,7 @@ def make_reference(base_model: str, heads_path: Path, kind: str, out: Path, trus
     check_tokenizer_fits(tokenizer, model, base_model)
     heads = read_heads(heads_path, head_shape(model))
     mask_heads(model, heads, kind)
-    with atomic(out) as tmp:
+    with atomic(out, RECORD_NAME) as tmp:
         save_checkpoint(model, tokenizer, tmp)
         write_record(tmp, base_model, kind, heads)
     print(f"wrote {base_model} with {len(heads)} heads masked ({kind}) to {out}/")

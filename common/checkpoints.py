@@ -10,6 +10,9 @@ from common.errors import InputError
 from common.options import Runtime
 from common.tokenization import TextTokenizer
 
+# A file of this name shows that a checkpoint's folder is of our making, and says how it was made.
+RECORD_NAME = "attention_influence.json"
+
 
 def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
     """Load a causal language model in evaluation mode.

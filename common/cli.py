@@ -79,7 +79,7 @@ def visible(text: str) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; an InputError becomes one line on stderr and exit status 2.
+    """Run a script's `main`; an InputError, or a file that cannot be used, becomes one line on stderr and status 2.
 
     Ctrl-C exits with 130 and says that finished work is kept. Any other exception is a bug and keeps its traceback.
     """
@@ -87,11 +87,15 @@ def run(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         sys.exit(_fail(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(_fail(f"{error.filename}: {error.strerror}"))
     except KeyboardInterrupt:
         print("\nstopped; finished files are kept, and the same command goes on from them", file=sys.stderr)
         sys.exit(130)
 
 
-def _fail(error: Exception) -> int:
+def _fail(error: object) -> int:
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     return 2

@@ -11,17 +11,25 @@ from common.errors import InputError
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
     """Yield a temporary name in `path`'s folder; when the block ends well, flush it and rename it to `path`.
 
     The block may make a file or a folder there. When it fails, the temporary is removed and `path` stays as it was.
+
+    Args:
+        marker: name of a file that shows that a folder is of our making; no other folder is replaced.
+    Raises:
+        InputError: `path` is a folder with something else in it.
 
     >>> with atomic(Path("out.txt")) as tmp:
     ...     tmp.write_text("whole")
     """
     path = Path(path)
+    if path.is_dir() and any(path.iterdir()) and not (marker and (path / marker).exists()):
+        raise InputError(f"{path}: this folder was made by something else and is not replaced; give another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = tmp.with_suffix(".old")
     try:
         yield tmp
         for file in [tmp] if tmp.is_file() else tmp.rglob("*"):
@@ -29,13 +37,14 @@ def atomic(path: Path) -> Iterator[Path]:
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
         if path.is_dir():
-            shutil.rmtree(path)
+            path.rename(old)
         tmp.replace(path)
     finally:
-        if tmp.is_dir():
-            shutil.rmtree(tmp)
-        else:
-            tmp.unlink(missing_ok=True)
+        for left in (tmp, old):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, record: dict) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.checkpoints import check_tokenizer_fits, load_model, max_context, weights_digest
+from common.checkpoints import RECORD_NAME, check_tokenizer_fits, load_model, max_context, weights_digest
 from common.errors import InputError
 from common.files import write_json
 from common.heads import Head
@@ -11,8 +11,6 @@ from common.loss import PairScorer
 from common.masking import find_masked_heads
 from common.options import PairOptions
 from common.tokenization import TextTokenizer, load_tokenizer
-
-RECORD_NAME = "attention_influence.json"
 
 
 def write_record(folder: Path, base_model: str, kind: str, heads: list[Head]) -> None:

@@ -271,6 +271,11 @@ BAD_INPUT = {
     "head out of range": (MASK, lambda d: (d / HEADS).write_text("0,8\n"), [f"{HEADS}:1", "0,8"]),
     "negative head": (MASK, lambda d: (d / HEADS).write_text("0,-1\n"), [f"{HEADS}:1"]),
     "a head twice": (MASK, lambda d: (d / HEADS).write_text("0,1\n0,1\n"), [f"{HEADS}:2", "twice"]),
+    "a folder that is not ours": (
+        [make_reference_model, *"--base_model BASE --out data/mine".split()],
+        None,
+        ["data/mine", "not replaced"],
+    ),
     "no such input": ([*TOKENIZE, "nothing/*.jsonl"], None, ["nothing/*.jsonl"]),
     "unknown text column": ([*TOKENIZE, "CORPUS", "--text_column", "body"], None, ["text.jsonl:1", "'body'"]),
     "unknown id column": ([*TOKENIZE, "CORPUS", "--id_column", "key"], None, ["text.jsonl:1", "'key'"]),
