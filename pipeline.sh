@@ -53,10 +53,12 @@ step() {
 # Probes of 800 x 4,096 tokens are the published setting. On two CPU cores fewer and shorter ones find the same heads.
 if [ "$version" = sample ]; then
     probes=(--num_probes 24 --max_tokens 768)
+    check=(--max_probes 8)
     seq_len=1024
     shards=(--shard_size 30_000)
 else
     probes=()
+    check=()
     seq_len=4096
     shards=()
 fi
@@ -66,7 +68,7 @@ if [ "$model" = "$sample_model" ]; then
 fi
 step data/probes.jsonl generate_retrieval_probes.py --tokenizer "$model" "${probes[@]}"
 step data/retrieval_heads.txt compute_retrieval_heads.py --model "$model"
-step reference-model make_reference_model.py --base_model "$model" --probes data/probes.jsonl
+step reference-model make_reference_model.py --base_model "$model" --probes data/probes.jsonl "${check[@]}"
 run fineweb.py --version "$version" --tokenizer "$model" "${shards[@]}" "${overwrite[@]}"
 run attention_influence_scoring.py --base_model "$model" --data "data/fineweb$version/fineweb_train_*.bin" \
     --seq_len "$seq_len" "${overwrite[@]}"
