@@ -1,6 +1,7 @@
 """Loading models: where they run, in which precision, and what identifies their weights."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -71,12 +72,18 @@ def max_context(model: transformers.PreTrainedModel) -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 
-def weights_digest(model: transformers.PreTrainedModel) -> str:
-    """A short hash of every weight as loaded (so of its dtype too), in the order of their names."""
-    digest = hashlib.sha256()
+def settings(model: transformers.PreTrainedModel) -> dict:
+    """The model's config without what does not change its results: where it came from, and who saved it."""
+    incidental = ("_name_or_path", "architectures", "dtype", "transformers_version")
+    return {name: value for name, value in model.config.to_dict().items() if name not in incidental}
+
+
+def model_digest(model: transformers.PreTrainedModel) -> str:
+    """A short hash of the config and of every weight as loaded, so of the dtype too."""
+    digest = hashlib.sha256(json.dumps(settings(model), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

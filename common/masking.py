@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from common.attention import HeadMask, attention_modules
+from common.checkpoints import settings
 from common.errors import InputError
 from common.heads import Head
 
@@ -33,17 +34,16 @@ def mask_heads(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> None
 
 
 def find_masked_heads(base: PreTrainedModel, reference: PreTrainedModel) -> tuple[str, list[Head]] | str:
-    """Compare two models tensor by tensor: is `reference` the `base` with heads switched off and nothing else changed?
+    """Compare two models, config and every tensor: is `reference` the `base` with heads switched off and no more?
 
     Returns:
         (kind, heads) when it is, else a sentence that says where they part.
     """
-    ours, theirs = base.state_dict(), reference.state_dict()
-    if ours.keys() != theirs.keys():
-        return f"tensor {sorted(ours.keys() ^ theirs.keys())[0]} is in one of them only"
-    for name in ours:
-        if ours[name].shape != theirs[name].shape:
-            return f"tensor {name} has shape {list(theirs[name].shape)} instead of {list(ours[name].shape)}"
+    for name, value in settings(base).items():
+        other = settings(reference).get(name)
+        if value != other:
+            return f"{name} is {other} instead of {value}"
+    ours, theirs = base.state_dict(), reference.state_dict()  # of the same names and shapes, as the configs are equal
     differing = {name for name in ours if not torch.equal(ours[name], theirs[name])}
     if not differing:
         return "they are identical, no head is masked"

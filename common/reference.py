@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.checkpoints import RECORD_NAME, check_tokenizer_fits, load_model, max_context, weights_digest
+from common.checkpoints import RECORD_NAME, check_tokenizer_fits, load_model, max_context, model_digest
 from common.errors import InputError
 from common.files import write_json
 from common.heads import Head
@@ -25,7 +25,7 @@ class Pair:
     Attributes:
         scorer: gives token losses under both.
         tokenizer: the base model's.
-        identity: what a run's results depend on: digests of both models' weights.
+        identity: what a run's results depend on: digests of both models.
         summary: one line on how the reference relates to the base.
     """
 
@@ -51,7 +51,7 @@ def load_pair(options: PairOptions) -> Pair:
     if limit and seq_len > limit:
         raise InputError(f"{base_name}: its context holds {limit} tokens, --seq_len {seq_len} is more; lower --seq_len")
     reference = load_model(reference_name, options.runtime)
-    identity = {"base_model": weights_digest(base), "reference_model": weights_digest(reference)}
+    identity = {"base_model": model_digest(base), "reference_model": model_digest(reference)}
     vocab_size = base.get_input_embeddings().weight.shape[0]
     found = find_masked_heads(base, reference)
     if isinstance(found, tuple):
