@@ -26,7 +26,7 @@ from common import cli
 from common.corpus import expand
 from common.documents import Shard, check_tokenizer, is_scorable, open_shard, windows
 from common.errors import InputError
-from common.files import claim
+from common.files import claim, refuse_folder
 from common.options import add_pair_flags, add_separator_flags, pair_options
 from common.reference import Pair, load_pair
 from common.scores import Parts, merge_parts
@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None):
     parser.add_argument(
         "--data", nargs="+", default=["data/fineweb10B/fineweb_train_*.bin"], help="shards, as files or globs"
     )
-    parser.add_argument("--max_tokens", type=cli.positive_int, help="stop behind the document that reaches so many")
+    parser.add_argument("--max_tokens", type=cli.positive_int, help="score up to the document that reaches so many")
     parser.add_argument("--out", type=Path, default=Path("data/ai_scores.tsv"), help="the table; .parquet beside it")
     parser.add_argument("--overwrite", action="store_true", help="delete what another run left beside --out")
     return parser.parse_args(argv)
@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None):
 
 @dataclass(frozen=True)
 class Work:
-    """The documents of one shard that are to be scored: the first `num_documents`."""
+    """The documents of one shard that are to be scored: the first `num_documents`, of `num_tokens` in all."""
 
     path: Path
     num_documents: int
@@ -60,17 +60,18 @@ class Work:
 
 
 def plan(
-    paths: Iterable[Path], tokenizer: TextTokenizer, open_one: Callable[[Path], Shard], max_tokens: int | None
+    paths: Iterable[Path],
+    tokenizer: TextTokenizer,
+    open_one: Callable[[Path], Shard],
+    max_tokens: int | None,
 ) -> list[Work]:
     """Check every shard against the tokenizer, and choose documents up to the one that reaches `max_tokens`."""
     work, left = [], max_tokens or float("inf")
     for path in paths:
         shard = open_one(path)
         check_tokenizer(shard, tokenizer)
-        if left <= 0:
-            break
         ends = np.concatenate([[0], shard.spans[:, 1]])
-        count = min(int(np.searchsorted(ends, left)), len(shard.spans))
+        count = min(int(np.searchsorted(ends, max(left, 0))), len(shard.spans))
         work.append(Work(path, count, int(ends[count]), shard.digest()))
         left -= int(ends[count])
     return work
@@ -98,20 +99,24 @@ def score(
 ) -> None:
     """Score what is not scored yet and put the table together."""
     parts = Parts(out.with_suffix(".parts"))
-    settings = {**pair.identity, "seq_len": seq_len, "shards": {str(w.path): [w.digest, w.num_documents] for w in work}}
+    settings = {**pair.identity, "seq_len": seq_len, "shards": {str(w.path): w.digest for w in work}}
     claim(parts.folder / "run.json", settings, overwrite, "*.parquet")
     print(f"{out}: {pair.summary}")
-    finished = []
+    finished, num_documents = [], 0
     with cli.progress(sum(w.num_tokens for w in work), "scoring") as bar:
         for item in work:
             shard = open_one(item.path)
             covered = parts.of_shard(shard.name)[1]
-            check_vocabulary(item.path, shard.tokens, pair.vocab_size)
+            if covered < item.num_documents:
+                check_vocabulary(item.path, shard.tokens, pair.vocab_size)
             bar.update(int(shard.spans[covered - 1, 1]) if covered else 0)
             score_documents(shard, pair, seq_len, range(covered, item.num_documents), parts, bar)
-            finished += parts.of_shard(shard.name)[0]
-    num_documents = sum(w.num_documents for w in work)
+            done, covered = parts.of_shard(shard.name)
+            finished += done
+            num_documents += covered
     num_rows = merge_parts(finished, out)
+    if not num_rows:
+        raise InputError(f"{work[0].path}: no document of two tokens or more in the data; nothing could be scored")
     print(f"wrote {num_rows:,} scores to {out} and {out.with_suffix('.parquet')}")
     if num_rows < num_documents:
         print(f"skipped {num_documents - num_rows:,} documents of no or one token: nothing to predict from context")
@@ -122,6 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if args.out.suffix != ".tsv":
         raise InputError(f"--out {args.out}: end it with .tsv; the .parquet is written beside it")
+    refuse_folder(args.out)
     tokenizer = load_tokenizer(args.base_model, args.trust_remote_code)
     open_one = partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side)
     work = plan(expand(args.data), tokenizer, open_one, args.max_tokens)

@@ -12,6 +12,7 @@ A document ends with the tokenizer's end-of-text token and is never split over t
 that spells a special token stays text. A run that was stopped goes on behind its last finished shard.
 """
 
+import argparse
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -24,10 +25,12 @@ from common.errors import InputError
 from common.files import claim, read_json, write_json
 from common.options import DEFAULT_MODEL, add_trust_flag
 from common.sample import sample_documents
+from common.shards import MAX_TOKENS
 from common.tokenization import TextTokenizer, load_tokenizer
 
 HUB_NAME = "HuggingFaceFW/fineweb"
 HUB_CONFIGS = {"10B": "sample-10BT", "100B": "sample-100BT", "350B": "sample-350BT"}
+BYTES_PER_TOKEN = 4  # about, for the time left; compressed files hold more
 BATCH_DOCUMENTS, BATCH_CHARS = 1024, 4_000_000
 
 
@@ -40,7 +43,7 @@ def parse_args(argv: list[str] | None):
     parser.add_argument("--domain_column", help="column that holds the domain (default: all one domain)")
     parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="model name or folder, or tiktoken:gpt2")
     parser.add_argument("--out_dir", type=Path, help="where the shards go (default: data/fineweb and the version)")
-    parser.add_argument("--shard_size", type=cli.positive_int, default=10**8, help="most tokens in a shard")
+    parser.add_argument("--shard_size", type=shard_size, default=10**8, help="most tokens in a shard")
     parser.add_argument(
         "--val_tokens", type=cli.non_negative_int, help="tokens set aside first (default: a shard of the hub's, else 0)"
     )
@@ -51,15 +54,23 @@ def parse_args(argv: list[str] | None):
     return parser.parse_args(argv)
 
 
+def shard_size(text: str) -> int:
+    """Argument type: a number of tokens that a shard's header can hold."""
+    size = cli.positive_int(text)
+    if size > MAX_TOKENS:
+        raise argparse.ArgumentTypeError(f"{text} is more than a shard's header can hold, {MAX_TOKENS}")
+    return size
+
+
 def open_source(
     version: str, inputs: list[str] | None, columns: Columns
 ) -> tuple[Iterable[SourceDocument], int | None]:
     """The documents to tokenize, and roughly how many tokens they hold where that is known."""
     if inputs:
-        expand(inputs)
-        return read_files(inputs, columns), None
+        return read_files(inputs, columns), sum(path.stat().st_size for path in expand(inputs)) // BYTES_PER_TOKEN
     if version == "sample":
-        return sample_documents(), None
+        documents = list(sample_documents())
+        return documents, sum(len(document.text) for document in documents) // BYTES_PER_TOKEN
     return read_hub(HUB_NAME, HUB_CONFIGS[version], columns, NAME), int(version.removesuffix("B")) * 10**9
 
 
@@ -108,7 +119,9 @@ def make_dataset(
     if tokenizer.separator_id is None:
         raise InputError(f"{tokenizer.name}: it has no end-of-text token to put between documents; take another")
     settings = {
-        "source": inputs or version,
+        "source": {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in expand(inputs)}
+        if inputs
+        else version,
         "columns": vars(columns),
         "tokenizer": tokenizer.fingerprint,
         "shard_size": shard_size,
@@ -121,13 +134,13 @@ def make_dataset(
     summary_path = out_dir / f"{NAME}_summary.json"
     complete = summary_path.exists() and read_json(summary_path) == writer.counts()
     if not complete:
-        tokenize(islice(documents, max_docs), tokenizer, writer, expected_tokens)
+        tokenize(islice(documents, max_docs), tokenizer, writer, None if max_docs else expected_tokens)
         if not writer.num_documents:
             raise InputError(f"{inputs or version}: no documents in it; give text")
         write_json(summary_path, writer.counts())
     amount = "{documents:,} documents, {tokens:,} tokens, {shards} shards".format_map(writer.counts())
     print(f"{'reusing' if complete else 'wrote'} {out_dir}/: {amount}")
-    print(f"next: python attention_influence_scoring.py --data '{out_dir}/{NAME}_train_*.bin'")
+    print(f"next: python attention_influence_scoring.py --base_model MODEL --data '{out_dir}/{NAME}_train_*.bin'")
 
 
 def main(argv: list[str] | None = None) -> None:

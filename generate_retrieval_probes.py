@@ -32,7 +32,9 @@ MAX_SENTENCES = 100_000
 def parse_args(argv: list[str] | None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="model name or folder")
-    parser.add_argument("--corpus", nargs="+", help="files, globs or a hub data set to take sentences from")
+    parser.add_argument(
+        "--corpus", nargs="+", help="files, globs or a hub data set (owner/name) to take sentences from"
+    )
     parser.add_argument("--text_column", default="text", help="column of --corpus that holds the text")
     parser.add_argument("--num_probes", type=cli.positive_int, default=800, help="the paper's setting is 800")
     parser.add_argument("--max_tokens", type=cli.positive_int, default=4096, help="longest probe, answer included")

@@ -21,13 +21,14 @@ import numpy as np
 
 from common import cli
 from common.attention import mask_heads_at_run_time
-from common.checkpoints import RECORD_NAME, check_tokenizer_fits, load_model, save_checkpoint
-from common.files import atomic
+from common.checkpoints import check_tokenizer_fits, load_model, save_checkpoint
+from common.errors import InputError
+from common.files import atomic, refuse_folder
 from common.heads import Head, encode_probes, head_shape, probe_accuracy, read_heads
 from common.masking import MASKS, mask_heads, run_time_masks
 from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
 from common.probes import Probe, read_probes
-from common.reference import write_record
+from common.reference import RECORD_NAME, write_record
 from common.tokenization import load_tokenizer
 
 
@@ -49,6 +50,9 @@ def parse_args(argv: list[str] | None):
 
 def make_reference(base_model: str, heads_path: Path, kind: str, out: Path, trust_remote_code: bool) -> list[Head]:
     """Mask the heads in a copy of the base, in the base's own dtype, and save it; returns the heads."""
+    if out.exists() and Path(base_model).exists() and out.samefile(base_model):
+        raise InputError(f"--out {out}: this is the base model itself; give another folder")
+    refuse_folder(out, RECORD_NAME)
     tokenizer = load_tokenizer(base_model, trust_remote_code)
     model = load_model(base_model, Runtime("cpu", "checkpoint", trust_remote_code))
     check_tokenizer_fits(tokenizer, model, base_model)

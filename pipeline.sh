@@ -4,8 +4,9 @@
 #   bash pipeline.sh                                                  SmolLM2-135M on the sample text; needs only pip
 #   bash pipeline.sh --model hfl/chinese-llama-2-1.3b --version 10B   a model and FineWeb from the hub
 #
-# Makes .venv on the first run. A step whose command and inputs have not changed is not run again; tokenizing and scoring
-# go on where they were stopped. --overwrite starts both anew, when they belong to another model or other text.
+# Makes .venv on the first run. A step is not run again while its command and its input file stay as they were;
+# tokenizing and scoring go on where they were stopped. Other models and versions get a folder of their own in data/.
+# --overwrite scores anew where the scores belong to other heads or another text.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -18,7 +19,7 @@ while [ $# -gt 0 ]; do
         --model) model=${2:?--model needs a name or folder}; shift 2 ;;
         --version) version=${2:?--version needs sample, 10B, 100B or 350B}; shift 2 ;;
         --overwrite) overwrite=(--overwrite); shift ;;
-        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "error: unknown flag $1 (--model, --version, --overwrite)" >&2; exit 2 ;;
     esac
 done
@@ -33,20 +34,22 @@ run() {
     "$python" "$@"
 }
 
-# step OUTPUT SCRIPT FLAG…: run it, unless OUTPUT is there, made by the same command, and no step before was run.
+# step INPUT OUTPUT SCRIPT FLAG…: run it, unless OUTPUT is there, is not older than INPUT, was made by the same command,
+# and no step before was run.
 stale=no
 step() {
-    local output=$1
-    local stamp=data/.steps/${output//\//_}
-    shift
-    if [ $stale = no ] && [ -e "$output" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$*" ]; then
+    local input=$1 output=$2
+    local stamp=$data/.steps/${output//\//_}
+    shift 2
+    if [ $stale = no ] && [ -e "$output" ] && [ ! "$input" -nt "$output" ] &&
+        [ "$(cat "$stamp" 2>/dev/null)" = "$*" ]; then
         echo "reusing $output"
         return
     fi
     stale=yes
     rm -f "$stamp"
     run "$@"
-    mkdir -p data/.steps
+    mkdir -p "$data/.steps"
     printf '%s' "$*" >"$stamp"
 }
 
@@ -63,14 +66,28 @@ else
     shards=()
 fi
 
-if [ "$model" = "$sample_model" ]; then
-    step "$sample_model" unpack_model.py --out "$sample_model"
+# The sample run has the scripts' own default paths; any other has a folder of its own.
+data=data
+reference=reference-model
+if [ "$model" != "$sample_model" ] || [ "$version" != sample ]; then
+    data=data/${model//\//_}-$version
+    reference=$data/reference-model
 fi
-step data/probes.jsonl generate_retrieval_probes.py --tokenizer "$model" "${probes[@]}"
-step data/retrieval_heads.txt compute_retrieval_heads.py --model "$model"
-step reference-model make_reference_model.py --base_model "$model" --probes data/probes.jsonl "${check[@]}"
-run fineweb.py --version "$version" --tokenizer "$model" "${shards[@]}" "${overwrite[@]}"
-run attention_influence_scoring.py --base_model "$model" --data "data/fineweb$version/fineweb_train_*.bin" \
-    --seq_len "$seq_len" "${overwrite[@]}"
-run rank_scores.py
-run validate_docs.py --base_model "$model" --seq_len "$seq_len" --scores data/ai_scores.tsv --top 1 --bottom 1
+
+if [ "$model" = "$sample_model" ]; then
+    step requirements-sample.txt "$model" unpack_model.py --out "$model"
+fi
+step "$model" "$data/probes.jsonl" generate_retrieval_probes.py --tokenizer "$model" "${probes[@]}" \
+    --out "$data/probes.jsonl"
+step "$data/probes.jsonl" "$data/retrieval_heads.txt" compute_retrieval_heads.py --model "$model" \
+    --probes "$data/probes.jsonl" --out "$data/retrieval_heads.txt"
+step "$data/retrieval_heads.txt" "$reference" make_reference_model.py --base_model "$model" \
+    --retrieval_heads "$data/retrieval_heads.txt" --probes "$data/probes.jsonl" "${check[@]}" --out "$reference"
+# The next two know by themselves what is done.
+run fineweb.py --version "$version" --tokenizer "$model" "${shards[@]}" --out_dir "$data/fineweb$version"
+run attention_influence_scoring.py --base_model "$model" --reference_model "$reference" \
+    --data "$data/fineweb$version/fineweb_train_*.bin" --seq_len "$seq_len" --out "$data/ai_scores.tsv" "${overwrite[@]}"
+run rank_scores.py --scores "$data/ai_scores.tsv" --out "$data/top20.tsv"
+run validate_docs.py --base_model "$model" --reference_model "$reference" --seq_len "$seq_len" \
+    --scores "$data/ai_scores.tsv" --top 1 --bottom 1
+echo "(before you type a command of your own: . .venv/bin/activate)"

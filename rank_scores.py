@@ -33,10 +33,17 @@ def parse_args(argv: list[str] | None):
 
 def rank(scores_path: Path, percent: float, by: str, lowest: bool, out: Path) -> None:
     """Select within each domain, write the selection, and print a line per domain."""
+    if out.with_suffix("").resolve() == scores_path.with_suffix("").resolve():
+        raise InputError(f"--out {out}: this is the table of scores itself; give another file")
     scores = read_scores(scores_path)
-    selections, lines = [], [("domain", "documents", "tokens", "mean", "threshold", "selected", "share of tokens")]
+    selections, num_ranked, lines = (
+        [],
+        0,
+        [("domain", "documents", "tokens", "mean", "threshold", "selected", "share of tokens")],
+    )
     for domain, rows, chosen in select(scores, percent, by, lowest):
         selections.append(chosen)
+        num_ranked += len(rows)
         lines.append(
             (
                 domain,
@@ -61,11 +68,11 @@ def rank(scores_path: Path, percent: float, by: str, lowest: bool, out: Path) ->
             *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
         ]
         print("  ".join(cells))
-    dropped = len(scores) - sum(int(line[1].replace(",", "")) for line in lines[1:])
+    dropped = len(scores) - num_ranked
     if dropped:
         print(f"{dropped:,} rows have no finite AI_Score and were not ranked")
     print(f"wrote {len(selected):,} documents to {out} and {out.with_suffix('.parquet')}")
-    print(f"next: python validate_docs.py --scores {scores_path} --top 1 --bottom 1")
+    print(f"next: python validate_docs.py --base_model MODEL --scores {scores_path} --top 1 --bottom 1")
 
 
 def main(argv: list[str] | None = None) -> None:

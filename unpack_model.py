@@ -14,9 +14,10 @@ import torch
 import transformers
 
 from common import cli
-from common.checkpoints import RECORD_NAME
 from common.errors import InputError
 from common.files import atomic, write_json
+
+MARKER = "unpacked_from_gguf.json"
 
 
 def parse_args(argv: list[str] | None):
@@ -51,10 +52,10 @@ def unpack(gguf: Path, out: Path) -> None:
     # A model that came from GGUF refuses to be saved; one of the same config and weights does not.
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(weights)
-    with atomic(out, RECORD_NAME) as tmp:
+    with atomic(out, MARKER) as tmp:
         model.save_pretrained(tmp)
         transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(tmp)
-        write_json(tmp / RECORD_NAME, {"unpacked_from": gguf.name})
+        write_json(tmp / MARKER, {"file": gguf.name})
     print(f"wrote {sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters from {gguf.name} to {out}/")
     print(f"next: python generate_retrieval_probes.py --tokenizer {out}")
 

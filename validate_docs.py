@@ -11,7 +11,7 @@ Writes  nothing; prints each document's text, L_base, L_ref and AI_Score, and th
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -123,11 +123,12 @@ def one_line(text: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     tokenizer = load_tokenizer(args.base_model, args.trust_remote_code)
-    open_one = partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side)
+    open_one = cache(partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side))
     read = partial(open_document, tokenizer=tokenizer, open_one=open_one)
     if args.scores:
         list_ends(args.scores, args.top, args.bottom, read, tokenizer)
         models = f"--base_model {args.base_model} --reference_model {args.reference_model} --seq_len {args.seq_len}"
+        models += f" --eot_id {args.eot_id} --eot_side {args.eot_side}" if args.eot_id is not None else ""
         print(f"\nlook at one, token by token: python validate_docs.py {models} --doc_id ID")
     else:
         documents = [read(doc_id) for doc_id in args.doc_id]

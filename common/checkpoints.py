@@ -2,17 +2,28 @@
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from common.errors import InputError
 from common.options import Runtime
 from common.tokenization import TextTokenizer
 
-# A file of this name shows that a checkpoint's folder is of our making, and says how it was made.
-RECORD_NAME = "attention_influence.json"
+# What transformers and the readers below it raise for a checkpoint that is not there, not whole or not one.
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 
 
 def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
@@ -37,7 +48,7 @@ def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise InputError(f"{name}: no causal language model could be loaded ({error})") from None
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])

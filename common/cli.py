@@ -1,7 +1,9 @@
 """The edge to the shell: arguments, errors in one line, progress bars, text that is safe to print."""
 
 import argparse
+import errno
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -81,18 +83,21 @@ def visible(text: str) -> str:
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; an InputError, or a file that cannot be used, becomes one line on stderr and status 2.
 
-    Ctrl-C exits with 130 and says that finished work is kept. Any other exception is a bug and keeps its traceback.
+    Ctrl-C exits with 130. Any other exception is a bug and keeps its traceback.
     """
     try:
         main()
     except InputError as error:
         sys.exit(_fail(error))
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno != errno.ENOSPC:
             raise
-        sys.exit(_fail(f"{error.filename}: {error.strerror}"))
+        sys.exit(_fail(f"{error.filename or 'writing'}: {error.strerror}"))
     except KeyboardInterrupt:
-        print("\nstopped; finished files are kept, and the same command goes on from them", file=sys.stderr)
+        print("\nstopped; nothing half written is left, run the same command to go on", file=sys.stderr)
         sys.exit(130)
 
 

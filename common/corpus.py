@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
@@ -60,26 +59,33 @@ def read_files(patterns: Sequence[str], columns: Columns) -> Iterator[SourceDocu
 
 def expand(patterns: Sequence[str]) -> list[Path]:
     """The files that the patterns match, each once; InputError for a pattern that matches none."""
-    found: dict[str, None] = {}
+    found: dict[Path, Path] = {}
     for pattern in patterns:
-        matches = sorted(name for name in glob.glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207
+        matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+        matches = [Path(name) for name in matches if Path(name).is_file()]
         if not matches:
             raise InputError(f"{pattern}: no such file; check the path, and quote patterns with * in the shell")
-        found |= dict.fromkeys(matches)
-    return [Path(name) for name in found]
+        for path in matches:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
 
 
 def read_hub(name: str, config: str | None, columns: Columns, domain: str = DEFAULT_DOMAIN) -> Iterator[SourceDocument]:
     """Stream the `train` split of a data set on the Hugging Face hub, all in `domain` unless a column says more."""
+    import datasets  # slow, and needed for the hub alone
+
+    number = 0
     try:
-        rows = datasets.load_dataset(name, name=config, split="train", streaming=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        for row in datasets.load_dataset(name, name=config, split="train", streaming=True):
+            yield _document(f"{name}:{number}", row, columns, domain)
+            number += 1
+    except (InputError, GeneratorExit):
+        raise
+    except Exception as error:  # whatever the network, the hub or a decoder may raise
         raise InputError(
-            f"{name}: neither a file here nor a data set that the hub gave ({type(error).__name__}: {error}); "
-            "check the name and the network, or give local files"
+            f"{name}: the hub gave no row {number} ({type(error).__name__}: {error}); check name and network, "
+            "run this again, or give local files"
         ) from None
-    for number, row in enumerate(rows):
-        yield _document(f"{name}:{number}", row, columns, domain)
 
 
 def _document(place: str, row: dict, columns: Columns, domain: str = DEFAULT_DOMAIN) -> SourceDocument:
@@ -91,26 +97,32 @@ def _document(place: str, row: dict, columns: Columns, domain: str = DEFAULT_DOM
         raise InputError(
             f"{place}: column {columns.text!r} holds {type(text).__name__}, not text; mend or drop the row"
         )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{place}: half of a surrogate pair at character {error.start}; mend or drop the row"
+        ) from None
     return SourceDocument(
         text,
-        _one_line(row.get(columns.id or "id", place)),
-        _one_line(row[columns.domain]) if columns.domain else domain,
-        _one_line(row.get("url") or ""),
+        _one_line(row.get(columns.id or "id"), place),
+        _one_line(row[columns.domain], domain) if columns.domain else domain,
+        _one_line(row.get("url"), ""),
     )
 
 
-def _one_line(value: object) -> str:
-    """The value as text that cannot break a row of a table."""
-    return " ".join(str(value).split())
+def _one_line(value: object, default: str) -> str:
+    """The value as text that cannot break a row of a table, or `default` where there is none."""
+    return default if value is None else " ".join(str(value).encode("utf-8", "replace").decode().split())
 
 
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict]]:
     try:
         with pq.ParquetFile(path) as file:
-            wanted = {columns.text, columns.id or "id", columns.domain, "url"}
-            # An unknown column is reported by the caller, which then needs to see all names.
-            known = set(file.schema_arrow.names)
-            read = [name for name in file.schema_arrow.names if name in wanted] if columns.text in known else None
+            names = file.schema_arrow.names
+            needed = {columns.text, columns.id, columns.domain} - {None}
+            # Where one is missing, the caller reports it, and wants to see all names.
+            read = [name for name in names if name in needed | {"id", "url"}] if needed <= set(names) else None
             number = 0
             for batch in file.iter_batches(batch_size=1024, columns=read):
                 for row in batch.to_pylist():
@@ -126,7 +138,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict]]:
             place = f"{path}:{number}"
             try:
                 row = json.loads(line.decode("utf-8")) if line.strip() else None
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{place}: not a JSON object ({error}); mend or drop the line") from None
             if row is None:
                 continue

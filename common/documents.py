@@ -66,8 +66,8 @@ class Shard:
         return f"{self.name}:{start}-{end}"
 
     def digest(self) -> str:
-        """A short hash of the documents' places and of up to 64 evenly spaced stretches of 1,024 tokens."""
-        digest = hashlib.sha256(self.spans.tobytes())
+        """A short hash of the documents' places and domains and of 64 evenly spaced stretches of 1,024 tokens."""
+        digest = hashlib.sha256(self.spans.tobytes() + "\0".join(self.domains).encode())
         for start in range(0, len(self.tokens), max(1024, len(self.tokens) // 64)):
             digest.update(self.tokens[start : start + 1024].tobytes())
         return digest.hexdigest()[:16]
@@ -102,6 +102,8 @@ def open_shard(path: Path, eot_id: int | None = None, eot_side: str = "first") -
         InputError: the shard is damaged, disagrees with its index, or has neither index nor `eot_id`.
     """
     path = Path(path)
+    if path.suffix != ".bin":
+        raise InputError(f"{path}: a shard's name ends with .bin, and doc_ids leave that out; rename the file")
     tokens = read_shard(path)
     name = str(path.with_suffix(""))
     index_path = path.with_suffix(INDEX_SUFFIX)
@@ -111,9 +113,13 @@ def open_shard(path: Path, eot_id: int | None = None, eot_side: str = "first") -
                 f"{path}: no index {index_path.name} beside it; if it comes from llm.c or modded-nanogpt, give the id "
                 "of the token between documents with --eot_id (50256 for GPT-2)"
             )
+        if len(tokens) and not (tokens == eot_id).any():
+            raise InputError(f"{path}: token {eot_id} of --eot_id never occurs in it; give the id that parts documents")
         spans = separated_spans(tokens, eot_id, eot_side)
         return Shard(name, tokens, spans, [DEFAULT_DOMAIN] * len(spans), eot_id, None)
     table, info = read_index(index_path)
+    if table["domain"].null_count:
+        raise InputError(f"{index_path}: a document without a domain; make shard and index anew with fineweb.py")
     spans = np.stack([table["start"].to_numpy(), table["end"].to_numpy()], axis=1)
     _check_index(index_path, tokens, spans, info)
     return Shard(name, tokens, spans, table["domain"].to_pylist(), info.separator_id, info)
@@ -156,7 +162,7 @@ def parse_doc_id(doc_id: str) -> tuple[Path, int, int]:
     Raises:
         InputError: it is not of that form, or start is not below end.
     """
-    match = re.fullmatch(r"(.+):(\d+)-(\d+)", doc_id)
+    match = re.fullmatch(r"(.+?)(?:\.bin)?:(\d+)-(\d+)", doc_id)
     if not match or int(match[2]) >= int(match[3]):
         raise InputError(f"doc_id {doc_id!r}: expected path/of/shard:start-end with start below end")
     return Path(match[1] + ".bin"), int(match[2]), int(match[3])

@@ -24,9 +24,8 @@ def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
     >>> with atomic(Path("out.txt")) as tmp:
     ...     tmp.write_text("whole")
     """
-    path = Path(path)
-    if path.is_dir() and any(path.iterdir()) and not (marker and (path / marker).exists()):
-        raise InputError(f"{path}: this folder was made by something else and is not replaced; give another --out")
+    refuse_folder(path, marker)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = tmp.with_suffix(".old")
@@ -45,6 +44,13 @@ def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
                 shutil.rmtree(left)
             else:
                 left.unlink(missing_ok=True)
+
+
+def refuse_folder(path: Path, marker: str | None = None) -> None:
+    """Raise InputError if `path` is a folder, unless it is empty or holds `marker` where a folder is to be written."""
+    path = Path(path)
+    if path.is_dir() and not (marker and ((path / marker).exists() or not any(path.iterdir()))):
+        raise InputError(f"{path}: this folder was made by something else and is not replaced; give another --out")
 
 
 def write_json(path: Path, record: dict) -> None:
@@ -71,13 +77,16 @@ def claim(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> N
 
     The first run writes `settings` there. A later run with equal settings goes on; with others it raises InputError
     that names what differs, unless `overwrite`, where `outputs` (a glob in the record's folder) is deleted first.
+    Files like `outputs` without a record were made by something else and are never touched.
     """
+    if not record_path.exists() and (foreign := sorted(record_path.parent.glob(outputs))):
+        raise InputError(f"{foreign[0]}: made by something else, as {record_path} is missing; give another output")
     if record_path.exists():
         before = read_json(record_path)
         now = json.loads(json.dumps(settings))
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         if changed and not overwrite:
-            detail = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
+            detail = "; ".join(_difference(key, before.get(key), now.get(key)) for key in changed)
             raise InputError(
                 f"{record_path.parent} holds another run's work ({detail}): give another output, or --overwrite"
             )
@@ -87,3 +96,11 @@ def claim(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> N
         for path in record_path.parent.glob(outputs):
             path.unlink()
     write_json(record_path, settings)
+
+
+def _difference(key: str, before: object, now: object) -> str:
+    """What changed, in a few words however long the values are."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        return f"{len(names)} of its {key} differ, {names[0]} among them"
+    return f"{key} was {before!r}, is {now!r}"

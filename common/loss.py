@@ -66,13 +66,11 @@ class PairScorer:
         """Losses under base and reference, shape [2, num_targets]."""
         input_ids, targets = window[None, :-1], window[None, 1:]
         if self._masked is None:
-            return torch.cat([token_losses(model, _hidden(model, input_ids), targets) for model in self._models()])
+            models = self._base, self._reference
+            return torch.cat([token_losses(model, _hidden(model, input_ids), targets) for model in models])
         with _masked_second_row(self._base, *self._masked):
             hidden = _hidden(self._base, input_ids)
         return token_losses(self._base, hidden, targets.expand(2, -1))
-
-    def _models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
-        return self._base, self._reference
 
 
 @contextmanager

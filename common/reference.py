@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.checkpoints import RECORD_NAME, check_tokenizer_fits, load_model, max_context, model_digest
+from common.checkpoints import check_tokenizer_fits, load_model, max_context, model_digest
 from common.errors import InputError
 from common.files import write_json
 from common.heads import Head
@@ -11,6 +11,9 @@ from common.loss import PairScorer
 from common.masking import find_masked_heads
 from common.options import PairOptions
 from common.tokenization import TextTokenizer, load_tokenizer
+
+# In a folder, it shows that the folder is a reference model of our making.
+RECORD_NAME = "attention_influence.json"
 
 
 def write_record(folder: Path, base_model: str, kind: str, heads: list[Head]) -> None:
@@ -25,14 +28,14 @@ class Pair:
     Attributes:
         scorer: gives token losses under both.
         tokenizer: the base model's.
-        identity: what a run's results depend on: digests of both models.
+        identity: what a run's results depend on: digests of both models, and the tokenizer.
         summary: one line on how the reference relates to the base.
     """
 
     scorer: PairScorer
     tokenizer: TextTokenizer
     vocab_size: int
-    identity: dict[str, str]
+    identity: dict[str, str | int | None]
     summary: str
 
 
@@ -51,7 +54,12 @@ def load_pair(options: PairOptions) -> Pair:
     if limit and seq_len > limit:
         raise InputError(f"{base_name}: its context holds {limit} tokens, --seq_len {seq_len} is more; lower --seq_len")
     reference = load_model(reference_name, options.runtime)
-    identity = {"base_model": model_digest(base), "reference_model": model_digest(reference)}
+    identity = {
+        "base_model": model_digest(base),
+        "reference_model": model_digest(reference),
+        "tokenizer": tokenizer.fingerprint,
+        "bos_id": tokenizer.bos_id,
+    }
     vocab_size = base.get_input_embeddings().weight.shape[0]
     found = find_masked_heads(base, reference)
     if isinstance(found, tuple):

@@ -6,11 +6,11 @@
     data/finewebsample/fineweb_train_000001:0-214  plays   214         3.412077  3.610552  0.058168
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,8 @@ SCHEMA = pa.schema(
 class Parts:
     """The finished parts of a scoring run: one small parquet file per stretch of a shard's documents.
 
-    A part's name says which documents it covers, as rows of the shard, so a run can go on behind the last of them.
+    A part's name is a hash of its shard's name and the documents it covers, as rows of the shard, so a run can go on
+    behind the last of them.
     """
 
     def __init__(self, folder: Path):
@@ -46,19 +47,22 @@ class Parts:
     def write(self, shard_name: str, first: int, last: int, rows: list[tuple]) -> None:
         """Write the rows of documents [first, last) of a shard."""
         columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
-        with atomic(self.folder / f"{quote(shard_name, safe='')}.{first:012d}-{last:012d}.parquet") as tmp:
+        with atomic(self.folder / f"{_short(shard_name)}.{first:012d}-{last:012d}.parquet") as tmp:
             pq.write_table(pa.table([list(column) for column in columns], schema=SCHEMA), tmp)
 
     def of_shard(self, shard_name: str) -> tuple[list[Path], int]:
         """The parts of a shard that follow each other from its first document, and how many documents they cover."""
         parts, covered = [], 0
-        prefix = quote(shard_name, safe="") + "."
-        for path in sorted(path for path in self.folder.glob("*.parquet") if path.name.startswith(prefix)):
-            first, last = map(int, path.name.removeprefix(prefix).removesuffix(".parquet").split("-"))
+        for path in sorted(self.folder.glob(f"{_short(shard_name)}.*.parquet")):
+            first, last = map(int, path.name.split(".")[1].split("-"))
             if first == covered:
                 parts.append(path)
                 covered = last
         return parts, covered
+
+
+def _short(shard_name: str) -> str:
+    return hashlib.sha256(shard_name.encode()).hexdigest()[:16]
 
 
 def merge_parts(parts: Iterable[Path], out: Path) -> int:
@@ -72,7 +76,10 @@ def merge_parts(parts: Iterable[Path], out: Path) -> int:
     ):
         text.write("\t".join(SCHEMA.names) + "\n")
         for part in parts:
-            table = pq.read_table(part)
+            try:
+                table = pq.read_table(part)
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{part}: damaged ({error}); delete it and run this again to score it anew") from None
             writer.write_table(table)
             table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g")
             num_rows += len(table)
@@ -105,7 +112,11 @@ def read_scores(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not a table of scores ({error}); {make}") from None
     if not len(table):
         raise InputError(f"{path}: no rows in it; {make}")
-    return table.to_pandas()
+    scores = table.to_pandas().fillna({"domain": ""})
+    repeated = scores["doc_id"].duplicated()
+    if repeated.any():
+        raise InputError(f"{path}: doc_id {scores['doc_id'][repeated.idxmax()]} stands there twice; {make}")
+    return scores
 
 
 def select(

@@ -11,6 +11,10 @@ setup() {
         return
     fi
     echo "installing into .venv …"
+    "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "error: ${PYTHON:-python3} is older than Python 3.11; name a newer one: PYTHON=python3.12 bash …" >&2
+        exit 2
+    }
     [ -x "$python" ] || "${PYTHON:-python3}" -m venv .venv
     local file flags=()
     for file in "$@"; do flags+=(-r "$file"); done

@@ -91,7 +91,12 @@ class _HuggingFaceTokenizer(TextTokenizer):
         )["input_ids"]
 
     def encode_with_offsets(self, text):
-        encoded = self.hf(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        try:
+            encoded = self.hf(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        except NotImplementedError:
+            raise InputError(
+                f"{self.name}: its tokenizer gives no character offsets, so probes cannot be read"
+            ) from None
         return encoded["input_ids"], encoded["offset_mapping"]
 
     def decode(self, token_ids):

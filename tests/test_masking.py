@@ -6,7 +6,7 @@ import transformers
 from conftest import tiny_model
 
 from common.attention import mask_heads_at_run_time
-from common.checkpoints import load_model, save_checkpoint, model_digest
+from common.checkpoints import load_model, model_digest, save_checkpoint
 from common.errors import InputError
 from common.masking import find_masked_heads, mask_heads, run_time_masks
 from common.options import Runtime
