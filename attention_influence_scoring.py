@@ -115,8 +115,6 @@ def score(
             finished += done
             num_documents += covered
     num_rows = merge_parts(finished, out)
-    if not num_rows:
-        raise InputError(f"{work[0].path}: no document of two tokens or more in the data; nothing could be scored")
     print(f"wrote {num_rows:,} scores to {out} and {out.with_suffix('.parquet')}")
     if num_rows < num_documents:
         print(f"skipped {num_documents - num_rows:,} documents of no or one token: nothing to predict from context")

@@ -66,7 +66,11 @@ def _short(shard_name: str) -> str:
 
 
 def merge_parts(parts: Iterable[Path], out: Path) -> int:
-    """Write `out` (TSV) and its `.parquet` twin from the parts, one at a time; returns the number of rows."""
+    """Write `out` (TSV) and its `.parquet` twin from the parts, one at a time; returns the number of rows.
+
+    Raises:
+        InputError: a part is damaged, or there is no row at all.
+    """
     num_rows = 0
     with (
         atomic(out) as tsv,
@@ -83,6 +87,8 @@ def merge_parts(parts: Iterable[Path], out: Path) -> int:
             writer.write_table(table)
             table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g")
             num_rows += len(table)
+        if not num_rows:
+            raise InputError(f"{out}: no document in the data has two tokens or more, so there are no scores to write")
     return num_rows
 
 

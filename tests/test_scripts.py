@@ -1,6 +1,7 @@
 """The scripts as a user calls them: a whole run on a checkpoint like the default model's, and every bad input."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ import unpack_model
 import validate_docs
 from common import cli
 from common.documents import open_shard
+from common.loss import TokenLosses
+from common.tokenization import load_tokenizer
 
 WORDS = " ".join(SENTENCES).replace(".", "").split()
 
@@ -112,15 +115,40 @@ def test_a_llama_2_checkpoint_goes_through_all_steps(run, spm_folder, corpus):
         assert row.AI_Score == pytest.approx((reference - base) / base, abs=1e-4)
 
 
+def shown_losses(out):
+    """L_base, L_ref and AI_Score as validate_docs prints them."""
+    return tuple(map(float, re.search(r"L_base ([\d.-]+)  L_ref ([\d.-]+)  AI_Score ([\d.-]+)", out).groups()))
+
+
 def test_an_id_from_a_table_shows_the_same_score_again(run, spm_folder, capsys):
     row = pd.read_csv("data/top20.tsv", sep="\t").iloc[0]
     validate_docs.main(["--doc_id", row.doc_id, "--base_model", spm_folder, "--seq_len", "64"])
-    assert f"L_base {row.L_base:.5f}"[:-1] in (out := capsys.readouterr().out)
-    assert f"AI_Score {row.AI_Score:.5f}"[:-1] in out
+    assert shown_losses(capsys.readouterr().out) == pytest.approx((row.L_base, row.L_ref, row.AI_Score), abs=1e-5)
     validate_docs.main(["--scores", "data/ai_scores.tsv", "--base_model", spm_folder])
     assert (
         pd.read_csv("data/ai_scores.tsv", sep="\t").sort_values("AI_Score").iloc[-1].doc_id in capsys.readouterr().out
     )
+
+
+def test_the_tokens_shown_are_those_whose_loss_rises_most(run, spm_folder, capsys):
+    doc_id = pd.read_csv("data/top20.tsv", sep="\t").iloc[0].doc_id
+    shard, _, span = doc_id.rpartition(":")
+    ids = torch.tensor(open_shard(f"{shard}.bin").tokens[slice(*map(int, span.split("-")))].astype(np.int64))
+    losses = []
+    for name in (spm_folder, "reference-model"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+        with torch.no_grad():
+            logits = model(torch.cat([torch.tensor([1]), ids])[None]).logits[0, :-1]
+        losses.append(torch.nn.functional.cross_entropy(logits, ids, reduction="none"))
+    rises = losses[1] - losses[0]
+    worst = int(rises.argmax())
+    validate_docs.main(["--doc_id", doc_id, "--base_model", spm_folder, "--seq_len", "1000", "--tokens", "1"])
+    shown = capsys.readouterr().out.splitlines()[-1]
+    assert list(map(float, shown.split()[:3])) == pytest.approx(
+        [float(rises[worst]), float(losses[0][worst]), float(losses[1][worst])], abs=2e-3
+    )
+    piece = transformers.AutoTokenizer.from_pretrained(spm_folder).convert_ids_to_tokens(int(ids[worst]))
+    assert piece.strip("▁") in shown.split("behind")[0]
 
 
 def test_the_selection_is_the_best_of_each_domain(run):
@@ -177,6 +205,98 @@ def test_a_validation_shard_is_set_aside_first(run, spm_folder, corpus):
     assert names[-1] == "fineweb_val_000000.bin"
     assert len(open_shard(run / "data/val/fineweb_val_000000.bin").tokens) <= 300
     assert sum(len(open_shard(run / "data/val" / name).spans) for name in names) == 60
+
+
+def test_max_tokens_can_be_raised_later_and_keeps_what_is_scored(run, spm_folder):
+    flags = ["--base_model", spm_folder, "--data", "data/mine/*.bin", "--seq_len", "64", "--out", "data/few.tsv"]
+    for max_tokens in ("300", "1500", "600"):
+        attention_influence_scoring.main([*flags, "--max_tokens", max_tokens])
+        lengths = pd.read_csv("data/few.tsv", sep="\t")["num_tokens"]
+        assert lengths.sum() >= int(max_tokens)
+    attention_influence_scoring.main(flags)
+    few, whole = pd.read_parquet("data/few.parquet"), pd.read_parquet("data/ai_scores.parquet")
+    pd.testing.assert_frame_equal(few, whole, rtol=1e-6)
+
+
+def test_a_shard_that_two_globs_match_is_scored_once(run, spm_folder):
+    data = ["data/mine/*.bin", "./data/mine/*1.bin", str(run / "data/mine/fineweb_train_000002.bin")]
+    attention_influence_scoring.main(
+        ["--base_model", spm_folder, "--seq_len", "64", "--out", "data/once.tsv", "--data", *data]
+    )
+    assert (run / "data/once.tsv").read_bytes() == (run / "data/ai_scores.tsv").read_bytes()
+
+
+def test_other_domains_for_the_same_tokens_are_another_run(run, spm_folder, corpus, capsys):
+    flags = "--out_dir data/mine --shard_size 500 --overwrite".split()
+    fineweb.main(["--tokenizer", spm_folder, "--input", str(corpus), *flags])
+    with pytest.raises(SystemExit):
+        cli.run(
+            lambda: attention_influence_scoring.main(
+                ["--base_model", spm_folder, "--data", "data/mine/*.bin", "--seq_len", "64"]
+            )
+        )
+    assert "7 of its shards differ" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_the_finished_parts_and_nothing_half_written(run, spm_folder, monkeypatch, capsys):
+    whole = (run / "data/ai_scores.tsv").read_bytes()
+    flags = ["--base_model", spm_folder, "--data", "data/mine/*.bin", "--seq_len", "64", "--out", "data/new.tsv"]
+    means, calls = TokenLosses.means, []
+
+    def interrupted(losses):
+        calls.append(losses)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+        return means(losses)
+
+    monkeypatch.setattr(TokenLosses, "means", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda: attention_influence_scoring.main(flags))
+    assert exit_.value.code == 130
+    assert "stopped" in capsys.readouterr().err
+    assert not (run / "data/new.tsv").exists()
+    assert not list(run.rglob("*.tmp"))
+    attention_influence_scoring.main(flags)
+    assert (run / "data/new.tsv").read_bytes() == whole
+    assert 88 <= len(calls) < 40 + 88  # not from the start
+
+
+def test_a_model_that_cannot_do_the_probes_is_called_so(run, spm_folder, capsys):
+    compute_retrieval_heads.main(["--model", spm_folder])
+    out = capsys.readouterr().out
+    assert float(re.search(r"predicts ([\d.]+)%", out)[1]) < 50
+    assert "the scores mean little" in out
+
+
+def test_the_reference_keeps_the_precision_of_the_base(run, spm_folder):
+    tiny_model("Llama", bos_token_id=1, eos_token_id=2).to(torch.float16).save_pretrained(run / "half")
+    transformers.AutoTokenizer.from_pretrained(spm_folder).save_pretrained(run / "half")
+    make_reference_model.main("--base_model half --out half-reference".split())
+    model = transformers.AutoModelForCausalLM.from_pretrained(run / "half-reference", dtype="auto")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
+
+
+def test_a_vocabulary_over_65536_makes_uint32_shards(run, spm_folder, corpus, monkeypatch):
+    tokenizer = load_tokenizer(spm_folder)
+    tokenizer.vocab_size = 70_000
+    tokenizer.encode_batch = lambda texts: [[69_999, 5] for _ in texts]
+    monkeypatch.setattr(fineweb, "load_tokenizer", lambda *_: tokenizer)
+    fineweb.main(["--input", str(corpus), "--out_dir", "data/wide"])
+    shard = open_shard(run / "data/wide/fineweb_train_000001.bin")
+    assert shard.tokens.dtype == np.uint32
+    assert shard.tokens[:4].tolist() == [69_999, 5, 2, 69_999]
+
+
+def test_the_other_end_and_a_share_of_tokens_can_be_selected(run):
+    scores = pd.read_parquet("data/ai_scores.parquet")
+    rank_scores.main(["--bottom_pct", "10"])
+    bottom = pd.read_parquet("data/bottom10.parquet")
+    rank_scores.main(["--by", "tokens", "--top_pct", "30", "--out", "data/tokens.tsv"])
+    by_tokens = pd.read_parquet("data/tokens.parquet")
+    for domain, rows in scores.groupby("domain"):
+        assert bottom[bottom["domain"] == domain]["AI_Score"].iloc[0] == pytest.approx(rows["AI_Score"].min())
+        lengths = by_tokens[by_tokens["domain"] == domain]["num_tokens"]
+        assert lengths.sum() >= 0.3 * rows["num_tokens"].sum() > lengths.iloc[:-1].sum()
 
 
 def write_llm_c_shard(path, documents, eot_id):
@@ -271,6 +391,53 @@ BAD_INPUT = {
     "head out of range": (MASK, lambda d: (d / HEADS).write_text("0,8\n"), [f"{HEADS}:1", "0,8"]),
     "negative head": (MASK, lambda d: (d / HEADS).write_text("0,-1\n"), [f"{HEADS}:1"]),
     "a head twice": (MASK, lambda d: (d / HEADS).write_text("0,1\n0,1\n"), [f"{HEADS}:2", "twice"]),
+    "the base model as --out": (
+        [make_reference_model, *"--base_model mine --out mine".split()],
+        lambda d: make_reference_model.main("--base_model reference-model --out mine".split()),
+        ["--out mine", "base model itself"],
+    ),
+    "heads into a folder": ([*FIND[:-1], "data/mine"], None, ["data/mine", "folder"]),
+    "heads over the probes": ([*FIND[:-1], PROBES], None, [PROBES]),
+    "a truncated checkpoint": (
+        [compute_retrieval_heads, *"--model reference-model --out new.txt".split()],
+        lambda d: spoil(d / "reference-model/model.safetensors", lambda b: b[:5000]),
+        ["reference-model"],
+    ),
+    "half a surrogate pair": (
+        [*TOKENIZE, "bad.jsonl"],
+        lambda d: (d / "bad.jsonl").write_text('{"text": "a"}\n{"text": "\\ud83d"}\n'),
+        ["bad.jsonl:2", "surrogate"],
+    ),
+    "shards of another maker in --out_dir": (
+        [fineweb, *"--tokenizer BASE --out_dir theirs --input CORPUS".split()],
+        lambda d: ((d / "theirs").mkdir(), (d / "theirs/fineweb_train_000001.bin").write_bytes(b"precious")),
+        ["theirs/fineweb_train_000001.bin", "made by something else"],
+    ),
+    "an eot_id that never occurs": (
+        [*SCORE[:-4], *"--data theirs.bin --eot_id 399 --out new.tsv".split()],
+        lambda d: write_llm_c_shard(d / "theirs.bin", [[5, 6], [7, 8]], 2),
+        ["theirs.bin", "399"],
+    ),
+    "a shard that is not .bin": (
+        [*SCORE[:-4], *"--data theirs.tok --eot_id 2 --out new.tsv".split()],
+        lambda d: write_llm_c_shard(d / "theirs.tok", [[5, 6], [7, 8]], 2),
+        ["theirs.tok", ".bin"],
+    ),
+    "nothing to score": (
+        [*SCORE[:-4], *"--data theirs.bin --eot_id 2 --seq_len 64 --out new.tsv".split()],
+        lambda d: write_llm_c_shard(d / "theirs.bin", [[], [7], []], 2),
+        ["new.tsv", "two tokens"],
+    ),
+    "a selection over the scores": (
+        [rank_scores, *"--scores data/ai_scores.tsv --out data/ai_scores.tsv".split()],
+        None,
+        ["data/ai_scores.tsv", "itself"],
+    ),
+    "a doc_id twice": (
+        RANK,
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b.splitlines()[-1] + b"\n"),
+        ["data/ai_scores.tsv", "twice"],
+    ),
     "a folder that is not ours": (
         [make_reference_model, *"--base_model BASE --out data/mine".split()],
         None,
@@ -380,7 +547,7 @@ def test_bad_input_is_one_clear_line_and_status_2(
         prepare(run)
     names = {"BASE": spm_folder, "BPE": bpe_folder, "CORPUS": str(corpus), "SENTENCES": str(sentences)}
     script, *flags = command
-    before = {path for path in run.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_:
         cli.run(lambda: script.main([names.get(flag, flag) for flag in flags]))
@@ -389,5 +556,7 @@ def test_bad_input_is_one_clear_line_and_status_2(
     assert line.startswith("error: ")
     for text in wanted:
         assert names.get(text, text) in line
-    left = {path for path in run.rglob("*") if path.is_file()} - before
-    assert {path.name for path in left} <= {"run.json", "dataset.json"}
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert {path: after[path] for path in before} == before
+    new = {path for path in set(after) - set(before) if path.parent.suffix != ".parts"}
+    assert {path.name for path in new} <= {"dataset.json"}
