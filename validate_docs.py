@@ -51,12 +51,12 @@ def parse_args(argv: list[str] | None):
 
 @dataclass(frozen=True)
 class Document:
-    """Some tokens of a shard, and the id of the whole document that they are in."""
+    """Some tokens of a shard; `part_of` is the id of the document that they are in, if they are not all of it."""
 
     doc_id: str
     token_ids: np.ndarray
     separator_id: int
-    whole_id: str
+    part_of: str | None
 
 
 def open_document(doc_id: str, tokenizer: TextTokenizer, open_one: Callable[[Path], Shard]) -> Document:
@@ -64,16 +64,18 @@ def open_document(doc_id: str, tokenizer: TextTokenizer, open_one: Callable[[Pat
     path, start, end = parse_doc_id(doc_id)
     shard = open_one(path)
     check_tokenizer(shard, tokenizer)
-    first, last = shard.spans[find_document(shard, start, end)]
+    first, last = map(int, shard.spans[find_document(shard, start, end)])
     check_vocabulary(path, shard.tokens[start:end], tokenizer.vocab_size)
-    return Document(doc_id, shard.tokens[start:end], shard.separator_id, shard.doc_id(first, last))
+    part_of = None if (start, end) == (first, last) else shard.doc_id(first, last)
+    return Document(doc_id, shard.tokens[start:end], shard.separator_id, part_of)
 
 
 def inspect(documents: list[Document], pair: Pair, seq_len: int, num_tokens: int) -> None:
     """Print text, losses and the tokens whose loss rises most, for each document."""
     for document in documents:
-        part = f"\n(a part of {document.whole_id}; the table scores the whole)"
-        print(f"\n=== {document.doc_id}" + ("" if document.doc_id == document.whole_id else part))
+        print(f"\n=== {document.doc_id}")
+        if document.part_of:
+            print(f"(a part of {document.part_of}; the table scores the whole)")
         print(cli.visible(pair.tokenizer.decode(document.token_ids.tolist())))
         if not is_scorable(document.token_ids, document.separator_id):
             print("--- not scored: no more than one token besides the separator")

@@ -130,6 +130,19 @@ def test_an_id_from_a_table_shows_the_same_score_again(run, spm_folder, capsys):
     )
 
 
+def test_an_id_is_taken_in_other_spellings_and_for_a_part(run, spm_folder, capsys):
+    flags = ["--base_model", spm_folder, "--seq_len", "64", "--doc_id"]
+    row = pd.read_csv("data/top20.tsv", sep="\t").iloc[0]
+    validate_docs.main([*flags, "./" + row.doc_id.replace(":", ".bin:")])
+    out = capsys.readouterr().out
+    assert shown_losses(out) == pytest.approx((row.L_base, row.L_ref, row.AI_Score), abs=1e-5)
+    assert "a part of" not in out
+    shard, _, span = row.doc_id.rpartition(":")
+    start, end = map(int, span.split("-"))
+    validate_docs.main([*flags, f"{shard}:{start + 1}-{end}"])
+    assert f"a part of {row.doc_id}" in capsys.readouterr().out
+
+
 def test_the_tokens_shown_are_those_whose_loss_rises_most(run, spm_folder, capsys):
     doc_id = pd.read_csv("data/top20.tsv", sep="\t").iloc[0].doc_id
     shard, _, span = doc_id.rpartition(":")
