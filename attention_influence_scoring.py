@@ -15,18 +15,22 @@ a run that was stopped goes on from there with the same command.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from common import cli
+from common.batches import Window
 from common.corpus import expand
 from common.documents import Shard, check_tokenizer, is_scorable, open_shard, windows
 from common.errors import InputError
 from common.files import claim, refuse_folder
+from common.loss import TokenLosses
 from common.options import add_pair_flags, add_separator_flags, pair_options
 from common.reference import Pair, load_pair
 from common.scores import Parts, merge_parts
@@ -80,18 +84,26 @@ def plan(
 def score_documents(shard: Shard, pair: Pair, seq_len: int, rows: range, parts: Parts, bar) -> None:
     """Score documents of one shard, and write a part every 30 seconds and at the end."""
     domains, scored, first, started = shard.domains, [], rows.start, time.monotonic()
-    for row in rows:
+    losses_of = groupby(pair.scorer.stream(all_windows(shard, rows, seq_len, pair.tokenizer.bos_id)), itemgetter(0))
+    for row, windows_of_row in losses_of:
+        losses = TokenLosses(*np.concatenate([losses for _, losses in windows_of_row], axis=1))
         start, end = map(int, shard.spans[row])
-        token_ids = shard.tokens[start:end]
-        if is_scorable(token_ids, shard.separator_id):
-            losses = pair.scorer.score(list(windows(token_ids, seq_len, pair.tokenizer.bos_id)))
-            scored.append((shard.doc_id(start, end), domains[row], end - start, *losses.means()))
+        scored.append((shard.doc_id(start, end), domains[row], end - start, *losses.means()))
         bar.update(end - start)
         if time.monotonic() - started > SECONDS_PER_PART:
             parts.write(shard.name, first, row + 1, scored)
             scored, first, started = [], row + 1, time.monotonic()
     if first < rows.stop:
         parts.write(shard.name, first, rows.stop, scored)
+
+
+def all_windows(shard: Shard, rows: range, seq_len: int, bos_id: int | None) -> Iterator[Window]:
+    """The windows of the documents in `rows` that have something to predict, each with its document's row."""
+    for row in rows:
+        start, end = map(int, shard.spans[row])
+        token_ids = shard.tokens[start:end]
+        if is_scorable(token_ids, shard.separator_id):
+            yield from ((row, window) for window in windows(token_ids, seq_len, bos_id))
 
 
 def score(

@@ -1,15 +1,18 @@
-"""One attention function, registered with transformers, that can watch heads and switch heads off.
+"""One attention function, registered with transformers, that packs documents, watches heads and switches heads off.
 
 It sees queries and keys as every architecture computes them, after projection, normalisation and position encoding, and
-leaves the attention itself to transformers' own `sdpa`. What it should do is attached to the attention modules for the
-length of a `with` block, so models that are not inside one run as always.
+leaves the attention itself to `scaled_dot_product_attention` or, for packed documents on CUDA, to `varlen_attn`. What
+it should do is attached to the attention modules for the length of a `with` block, so models that are not inside one
+run as always.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -17,6 +20,10 @@ from transformers.masking_utils import sdpa_mask
 from common.errors import InputError
 
 NAME = "attention_influence"
+FLASH_MAX_HEAD_DIM = 256
+
+# A document's mask by its length: None (causal) or bool, shape [1, 1, length, length], true where it may look.
+MaskOf = Callable[[int], torch.Tensor | None]
 
 
 @dataclass
@@ -44,6 +51,24 @@ class Watch:
 
     rows: torch.Tensor
     most_attended: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Pack:
+    """Documents that lie behind each other in one row of tokens, none of which sees another.
+
+    Attributes:
+        lengths: of each document, in tokens.
+        edges: where documents begin and the last one ends, int32, shape [num_documents + 1], on the model's device.
+    """
+
+    lengths: list[int] = field(default_factory=list)
+    edges: torch.Tensor | None = None
+
+    def fill(self, lengths: list[int], device: torch.device) -> None:
+        """Say what the next forward pass holds."""
+        self.lengths = lengths
+        self.edges = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32, non_blocking=True)
 
 
 def attention_modules(model: PreTrainedModel) -> dict[int, torch.nn.Module]:
@@ -91,6 +116,18 @@ def watch_heads(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[Watch]:
 
 
 @contextmanager
+def pack_documents(model: PreTrainedModel) -> Iterator[Pack]:
+    """Inside the block, each forward pass takes one row of tokens that holds the documents its `Pack` was filled with.
+
+    Give `position_ids` that start at 0 in each document, and a 2-d `attention_mask` of ones: without one, transformers
+    looks for packed documents by itself and makes a mask of tokens × tokens.
+    """
+    pack = Pack()
+    with _attached(model, "pack", dict.fromkeys(attention_modules(model), pack)):
+        yield pack
+
+
+@contextmanager
 def _attached(model: PreTrainedModel, attribute: str, values: dict) -> Iterator[None]:
     modules = attention_modules(model)
     before = model.config._attn_implementation
@@ -105,26 +142,63 @@ def _attached(model: PreTrainedModel, attribute: str, values: dict) -> Iterator[
         model.set_attn_implementation(before)
 
 
-def _attention_forward(module, query, key, value, attention_mask, **kwargs):
+def _mask_of(*, q_length: int, kv_length: int, batch_size: int, attention_mask=None, **settings) -> MaskOf:
+    """A mask function as transformers calls it, but the masks are made later, one for each document's length."""
+    return cache(lambda length: sdpa_mask(batch_size=1, q_length=length, kv_length=length, **settings))
+
+
+def _attention_forward(module, query, key, value, attention_mask: MaskOf | None, **kwargs):
     """An attention function as transformers calls it.
 
     Args:
         query: shape [batch, num_attention_heads, length, head_dim].
         key, value: shape [batch, num_key_value_heads, length, head_dim].
-        attention_mask: None (causal) or bool, shape [batch or 1, 1, length, length], true where it may look.
+        attention_mask: what `_mask_of` gave; None where the class asks for no mask, which is causal.
     Returns:
         Output, shape [batch, length, num_attention_heads, head_dim], and None for the attention weights.
     """
+    mask_of = attention_mask or (lambda length: None)
+    if not callable(mask_of):
+        raise InputError(f"{type(module).__name__}: it makes attention masks of its own, which cannot be followed")
     watch = getattr(module, "watch", None)
     if watch is not None:
-        watch.most_attended[module.layer_idx] = _most_attended(query, key, attention_mask, watch.rows)
+        watch.most_attended[module.layer_idx] = _most_attended(query, key, mask_of(key.shape[2]), watch.rows)
     mask = getattr(module, "head_mask", None)
     if mask is not None and mask.kind == "uniform":
         query = query.masked_fill(mask.masked[:, :, None, None], 0.0)
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    pack = getattr(module, "pack", None)
+    lengths = pack.lengths if pack else [query.shape[2]]
+    if len(lengths) > 1 and query.is_cuda and _flash_takes(query, value) and mask_of(max(lengths)) is None:
+        output = _varlen_attention(query, key, value, pack, kwargs.get("scaling"))
+    else:
+        documents = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
+        outputs = [
+            sdpa_attention_forward(module, *states, mask_of(length), **kwargs)[0]
+            for length, states in zip(lengths, documents, strict=True)
+        ]
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     if mask is not None and mask.kind == "zero":
         output = output.masked_fill(mask.masked[:, None, :, None], 0.0)
     return output, None
+
+
+def _flash_takes(query, value) -> bool:
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return half and query.shape[-1] == value.shape[-1] <= FLASH_MAX_HEAD_DIM and query.shape[-1] % 8 == 0
+
+
+def _varlen_attention(query, key, value, pack: Pack, scaling: float | None) -> torch.Tensor:
+    """Causal attention of all documents of all rows in one kernel; shapes as in `_attention_forward`."""
+    batch, num_heads, length, _ = query.shape
+    groups = num_heads // key.shape[1]
+    # Repeated, because torch 2.11's varlen_attn knows no grouped queries.
+    states = (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1))
+    rows = torch.arange(batch, device=query.device, dtype=torch.int32) * length
+    edges = torch.cat([(rows[:, None] + pack.edges[:-1]).flatten(), rows[-1:] + pack.edges[-1:]])
+    longest = max(pack.lengths)
+    flat = (x.transpose(1, 2).flatten(0, 1) for x in states)
+    output = varlen_attn(*flat, edges, edges, longest, longest, scale=scaling, window_size=(-1, 0))
+    return output.unflatten(0, (batch, length))
 
 
 def _most_attended(query, key, attention_mask, rows) -> torch.Tensor:
@@ -139,4 +213,4 @@ def _most_attended(query, key, attention_mask, rows) -> torch.Tensor:
 
 
 AttentionInterface.register(NAME, _attention_forward)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(NAME, _mask_of)

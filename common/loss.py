@@ -2,12 +2,16 @@
 
 A reference that is a masked copy of the base computes the same as the base below the first masked layer. There the
 hidden state is computed once and doubled along the batch; above, the first row runs as the base and the second with its
-heads masked. The logits are made a few rows at a time, so tokens × vocabulary are never held at once.
+heads masked. Windows of many documents share a forward pass, and the logits are made a tile at a time, so
+tokens × vocabulary are never held at once.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import ctypes
+import sys
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +19,17 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from common.attention import decoder_layers, mask_heads_at_run_time
+from common.attention import Pack, decoder_layers, mask_heads_at_run_time, pack_documents
+from common.batches import Batch, Window, fill_batches, read_ahead
 from common.errors import InputError
 from common.heads import Head
 from common.masking import run_time_masks
 
-LOGIT_ROWS = 256
+# Tokens in a forward pass. On CUDA it is where to start: running out of memory halves it.
+TOKENS_PER_BATCH = {"cpu": 1536, "cuda": 32768}
+# Rows and vocabulary entries of a tile of logits: what a CPU's cache holds, what keeps a GPU busy.
+LOGIT_TILE = {"cpu": (1024, 2048), "cuda": (4096, 16384)}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class PairScorer:
         base: the base model.
         reference: another model, run separately; or
         masked: (kind, heads), when the reference is the base with these heads masked.
+        tokens_per_batch: most tokens in a forward pass, unless a single window has more; None takes what suits the
+            device.
     """
 
     def __init__(
@@ -50,27 +61,98 @@ class PairScorer:
         base: PreTrainedModel,
         reference: PreTrainedModel | None = None,
         masked: tuple[str, Sequence[Head]] | None = None,
+        tokens_per_batch: int | None = None,
     ):
         if (reference is None) == (masked is None):
             raise ValueError("give either a reference model or the masked heads")
-        self._base, self._reference, self._masked = base, reference, masked
+        self._models = [base] if reference is None else [base, reference]
+        self._masked = masked
+        self._device = base.device
+        _keep_freed_memory()
+        self._output_heads = [OutputHead(model) for model in self._models]
+        self.tokens_per_batch = tokens_per_batch or _for_device(TOKENS_PER_BATCH, self._device)
+
+    def score(self, windows: Iterable[np.ndarray]) -> TokenLosses:
+        """Token losses of one document's windows, each of one context token and its targets."""
+        losses = [losses for _, losses in self.stream((None, window) for window in windows)]
+        return TokenLosses(*np.concatenate(losses, axis=1))
 
     @torch.inference_mode()
-    def score(self, windows: Sequence[np.ndarray]) -> TokenLosses:
-        """Token losses of one document's windows, each of one context token and its targets."""
-        losses = [self._score_window(torch.as_tensor(window, device=self._base.device)) for window in windows]
-        base, reference = torch.cat(losses, dim=1).cpu().numpy()
-        return TokenLosses(base, reference)
+    def stream(self, windows: Iterable[Window]) -> Iterator[tuple[Hashable, np.ndarray]]:
+        """Token losses of each window, in order, while the next windows are read and, on CUDA, already computed.
 
-    def _score_window(self, window: torch.Tensor) -> torch.Tensor:
+        Args:
+            windows: (key, one context token and its targets).
+        Yields:
+            (key, losses under base and reference in nats, float32, shape [2, num_targets]).
+        Raises:
+            InputError: a single window does not fit the GPU's memory.
+        """
+        in_flight = 1 if self._device.type == "cuda" else 0
+        launched: deque[_Launched] = deque()
+        with ExitStack() as stack:
+            packs = [stack.enter_context(pack_documents(model)) for model in self._models]
+            if self._masked:
+                stack.enter_context(_masked_second_row(self._models[0], *self._masked))
+            for batch in read_ahead(fill_batches(windows, lambda: self.tokens_per_batch, in_flight > 0)):
+                launched += self._launch(batch, packs)
+                while len(launched) > in_flight:
+                    yield from launched.popleft().results()
+            for last in launched:
+                yield from last.results()
+
+    def _launch(self, batch: Batch, packs: Sequence[Pack]) -> list["_Launched"]:
+        """Start computing a batch; where memory runs out, in halves, and smaller batches from then on."""
+        try:
+            return [_Launched(batch, self._losses(batch, packs))]
+        except torch.OutOfMemoryError as error:
+            if len(batch.windows) == 1:
+                raise InputError(
+                    f"out of GPU memory with one window of {batch.lengths[0]} tokens; lower --seq_len ({error})"
+                ) from None
+        torch.cuda.empty_cache()
+        self.tokens_per_batch = max(1, sum(batch.lengths) // 2)
+        return [launched for half in batch.halves() for launched in self._launch(half, packs)]
+
+    def _losses(self, batch: Batch, packs: Sequence[Pack]) -> torch.Tensor:
         """Losses under base and reference, shape [2, num_targets]."""
-        input_ids, targets = window[None, :-1], window[None, 1:]
-        if self._masked is None:
-            models = self._base, self._reference
-            return torch.cat([token_losses(model, _hidden(model, input_ids), targets) for model in models])
-        with _masked_second_row(self._base, *self._masked):
-            hidden = _hidden(self._base, input_ids)
-        return token_losses(self._base, hidden, targets.expand(2, -1))
+        input_ids, targets, positions = (
+            tensor.to(self._device, non_blocking=True)[None]
+            for tensor in (batch.input_ids, batch.targets, batch.positions)
+        )
+        losses = []
+        for model, output_head, pack in zip(self._models, self._output_heads, packs, strict=True):
+            pack.fill(batch.lengths, self._device)
+            hidden = model.base_model(
+                input_ids=input_ids,
+                position_ids=positions,
+                attention_mask=torch.ones_like(input_ids),
+                use_cache=False,
+            ).last_hidden_state
+            losses.append(output_head.token_losses(hidden, targets.expand(len(hidden), -1)))
+        return torch.cat(losses)
+
+
+class _Launched:
+    """A batch that is being computed, and its losses on their way to the CPU."""
+
+    def __init__(self, batch: Batch, losses: torch.Tensor):
+        self._batch = batch
+        self._arrived = None
+        self._losses = losses
+        if losses.is_cuda:
+            self._losses = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
+            self._losses.copy_(losses, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def results(self) -> Iterator[tuple[Hashable, np.ndarray]]:
+        """Wait, then (key, losses of shape [2, num_targets]) for each window."""
+        if self._arrived:
+            self._arrived.synchronize()
+        edges = np.cumsum(self._batch.lengths)[:-1]
+        windows = np.split(self._losses.numpy(), edges, axis=1)
+        return ((key, losses) for (key, _), losses in zip(self._batch.windows, windows, strict=True))
 
 
 @contextmanager
@@ -86,24 +168,55 @@ def _masked_second_row(model: PreTrainedModel, kind: str, heads: Sequence[Head])
         yield
 
 
-def _hidden(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """The decoder's output, shape [batch, length, hidden_size]."""
-    return model.base_model(input_ids, use_cache=False).last_hidden_state
+class OutputHead:
+    """A model's way from hidden states to losses, by the class's own code, soft-caps and scales included.
 
+    It is the model without its decoder, once for each slice of the vocabulary: what the classes do to logits, they do
+    to each by itself.
 
-def token_losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy in nats of each target, float32, shape [batch, length].
-
-    Args:
-        hidden: the decoder's output, shape [batch, length, hidden_size].
-        targets: the token that each position predicts, shape [batch, length].
+    Raises:
+        InputError: the class keeps its output projection where it cannot be run on its own.
     """
-    head = _output_head(model)
-    losses = []
-    for rows, wanted in zip(hidden.flatten(0, 1).split(LOGIT_ROWS), targets.flatten().split(LOGIT_ROWS), strict=True):
-        logits = head(inputs_embeds=rows[None]).logits[0].float()
-        losses.append(logits.logsumexp(-1) - logits.gather(-1, wanted[:, None])[:, 0])
-    return torch.cat(losses).view(targets.shape)
+
+    def __init__(self, model: PreTrainedModel):
+        projection = model.get_output_embeddings()
+        names = [name for name, module in model.named_children() if module is projection]
+        if model.get_decoder() is not model.base_model or not names or not isinstance(projection, torch.nn.Linear):
+            raise InputError(
+                f"{type(model).__name__}: its output head cannot be run on its own, so its losses cannot be taken"
+            )
+        self._rows, columns = _for_device(LOGIT_TILE, model.device)
+        self._slices = []
+        for first in range(0, projection.out_features, columns):
+            head = copy.copy(model)
+            part = _slice(projection, first, first + columns)
+            head._modules = {**model._modules, model.base_model_prefix: _Given(), names[0]: part}
+            self._slices.append((first, head))
+
+    def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy in nats of each target, float32, shape [batch, length].
+
+        Args:
+            hidden: the decoder's output, shape [batch, length, hidden_size].
+            targets: the token that each position predicts, shape [batch, length].
+        """
+        tiles = zip(hidden.flatten(0, 1).split(self._rows), targets.flatten().split(self._rows), strict=True)
+        return torch.cat([self._rows_losses(rows, wanted) for rows, wanted in tiles]).view(targets.shape)
+
+    def _rows_losses(self, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """As `token_losses`, of rows of shape [num_rows, hidden_size]."""
+        normalizer = torch.full(wanted.shape, -torch.inf, device=rows.device)
+        logit = torch.zeros(wanted.shape, device=rows.device)
+        for first, head in self._slices:
+            logits = head(inputs_embeds=rows[None]).logits[0].float()
+            place = wanted - first
+            inside = (place >= 0) & (place < logits.shape[1])
+            found = logits.gather(-1, place.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+            logit = torch.where(inside, found, logit)
+            peak = logits.amax(-1)
+            part = logits.sub_(peak[:, None]).exp_().sum(-1).log_().add_(peak)
+            normalizer = torch.logaddexp(normalizer, part)
+        return normalizer - logit
 
 
 class _Given(torch.nn.Module):
@@ -113,12 +226,23 @@ class _Given(torch.nn.Module):
         return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
 
 
-def _output_head(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without its decoder: hidden states to logits by the class's own code, soft-caps and scales included."""
-    if model.get_decoder() is not model.base_model:
-        raise InputError(
-            f"{type(model).__name__}: its output head cannot be run on its own, so its losses cannot be taken"
-        )
-    head = copy.copy(model)
-    head._modules = {**model._modules, model.base_model_prefix: _Given()}
-    return head
+def _slice(projection: torch.nn.Linear, first: int, last: int) -> torch.nn.Linear:
+    """The rows [first, last) of a projection, sharing its memory."""
+    weight = projection.weight[first:last]
+    part = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=projection.bias is not None, device="meta")
+    part.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if projection.bias is not None:
+        part.bias = torch.nn.Parameter(projection.bias[first:last], requires_grad=False)
+    return part
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed: every layer would ask the kernel for the same megabytes again, zeroed."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda parameter, value: None)
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(parameter, 2**30)
+
+
+def _for_device(table: dict, device: torch.device):
+    return table["cpu" if device.type == "cpu" else "cuda"]

@@ -8,9 +8,10 @@ from conftest import tiny_model
 
 from common.documents import windows
 from common.errors import InputError
-from common.loss import LOGIT_ROWS, PairScorer, TokenLosses
+from common.loss import LOGIT_TILE, PairScorer, TokenLosses
 from common.masking import mask_heads
 
+LOGIT_ROWS = LOGIT_TILE["cpu"][0]
 HEADS = [(1, 6), (2, 3), (3, 0), (3, 7)]
 
 

@@ -1,0 +1,68 @@
+"""What the benchmarks share: timing contenders in turn, peak memory, and the JSON that the README's table is made from."""
+
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def in_turn(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each round: after a warm-up of all, A B C, A B C, … so that drift hits all alike."""
+    seconds = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, run in contenders.items():
+            begin = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            taken = time.perf_counter() - begin
+            if number:
+                seconds[name].append(taken)
+            print(f"{'warm-up' if not number else f'round {number}'}: {name} {taken:.2f} s", flush=True)
+    return seconds
+
+
+def ratios(seconds: dict[str, list[float]], ours: str) -> dict[str, dict[str, float]]:
+    """How many times as fast as each other contender ours is: median, least and most of the rounds' ratios."""
+    found = {}
+    for name in seconds:
+        if name != ours:
+            each = [other / own for other, own in zip(seconds[name], seconds[ours], strict=True)]
+            found[name] = {"median": statistics.median(each), "min": min(each), "max": max(each)}
+    return found
+
+
+def machine() -> dict[str, str]:
+    """The processor, the GPU if there is one, and the versions that matter."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = f"{len(names)} cores of {names[0].partition(': ')[2]}" if names else cpu
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    packages = {name: version(name) for name in ("torch", "transformers")}
+    return {"cpu": cpu, **gpu, "python": platform.python_version(), **packages, "date": str(date.today())}
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process has held so far, in GB (10^9 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def save(name: str, result: dict) -> None:
+    """Print a result, and write it with the machine to results/<name>.json."""
+    result = {**result, "machine": machine()}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))

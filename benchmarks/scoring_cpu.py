@@ -1,0 +1,128 @@
+"""Scoring the sample on the CPU in float32, against what a user would write or pick instead.
+
+    bash pipeline.sh
+    bash benchmarks/run.sh scoring_cpu
+
+Contenders, all on the same documents and the same two models: this project; a plain loop over the documents with
+`model(input_ids, labels=input_ids)`; batches of length-sorted, padded documents; lm-evaluation-harness'
+`loglikelihood_rolling`. The last three run the base and then the reference.
+"""
+
+import argparse
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+
+import numpy as np
+import torch
+from measure import in_turn, ratios, save
+
+from common.corpus import expand
+from common.documents import open_shard, windows
+from common.loss import TokenLosses
+from common.options import PairOptions, Runtime
+from common.reference import load_pair
+
+SEQ_LEN = 1024
+PADDED_BATCH = 8
+
+
+def documents(pattern: str, every: int) -> list[np.ndarray]:
+    """Every so many-th document of all shards, as token ids."""
+    found = []
+    for path in expand([pattern]):
+        shard = open_shard(path)
+        found += [np.array(shard.tokens[start:end], dtype=np.int64) for start, end in shard.spans]
+    return found[::every]
+
+
+def ours(pair, docs: list[np.ndarray]) -> list[tuple[float, float]]:
+    keyed = ((row, window) for row, ids in enumerate(docs) for window in windows(ids, SEQ_LEN, pair.tokenizer.bos_id))
+    groups = groupby(pair.scorer.stream(keyed), key=itemgetter(0))
+    return [TokenLosses(*np.concatenate([x for _, x in group], axis=1)).means()[:2] for _, group in groups]
+
+
+@torch.inference_mode()
+def plain_loop(models, docs: list[np.ndarray]) -> list[tuple[float, ...]]:
+    losses = []
+    for ids in docs:
+        input_ids = torch.tensor(ids)[None]
+        losses.append(tuple(model(input_ids=input_ids, labels=input_ids).loss.item() for model in models))
+    return losses
+
+
+@torch.inference_mode()
+def padded_batches(models, docs: list[np.ndarray]) -> list[tuple[float, ...]]:
+    order = sorted(range(len(docs)), key=lambda row: len(docs[row]))
+    losses = {}
+    for first in range(0, len(order), PADDED_BATCH):
+        rows = order[first : first + PADDED_BATCH]
+        longest = max(len(docs[row]) for row in rows)
+        input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        mask = torch.zeros(len(rows), longest, dtype=torch.long)
+        for place, row in enumerate(rows):
+            input_ids[place, : len(docs[row])] = torch.from_numpy(docs[row])
+            mask[place, : len(docs[row])] = 1
+        means = []
+        for model in models:
+            logits = model(input_ids=input_ids, attention_mask=mask).logits[:, :-1]
+            each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), input_ids[:, 1:], reduction="none")
+            means.append((each * mask[:, 1:]).sum(1) / mask[:, 1:].sum(1))
+        losses.update(zip(rows, torch.stack(means, 1).tolist(), strict=True))
+    return [tuple(losses[row]) for row in range(len(docs))]
+
+
+def harness(wrapped, texts: list[str]) -> list[tuple[float, ...]]:
+    from lm_eval.api.instance import Instance
+
+    requests = [Instance("loglikelihood_rolling", {}, (text,), index) for index, text in enumerate(texts)]
+    return list(zip(*(lm.loglikelihood_rolling(requests, disable_tqdm=True) for lm in wrapped), strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base_model", default="data/SmolLM2-135M-Instruct")
+    parser.add_argument("--reference_model", default="reference-model")
+    parser.add_argument("--data", default="data/finewebsample/fineweb_train_*.bin")
+    parser.add_argument("--every", type=int, default=10, help="take every so many-th document")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--without_harness", action="store_true")
+    args = parser.parse_args()
+    from transformers import AutoModelForCausalLM
+
+    pair = load_pair(PairOptions(args.base_model, args.reference_model, SEQ_LEN, runtime=Runtime("cpu", "float32")))
+    names = (args.base_model, args.reference_model)
+    models = [AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval() for name in names]
+    docs = documents(args.data, args.every)
+    contenders = {
+        "this project": partial(ours, pair, docs),
+        "plain loop": partial(plain_loop, models, docs),
+        "padded batches": partial(padded_batches, models, docs),
+    }
+    if not args.without_harness:
+        from lm_eval.models.huggingface import HFLM
+
+        wrapped = [
+            HFLM(pretrained=model, tokenizer=pair.tokenizer.hf, batch_size=PADDED_BATCH, max_length=SEQ_LEN)
+            for model in models
+        ]
+        contenders["lm-evaluation-harness"] = partial(harness, wrapped, [pair.tokenizer.decode(ids) for ids in docs])
+    expected = np.array(plain_loop(models, docs))
+    difference = float(np.abs(np.array(ours(pair, docs)) - expected).max())
+    assert np.abs(np.array(padded_batches(models, docs)) - expected).max() < 1e-3
+    seconds = in_turn(contenders, args.rounds)
+    num_tokens = sum(map(len, docs))
+    save(
+        "scoring_cpu",
+        {
+            "what": f"{len(docs)} documents, {num_tokens} tokens, float32, SmolLM2-135M",
+            "tokens_per_second": {name: num_tokens / float(np.median(taken)) for name, taken in seconds.items()},
+            "times_as_fast_as": ratios(seconds, "this project"),
+            "largest_difference_to_plain_loop_nats": difference,
+            "seconds": seconds,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
