@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing contenders in turn, peak memory, and the JSON that the README's table is made from."""
+"""What benchmarks share: timing contenders in turn, peak memory, the JSON that the table in the README is made from."""
 
 import json
 import platform
