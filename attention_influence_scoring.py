@@ -121,7 +121,7 @@ def score(
             covered = parts.of_shard(shard.name)[1]
             if covered < item.num_documents:
                 check_vocabulary(item.path, shard.tokens, pair.vocab_size)
-            bar.update(int(shard.spans[covered - 1, 1]) if covered else 0)
+            cli.skip(bar, int(shard.spans[covered - 1, 1]) if covered else 0)
             score_documents(shard, pair, seq_len, range(covered, item.num_documents), parts, bar)
             done, covered = parts.of_shard(shard.name)
             finished += done

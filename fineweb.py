@@ -92,7 +92,7 @@ def tokenize(
 ) -> None:
     """Encode the documents behind those that the writer already has, and write them."""
     with cli.progress(expected_tokens, "tokenizing") as bar:
-        bar.update(writer.num_tokens)
+        cli.skip(bar, writer.num_tokens)
         try:
             for batch in batches(islice(documents, writer.num_documents, None)):
                 encoded = tokenizer.encode_batch([document.text for document in batch])

@@ -51,6 +51,11 @@ def non_negative_int(text: str) -> int:
     return value
 
 
+def auto_or_positive_int(text: str) -> int | None:
+    """Argument type: `auto`, which reads as None, or a whole number of at least 1."""
+    return None if text == "auto" else positive_int(text)
+
+
 def _number(text: str, kind: type) -> float:
     try:
         value = kind(text)
@@ -73,6 +78,14 @@ def progress(total: int | None, description: str, unit: str = "tokens", iterable
         dynamic_ncols=True,
         mininterval=0.5,
     )
+
+
+def skip(bar: tqdm, amount: int) -> None:
+    """Advance a bar over what an earlier run did, without counting it into the rate."""
+    bar.initial += amount
+    bar.n += amount
+    bar.last_print_n += amount
+    bar.refresh()
 
 
 def visible(text: str) -> str:

@@ -29,12 +29,14 @@ class PairOptions:
 
     Attributes:
         seq_len: most targets in a window, in tokens.
+        tokens_per_batch: most tokens in a forward pass; None takes what suits the device.
         allow_unrelated: take a reference that is no masked copy of the base, as long as it shares the vocabulary.
     """
 
     base_model: str
     reference_model: str
     seq_len: int
+    tokens_per_batch: int | None = None
     allow_unrelated: bool = False
     runtime: Runtime = Runtime()
 
@@ -69,6 +71,12 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference_model", default="reference-model", help="its masked copy from step 3")
     parser.add_argument("--seq_len", type=cli.positive_int, default=4096, help="most tokens in a window")
     parser.add_argument(
+        "--tokens_per_batch",
+        type=cli.auto_or_positive_int,
+        default="auto",
+        help="tokens in a forward pass; auto suits the device, and running out of GPU memory halves it",
+    )
+    parser.add_argument(
         "--allow_unrelated_reference",
         action="store_true",
         help="take a reference that is no masked copy of the base, in two passes",
@@ -79,7 +87,12 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
 def pair_options(args: argparse.Namespace) -> PairOptions:
     """What `add_pair_flags` read."""
     return PairOptions(
-        args.base_model, args.reference_model, args.seq_len, args.allow_unrelated_reference, runtime(args)
+        args.base_model,
+        args.reference_model,
+        args.seq_len,
+        args.tokens_per_batch,
+        args.allow_unrelated_reference,
+        runtime(args),
     )
 
 

@@ -67,7 +67,8 @@ def load_pair(options: PairOptions) -> Pair:
         layers = base.config.num_hidden_layers
         first = min(layer for layer, _ in heads)
         summary = f"{len(heads)} heads masked ({kind}), the first in layer {first} of {layers}: computed once below it"
-        return Pair(PairScorer(base, masked=found), tokenizer, vocab_size, identity, summary)
+        scorer = PairScorer(base, masked=found, tokens_per_batch=options.tokens_per_batch)
+        return Pair(scorer, tokenizer, vocab_size, identity, summary)
     if not options.allow_unrelated:
         raise InputError(
             f"{reference_name} is no masked copy of {base_name}: {found}. Make it with make_reference_model.py "
@@ -75,4 +76,5 @@ def load_pair(options: PairOptions) -> Pair:
         )
     if reference.get_input_embeddings().weight.shape[0] != vocab_size:
         raise InputError(f"{reference_name}: its vocabulary is not {base_name}'s; their losses cannot be compared")
-    return Pair(PairScorer(base, reference), tokenizer, vocab_size, identity, f"two separate models: {found}")
+    scorer = PairScorer(base, reference, tokens_per_batch=options.tokens_per_batch)
+    return Pair(scorer, tokenizer, vocab_size, identity, f"two separate models: {found}")

@@ -94,6 +94,75 @@ def test_each_architecture_keeps_its_own_head_and_windows(family, settings, kind
     check(base, reference, HEADS, kind, [document(60), document(20)])
 
 
+@pytest.mark.parametrize("kind", ["uniform", "zero"])
+@pytest.mark.parametrize("tokens_per_batch", [1, 40, 150, 10_000])
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [("Llama", {}), ("Mistral", {"sliding_window": 8}), ("Gemma3Text", {"sliding_window": 8})],
+)
+def test_documents_in_one_pass_do_not_see_each_other(family, settings, tokens_per_batch, kind):
+    base, reference = pair(family, HEADS, kind, **settings)
+    documents = [document(length) for length in (30, 2, 8, 9, 70, 10, 3, 120, 31)]
+    expected = [[plain_losses(model, [ids]) for model in (base, reference)] for ids in documents]
+    for models in ({"masked": (kind, HEADS)}, {"reference": reference}):
+        scorer = PairScorer(base, **models, tokens_per_batch=tokens_per_batch)
+        found = list(scorer.stream(enumerate(documents)))
+        assert [key for key, _ in found] == list(range(len(documents)))
+        assert [losses.shape[1] for _, losses in found] == [len(ids) - 1 for ids in documents]
+        means = [losses.mean(1, dtype=np.float64).tolist() for _, losses in found]
+        assert np.allclose(means, expected, rtol=1e-5)
+
+
+def test_batches_are_filled_by_tokens_and_nothing_is_padded():
+    sizes = []
+    base = tiny_model("Llama")
+    scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=50)
+    with base.model.embed_tokens.register_forward_hook(lambda module, args, out: sizes.append(args[0].shape)):
+        list(scorer.stream(enumerate(document(targets + 1) for targets in (20, 30, 1, 49, 1, 80, 5))))
+    assert sizes == [(1, 50), (1, 50), (1, 1), (1, 80), (1, 5)]
+
+
+def memory_for(base, tokens):
+    """As if a forward pass of more than so many tokens did not fit."""
+
+    def check(module, args):
+        if args[0].shape[1] > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+
+    return base.model.embed_tokens.register_forward_pre_hook(check)
+
+
+def test_running_out_of_memory_halves_the_batches_and_goes_on():
+    base = tiny_model("Llama")
+    documents = [document(length) for length in (9, 11, 12, 15, 10, 30, 31, 8, 9)]
+    expected = list(PairScorer(base, masked=("uniform", HEADS)).stream(enumerate(documents)))
+    scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=90)
+    with memory_for(base, 32):
+        found = list(scorer.stream(enumerate(documents)))
+    assert scorer.tokens_per_batch <= 45
+    assert [key for key, _ in found] == [key for key, _ in expected]
+    for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_window_that_does_not_fit_says_what_to_do():
+    base = tiny_model("Llama")
+    scorer = PairScorer(base, masked=("uniform", HEADS))
+    with memory_for(base, 32), pytest.raises(InputError, match="lower --seq_len"):
+        list(scorer.stream(enumerate([document(20), document(60)])))
+    assert base.config._attn_implementation == "sdpa"
+
+
+def test_an_error_while_reading_ahead_arrives():
+    def reading():
+        yield 0, document(20)
+        raise InputError("shard.bin: damaged")
+
+    scorer = PairScorer(tiny_model("Llama"), masked=("uniform", HEADS))
+    with pytest.raises(InputError, match="damaged"):
+        list(scorer.stream(reading()))
+
+
 @pytest.mark.parametrize("family", ["OPT", "GPTNeoX"])
 def test_a_model_of_another_build_is_refused(family):
     model = tiny_model(family, ffn_dim=64, word_embed_proj_dim=64)
