@@ -89,7 +89,9 @@ def test_the_first_masked_layer_may_be_any(kind, heads):
         ("Mixtral", {"num_local_experts": 4}),
     ],
 )
-def test_each_architecture_keeps_its_own_head_and_windows(family, settings, kind):
+@pytest.mark.parametrize("tile", [LOGIT_TILE["cpu"], (16, 90)])
+def test_each_architecture_keeps_its_own_head_and_windows(monkeypatch, family, settings, kind, tile):
+    monkeypatch.setitem(LOGIT_TILE, "cpu", tile)
     base, reference = pair(family, HEADS, kind, **settings)
     check(base, reference, HEADS, kind, [document(60), document(20)])
 
