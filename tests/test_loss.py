@@ -96,6 +96,18 @@ def test_each_architecture_keeps_its_own_head_and_windows(monkeypatch, family, s
     check(base, reference, HEADS, kind, [document(60), document(20)])
 
 
+def test_every_token_of_the_vocabulary_has_its_loss_whatever_the_tiles(monkeypatch):
+    monkeypatch.setitem(LOGIT_TILE, "cpu", (16, 90))
+    base, reference = pair("Llama", HEADS, "uniform")
+    vocabulary = np.arange(base.config.vocab_size)
+    losses = PairScorer(base, masked=("uniform", HEADS)).score([np.append(5, vocabulary)])
+    for model, found in ((base, losses.base), (reference, losses.reference)):
+        with torch.no_grad():
+            logits = model(torch.tensor([[5, *vocabulary[:-1]]])).logits[0]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(vocabulary), reduction="none")
+        assert np.allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["uniform", "zero"])
 @pytest.mark.parametrize("tokens_per_batch", [1, 40, 150, 10_000])
 @pytest.mark.parametrize(
