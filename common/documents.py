@@ -26,6 +26,7 @@ INDEX_SCHEMA = pa.schema(
     [("start", pa.int64()), ("end", pa.int64()), ("id", pa.string()), ("domain", pa.string()), ("url", pa.string())]
 )
 INDEX_SUFFIX = ".index.parquet"
+DOC_ID_PATTERN = r"^(?P<shard>.+?)(?:\.bin)?:(?P<start>[0-9]+)-(?P<end>[0-9]+)$"
 METADATA_KEY = b"attention_influence"
 
 
@@ -162,10 +163,10 @@ def parse_doc_id(doc_id: str) -> tuple[Path, int, int]:
     Raises:
         InputError: it is not of that form, or start is not below end.
     """
-    match = re.fullmatch(r"(.+?)(?:\.bin)?:(\d+)-(\d+)", doc_id)
-    if not match or int(match[2]) >= int(match[3]):
+    match = re.fullmatch(DOC_ID_PATTERN, doc_id)
+    if not match or int(match["start"]) >= int(match["end"]):
         raise InputError(f"doc_id {doc_id!r}: expected path/of/shard:start-end with start below end")
-    return Path(match[1] + ".bin"), int(match[2]), int(match[3])
+    return Path(match["shard"] + ".bin"), int(match["start"]), int(match["end"])
 
 
 def find_document(shard: Shard, start: int, end: int) -> int:

@@ -8,6 +8,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from common.documents import parse_doc_id
+from common.documents import DOC_ID_PATTERN, parse_doc_id
 from common.errors import InputError
 from common.files import atomic
 
@@ -118,11 +120,24 @@ def read_scores(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not a table of scores ({error}); {make}") from None
     if not len(table):
         raise InputError(f"{path}: no rows in it; {make}")
-    scores = table.to_pandas().fillna({"domain": ""})
-    repeated = scores["doc_id"].duplicated()
-    if repeated.any():
-        raise InputError(f"{path}: doc_id {scores['doc_id'][repeated.idxmax()]} stands there twice; {make}")
-    return scores
+    repeated = _repeated(table["doc_id"])
+    if repeated:
+        raise InputError(f"{path}: doc_id {repeated} stands there twice; {make}")
+    domains = pc.fill_null(table["domain"], "").dictionary_encode()
+    table = table.set_column(1, "domain", domains)
+    text = {pa.string(): pd.ArrowDtype(pa.string())}.get  # strings stay where they are, in Arrow's memory
+    return table.to_pandas(types_mapper=text, split_blocks=True, self_destruct=True)
+
+
+def _repeated(doc_ids: pa.ChunkedArray) -> str | None:
+    """A doc_id that stands there twice, found by hashes because the ids of a large table are most of its memory."""
+    hashes = np.concatenate(
+        [pd.util.hash_array(part.to_numpy(zero_copy_only=False), categorize=False) for part in doc_ids.chunks]
+    )
+    order = np.sort(hashes)
+    twice = order[1:][order[1:] == order[:-1]]
+    suspects = doc_ids.take(np.flatnonzero(np.isin(hashes, twice))).to_pylist() if len(twice) else []
+    return next((doc_id for doc_id, count in Counter(suspects).items() if count > 1), None)
 
 
 def select(
@@ -139,7 +154,7 @@ def select(
         table's order.
     """
     scores = scores[np.isfinite(scores["AI_Score"])]
-    for domain, rows in scores.groupby("domain", sort=True):
+    for domain, rows in scores.groupby("domain", sort=True, observed=True):
         ranked = rows.sort_values("AI_Score", ascending=lowest, kind="stable")
         share = Fraction(str(percent)) / 100
         if by == "documents":
@@ -152,9 +167,13 @@ def select(
 
 def with_slices(selected: pd.DataFrame) -> pd.DataFrame:
     """Add what a loader needs to read each document: `shard` (the `.bin` file), `start` and `end` in tokens."""
-    places = [parse_doc_id(doc_id) for doc_id in selected["doc_id"]]
+    doc_ids = pa.array(selected["doc_id"], pa.string())
+    places = pc.extract_regex(doc_ids, DOC_ID_PATTERN)
+    if places.null_count:
+        parse_doc_id(doc_ids[places.is_null().index(True).as_py()].as_py())  # which says what is wrong with it
+    shards = pc.binary_join_element_wise(pc.struct_field(places, "shard"), ".bin", "")
     return selected.assign(
-        shard=[str(path) for path, _, _ in places],
-        start=[start for _, start, _ in places],
-        end=[end for _, _, end in places],
+        shard=pd.array(shards, pd.ArrowDtype(pa.string())),
+        start=pc.struct_field(places, "start").cast(pa.int64()).to_numpy(),
+        end=pc.struct_field(places, "end").cast(pa.int64()).to_numpy(),
     )
