@@ -27,13 +27,14 @@ SEQ_LEN = 1024
 PADDED_BATCH = 8
 
 
-def documents(pattern: str, every: int) -> list[np.ndarray]:
-    """Every so many-th document of all shards, as token ids."""
-    found = []
+def sample(pattern: str, every: int) -> tuple[list[str], list[np.ndarray]]:
+    """Domains and token ids of every so many-th document of all shards."""
+    domains, docs = [], []
     for path in expand([pattern]):
         shard = open_shard(path)
-        found += [np.array(shard.tokens[start:end], dtype=np.int64) for start, end in shard.spans]
-    return found[::every]
+        domains += shard.domains
+        docs += [np.array(shard.tokens[start:end], dtype=np.int64) for start, end in shard.spans]
+    return domains[::every], docs[::every]
 
 
 def ours(pair, docs: list[np.ndarray]) -> list[tuple[float, float]]:
@@ -93,7 +94,7 @@ def main() -> None:
     pair = load_pair(PairOptions(args.base_model, args.reference_model, SEQ_LEN, runtime=Runtime("cpu", "float32")))
     names = (args.base_model, args.reference_model)
     models = [AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval() for name in names]
-    docs = documents(args.data, args.every)
+    _, docs = sample(args.data, args.every)
     contenders = {
         "this project": partial(ours, pair, docs),
         "plain loop": partial(plain_loop, models, docs),

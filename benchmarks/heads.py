@@ -1,0 +1,64 @@
+"""Finding retrieval heads, against one plain forward pass over the same tokens.
+
+    bash benchmarks/run.sh heads                                              SmolLM2-135M's shape on the CPU
+    bash benchmarks/run.sh heads --shape 1.3B --probes 800 --tokens 4096 --device cuda
+
+Probes are random tokens: the work does not depend on what they say.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from measure import in_turn, peak_memory_gb, ratios, save
+from models import SHAPES, random_model
+
+from common.heads import EncodedProbe, run_probe
+
+ANSWER_TOKENS = 30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="135M")
+    parser.add_argument("--probes", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    on_gpu = args.device != "cpu"
+    model = random_model(args.shape, args.device, torch.bfloat16 if on_gpu else torch.float32)
+    rng = np.random.default_rng(0)
+    probes = [
+        EncodedProbe(rng.integers(3, 30_000, args.tokens).tolist(), args.tokens - ANSWER_TOKENS, (100, 130))
+        for _ in range(args.probes)
+    ]
+
+    def find() -> None:
+        for probe in probes:
+            run_probe(model, probe, observe=True)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for probe in probes:
+            model(torch.tensor([probe.input_ids], device=model.device), use_cache=False)
+
+    seconds = in_turn({"finding heads": find, "plain forward": forward}, args.rounds)
+    memory = {"peak_memory_gb": peak_memory_gb()}
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        find()
+        memory = {"peak_gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
+    save(
+        f"heads_{'gpu' if on_gpu else 'cpu'}",
+        {
+            "what": f"{args.probes} probes of {args.tokens} tokens, Llama of {args.shape}",
+            "times_as_fast_as": ratios(seconds, "finding heads"),
+            "seconds": seconds,
+            **memory,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""How scores in bfloat16 agree with those in float32 on the sample: Spearman's rank correlation.
+
+bash pipeline.sh
+bash benchmarks/run.sh precision
+"""
+
+import argparse
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+from measure import save
+from scoring_cpu import SEQ_LEN, ours, sample
+
+from common.options import PairOptions, Runtime
+from common.reference import load_pair
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base_model", default="data/SmolLM2-135M-Instruct")
+    parser.add_argument("--reference_model", default="reference-model")
+    parser.add_argument("--data", default="data/finewebsample/fineweb_train_*.bin")
+    parser.add_argument("--every", type=int, default=2, help="take every so many-th document")
+    args = parser.parse_args()
+    domains, docs = sample(args.data, args.every)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    table, seconds = {"domain": domains}, {}
+    for dtype in ("float32", "bfloat16"):
+        options = PairOptions(args.base_model, args.reference_model, SEQ_LEN, runtime=Runtime(device, dtype))
+        pair = load_pair(options)
+        begin = time.perf_counter()
+        losses = np.array(ours(pair, docs))
+        seconds[dtype] = time.perf_counter() - begin
+        table[dtype] = (losses[:, 1] - losses[:, 0]) / losses[:, 0]
+    table = pd.DataFrame(table)
+    by_domain = {
+        domain: float(rows["float32"].corr(rows["bfloat16"], method="spearman"))
+        for domain, rows in table.groupby("domain")
+    }
+    save(
+        "precision",
+        {
+            "what": f"{len(docs)} sample documents, SmolLM2-135M, {device}",
+            "spearman": float(table["float32"].corr(table["bfloat16"], method="spearman")),
+            "spearman_by_domain": by_domain,
+            "largest_difference_of_AI_Score": float((table["float32"] - table["bfloat16"]).abs().max()),
+            "seconds": seconds,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Scoring on one GPU in bfloat16: a 1.3B Llama shape, its masked heads in the upper half, FineWeb-like lengths.
+
+    bash benchmarks/run.sh scoring_gpu
+
+Against a plain loop and length-sorted padded batches, each with two models, and against the GPU's own matmul rate in
+the same run (8192³ in bfloat16): floating-point operations executed per second, and what two full passes at that rate
+would allow at the very best. Weights and tokens are random; the work does not depend on them.
+"""
+
+import argparse
+from functools import partial
+
+import numpy as np
+import torch
+from measure import in_turn, ratios, save
+from models import SHAPES, fineweb_like_lengths, random_documents, random_model, upper_heads
+
+from common.attention import decoder_layers
+from common.documents import windows
+from common.loss import PairScorer
+from common.masking import mask_heads
+
+SEQ_LEN = 8192
+PADDED_TOKENS = 16384
+
+
+def matmul_rate(device: str) -> float:
+    """Floating-point operations per second of a bfloat16 matmul of 8192³ (of 1024³ on a CPU)."""
+    size = 8192 if device != "cpu" else 1024
+    a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16)
+    seconds = in_turn({"matmul": lambda: [a @ b for _ in range(20)]}, 5)["matmul"]
+    return 20 * 2 * size**3 / min(seconds)
+
+
+def operations(model, lengths, first_masked: int) -> tuple[float, float]:
+    """Floating-point operations of the shared trunk and of two full passes, over documents of these lengths."""
+    layers, config = len(decoder_layers(model)), model.config
+    per_layer = sum(p.numel() for p in decoder_layers(model)[0].parameters() if p.ndim == 2)
+    head = config.hidden_size * config.vocab_size
+    lengths = np.asarray(lengths, dtype=float)
+    # causal attention: two products of length² / 2 for each of the layer's channels
+    attention = float((lengths**2).sum()) * config.hidden_size * 2
+    layer = 2 * per_layer * float(lengths.sum()) + attention
+    heads = 2 * 2 * head * float(lengths.sum())
+    return (2 * layers - first_masked) * layer + heads, 2 * layers * layer + heads
+
+
+def score(scorer: PairScorer, docs) -> None:
+    for _ in scorer.stream((row, window) for row, ids in enumerate(docs) for window in windows(ids, SEQ_LEN, None)):
+        pass
+
+
+@torch.inference_mode()
+def plain_loop(models, docs) -> None:
+    for ids in docs:
+        input_ids = torch.tensor(ids, device=models[0].device)[None]
+        for model in models:
+            model(input_ids=input_ids, labels=input_ids).loss.item()
+
+
+@torch.inference_mode()
+def padded_batches(models, docs) -> None:
+    docs, device = sorted(docs, key=len), models[0].device
+    while docs:
+        size = next((n for n in range(len(docs), 0, -1) if n * len(docs[n - 1]) <= PADDED_TOKENS), 1)
+        batch, docs = docs[:size], docs[size:]
+        rows = [torch.tensor(ids, device=device) for ids in batch]
+        input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        for model in models:
+            logits = model(input_ids=input_ids, attention_mask=mask).logits[:, :-1].transpose(1, 2)
+            each = torch.nn.functional.cross_entropy(logits.float(), input_ids[:, 1:], reduction="none")
+            ((each * mask[:, 1:]).sum(1) / mask[:, 1:].sum(1)).cpu()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="1.3B")
+    parser.add_argument("--documents", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda", help="cpu runs it in small, to see that it runs; nothing is saved")
+    args = parser.parse_args()
+    if args.device != "cpu" and not torch.cuda.is_available():
+        raise SystemExit("no GPU here: this row is not measured")
+    base, reference = (random_model(args.shape, args.device, torch.bfloat16) for _ in range(2))
+    heads = upper_heads(base)
+    mask_heads(reference, heads, "uniform")
+    lengths = fineweb_like_lengths(args.documents)
+    docs = random_documents(lengths, base.config.vocab_size)
+    scorer = PairScorer(base, masked=("uniform", heads))
+    seconds = in_turn(
+        {
+            "this project": partial(score, scorer, docs),
+            "plain loop": partial(plain_loop, [base, reference], docs),
+            "padded batches": partial(padded_batches, [base, reference], docs),
+        },
+        args.rounds,
+    )
+    rate = matmul_rate(args.device)
+    executed, two_passes = operations(base, lengths, min(layer for layer, _ in heads))
+    ours = float(np.median(seconds["this project"]))
+    result = {
+        "what": f"{args.documents} documents, {int(lengths.sum())} tokens, bfloat16, Llama of {args.shape}",
+        "tokens_per_second": {name: float(lengths.sum() / np.median(taken)) for name, taken in seconds.items()},
+        "times_as_fast_as": ratios(seconds, "this project"),
+        "matmul_tflops": rate / 1e12,
+        "share_of_matmul_rate": executed / ours / rate,
+        "share_of_two_passes_at_matmul_rate": two_passes / rate / ours,
+        "tokens_per_batch": scorer.tokens_per_batch,
+        "seconds": seconds,
+    }
+    if args.device == "cpu":
+        print(result)
+    else:
+        result["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        save("scoring_gpu", result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Tokenizing a JSONL corpus, against `datasets.map(batched=True)` and datatrove's document tokenizer.
+
+    bash benchmarks/run.sh tokenizing
+
+The corpus is text of the running Python installation (sources, documentation), cut to --megabytes in two files, so
+that datatrove can use two processes. Each contender is a process of its own, start and imports included, and writes
+what it makes to disk. Memory is the largest process's peak, for the corpus and for a fifth of it.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from measure import in_turn, ratios, save
+
+ROOT = Path(__file__).parents[1]
+FILES = 2
+
+
+def write_corpus(folder: Path, megabytes: float) -> int:
+    """Write the corpus as `FILES` JSONL files; returns how many bytes of text are in it."""
+    folder.mkdir(parents=True)
+    paths = (
+        path for end in (".py", ".md", ".rst", ".txt") for path in Path(sysconfig.get_path("stdlib")).rglob("*" + end)
+    )
+    written, limit = 0, megabytes * 10**6
+    with (folder / "0.jsonl").open("w") as first, (folder / "1.jsonl").open("w") as second:
+        for number, path in enumerate(sorted(paths)):
+            text = path.read_text(encoding="utf-8", errors="ignore")[:20_000]
+            if written >= limit:
+                return written
+            (first, second)[number % FILES].write(json.dumps({"text": text, "id": str(number)}) + "\n")
+            written += len(text.encode())
+    raise SystemExit(f"this Python installation has only {written} bytes of text")
+
+
+def with_datasets(corpus: Path, tokenizer: str, out: Path) -> None:
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+
+    tok = AutoTokenizer.from_pretrained(tokenizer)
+    files = [str(path) for path in sorted(corpus.glob("*.jsonl"))]
+    data = load_dataset("json", data_files=files, split="train", cache_dir=str(out / "cache"))
+    data.map(lambda rows: {"input_ids": tok(rows["text"])["input_ids"]}, batched=True, remove_columns=data.column_names)
+
+
+def with_datatrove(corpus: Path, tokenizer: str, out: Path) -> None:
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.tokens import DocumentTokenizer
+
+    steps = [
+        JsonlReader(str(corpus), glob_pattern="*.jsonl"),
+        DocumentTokenizer(
+            str(out / "tokens"), f"{tokenizer}/tokenizer.json", eos_token="<|im_end|>", shuffle_documents=False
+        ),
+    ]
+    LocalPipelineExecutor(steps, tasks=FILES, workers=FILES, logging_dir=str(out / "logs")).run()
+
+
+def with_fineweb(corpus: Path, tokenizer: str, out: Path) -> None:
+    sys.path.insert(0, str(ROOT))
+    import fineweb
+
+    fineweb.main(["--input", f"{corpus}/*.jsonl", "--tokenizer", tokenizer, "--out_dir", str(out / "shards")])
+
+
+CONTENDERS = {"this project": with_fineweb, "datasets.map": with_datasets, "datatrove": with_datatrove}
+
+
+def in_a_process(name: str, corpus: Path, tokenizer: str, peaks: dict[str, float]) -> None:
+    """Run one contender in a new process and an empty folder; keep its peak memory in GB."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [
+            sys.executable,
+            __file__,
+            "--run",
+            name,
+            "--corpus",
+            str(corpus),
+            "--tokenizer",
+            tokenizer,
+            "--out",
+            out,
+        ]
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        if status:
+            raise SystemExit(f"{name} failed: {' '.join(command)}")
+        peaks[name] = max(peaks.get(name, 0), usage.ru_maxrss * 1024 / 1e9)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", default="data/SmolLM2-135M-Instruct")
+    parser.add_argument("--megabytes", type=float, default=50)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--run", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.run:
+        CONTENDERS[args.run](args.corpus, args.tokenizer, args.out)
+        return
+    work = Path(tempfile.mkdtemp())
+    try:
+        size = write_corpus(work / "whole", args.megabytes)
+        write_corpus(work / "fifth", args.megabytes / 5)
+        peaks, small_peaks = {}, {}
+        run = partial(in_a_process, tokenizer=args.tokenizer)
+        for name in CONTENDERS:
+            run(name, work / "fifth", peaks=small_peaks)
+        contenders = {name: partial(run, name, work / "whole", peaks=peaks) for name in CONTENDERS}
+        seconds = in_turn(contenders, args.rounds)
+    finally:
+        shutil.rmtree(work)
+    save(
+        "tokenizing",
+        {
+            "what": f"{size / 1e6:.0f} MB of JSONL text, SmolLM2's tokenizer, whole processes",
+            "times_as_fast_as": ratios(seconds, "this project"),
+            "peak_memory_gb": peaks,
+            "peak_memory_gb_on_a_fifth": small_peaks,
+            "seconds": seconds,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

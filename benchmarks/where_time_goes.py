@@ -1,0 +1,62 @@
+"""Where the time of scoring goes, by torch's profiler: this project and the plain loop, on the same documents.
+
+bash pipeline.sh
+bash benchmarks/run.sh where_time_goes
+"""
+
+import argparse
+from collections import defaultdict
+from functools import partial
+
+import torch
+from measure import save
+from scoring_cpu import SEQ_LEN, ours, plain_loop, sample
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM
+
+from common.options import PairOptions, Runtime
+from common.reference import load_pair
+
+KINDS = {
+    "matrix products": ("mm", "linear", "bmm", "gemm"),
+    "attention": ("scaled_dot_product", "flash", "attn"),
+    "loss": ("softmax", "nll_loss", "exp", "logaddexp", "amax", "sub_", "gather", "logsumexp"),
+}
+
+
+def shares(run) -> dict[str, float]:
+    """Seconds by kind of operation."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run()
+    seconds = defaultdict(float)
+    for event in profiler.key_averages():
+        kind = next((kind for kind, words in KINDS.items() if any(word in event.key for word in words)), "all else")
+        seconds[kind] += event.self_cpu_time_total / 1e6
+    return dict(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base_model", default="data/SmolLM2-135M-Instruct")
+    parser.add_argument("--reference_model", default="reference-model")
+    parser.add_argument("--data", default="data/finewebsample/fineweb_train_*.bin")
+    parser.add_argument("--every", type=int, default=20, help="take every so many-th document")
+    args = parser.parse_args()
+    names = (args.base_model, args.reference_model)
+    pair = load_pair(PairOptions(*names, SEQ_LEN, runtime=Runtime("cpu", "float32")))
+    models = [AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval() for name in names]
+    _, docs = sample(args.data, args.every)
+    runs = {"plain loop": partial(plain_loop, models, docs), "this project": partial(ours, pair, docs)}
+    for run in runs.values():
+        run()
+    save(
+        "where_time_goes",
+        {
+            "what": f"{len(docs)} sample documents, {sum(map(len, docs))} tokens, SmolLM2-135M, CPU, float32",
+            "seconds": {name: shares(run) for name, run in runs.items()},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
