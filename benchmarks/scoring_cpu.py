@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--base_model", default="data/SmolLM2-135M-Instruct")
     parser.add_argument("--reference_model", default="reference-model")
     parser.add_argument("--data", default="data/finewebsample/fineweb_train_*.bin")
-    parser.add_argument("--every", type=int, default=10, help="take every so many-th document")
+    parser.add_argument("--every", type=int, default=20, help="take every so many-th document")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--without_harness", action="store_true")
     args = parser.parse_args()

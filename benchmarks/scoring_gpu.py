@@ -15,7 +15,7 @@ import torch
 from measure import in_turn, ratios, save
 from models import SHAPES, fineweb_like_lengths, random_documents, random_model, upper_heads
 
-from common.attention import decoder_layers
+from common.attention import attention_modules, decoder_layers
 from common.documents import windows
 from common.loss import PairScorer
 from common.masking import mask_heads
@@ -43,6 +43,16 @@ def operations(model, lengths, first_masked: int) -> tuple[float, float]:
     layer = 2 * per_layer * float(lengths.sum()) + attention
     heads = 2 * 2 * head * float(lengths.sum())
     return (2 * layers - first_masked) * layer + heads, 2 * layers * layer + heads
+
+
+def compiled(model):
+    """The model with its norms and MLPs compiled; attention stays as it is."""
+    attention = set(attention_modules(model).values())
+    for layer in decoder_layers(model):
+        for child in layer.children():
+            if child not in attention:
+                child.compile(dynamic=True)
+    return model
 
 
 def score(scorer: PairScorer, docs) -> None:
@@ -78,6 +88,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="1.3B")
     parser.add_argument("--documents", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="also with norms and MLPs through torch.compile")
     parser.add_argument("--device", default="cuda", help="cpu runs it in small, to see that it runs; nothing is saved")
     args = parser.parse_args()
     if args.device != "cpu" and not torch.cuda.is_available():
@@ -88,14 +99,15 @@ def main() -> None:
     lengths = fineweb_like_lengths(args.documents)
     docs = random_documents(lengths, base.config.vocab_size)
     scorer = PairScorer(base, masked=("uniform", heads))
-    seconds = in_turn(
-        {
-            "this project": partial(score, scorer, docs),
-            "plain loop": partial(plain_loop, [base, reference], docs),
-            "padded batches": partial(padded_batches, [base, reference], docs),
-        },
-        args.rounds,
-    )
+    contenders = {
+        "this project": partial(score, scorer, docs),
+        "plain loop": partial(plain_loop, [base, reference], docs),
+        "padded batches": partial(padded_batches, [base, reference], docs),
+    }
+    if args.compile:
+        other = compiled(random_model(args.shape, args.device, torch.bfloat16))
+        contenders["this project, compiled"] = partial(score, PairScorer(other, masked=("uniform", heads)), docs)
+    seconds = in_turn(contenders, args.rounds)
     rate = matmul_rate(args.device)
     executed, two_passes = operations(base, lengths, min(layer for layer, _ in heads))
     ours = float(np.median(seconds["this project"]))
