@@ -24,6 +24,7 @@ from common.dataset import NAME, DatasetWriter
 from common.errors import InputError
 from common.files import claim, read_json, write_json
 from common.options import DEFAULT_MODEL, add_trust_flag
+from common.read_ahead import read_ahead
 from common.sample import sample_documents
 from common.shards import MAX_TOKENS
 from common.tokenization import TextTokenizer, load_tokenizer
@@ -94,8 +95,9 @@ def tokenize(
     with cli.progress(expected_tokens, "tokenizing") as bar:
         cli.skip(bar, writer.num_tokens)
         try:
-            for batch in batches(islice(documents, writer.num_documents, None)):
-                encoded = tokenizer.encode_batch([document.text for document in batch])
+            left = batches(islice(documents, writer.num_documents, None))
+            work = ((batch, tokenizer.encode_batch([document.text for document in batch])) for batch in left)
+            for batch, encoded in read_ahead(work):
                 for document, token_ids in zip(batch, encoded, strict=True):
                     writer.add(document, token_ids)
                     bar.update(len(token_ids) + 1)

@@ -4,7 +4,6 @@ bash benchmarks/run.sh ranking
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measure import save
+from measure import peak_memory_gb, save
 
 from common.scores import SCHEMA
 
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    seconds, peaks = [], []
+    seconds = []
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "scores.parquet"
         write_table(table, args.rows, 8)
@@ -58,18 +57,14 @@ def main() -> None:
                 f"{folder}/top.tsv",
             ]
             begin = time.perf_counter()
-            child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(child.pid, 0)
-            if status:
-                raise SystemExit("rank_scores.py failed")
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
             seconds.append(time.perf_counter() - begin)
-            peaks.append(usage.ru_maxrss * 1024 / 1e9)
     save(
         "ranking",
         {
             "what": f"{args.rows:,} rows, 8 domains, parquet in, TSV and parquet out",
             "seconds": seconds,
-            "peak_memory_gb": max(peaks),
+            "peak_memory_gb": peak_memory_gb(),
         },
     )
 

@@ -9,7 +9,6 @@ what it makes to disk. Memory is the largest process's peak, for the corpus and 
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from measure import in_turn, ratios, save
+from measure import in_turn, peak_memory_gb, ratios, save
 
 ROOT = Path(__file__).parents[1]
 FILES = 2
@@ -90,11 +89,10 @@ def in_a_process(name: str, corpus: Path, tokenizer: str, peaks: dict[str, float
             "--out",
             out,
         ]
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-        if status:
-            raise SystemExit(f"{name} failed: {' '.join(command)}")
-        peaks[name] = max(peaks.get(name, 0), usage.ru_maxrss * 1024 / 1e9)
+        child = subprocess.run(command, capture_output=True, text=True)
+        if child.returncode:
+            raise SystemExit(f"{name} failed: {' '.join(command)}\n{child.stderr}")
+        peaks[name] = max(peaks.get(name, 0), float(child.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -108,6 +106,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         CONTENDERS[args.run](args.corpus, args.tokenizer, args.out)
+        print(peak_memory_gb())
         return
     work = Path(tempfile.mkdtemp())
     try:

@@ -1,17 +1,11 @@
 """Windows of many documents, packed into one row of tokens for each forward pass; nothing is padded."""
 
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 import torch
 
-READ_AHEAD = 2
-
 Window = tuple[Hashable, np.ndarray]
-T = TypeVar("T")
 
 
 class Batch:
@@ -54,13 +48,3 @@ def fill_batches(windows: Iterable[Window], max_tokens: Callable[[], int], pinne
         num_tokens += len(window) - 1
     if taken:
         yield Batch(taken, pinned)
-
-
-def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, fetched by a thread while the caller works on earlier ones."""
-    end = object()
-    with ThreadPoolExecutor(1) as thread:
-        coming = deque(thread.submit(next, items, end) for _ in range(READ_AHEAD))
-        while (item := coming.popleft().result()) is not end:
-            coming.append(thread.submit(next, items, end))
-            yield item

@@ -20,10 +20,11 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from common.attention import Pack, decoder_layers, mask_heads_at_run_time, pack_documents
-from common.batches import Batch, Window, fill_batches, read_ahead
+from common.batches import Batch, Window, fill_batches
 from common.errors import InputError
 from common.heads import Head
 from common.masking import run_time_masks
+from common.read_ahead import read_ahead
 
 # Tokens in a forward pass. On CUDA it is where to start: running out of memory halves it.
 TOKENS_PER_BATCH = {"cpu": 1536, "cuda": 32768}

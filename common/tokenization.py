@@ -1,5 +1,6 @@
 """Text to token ids and back, alike for Hugging Face and tiktoken tokenizers."""
 
+import copy
 import hashlib
 import json
 import os
@@ -75,12 +76,19 @@ class _HuggingFaceTokenizer(TextTokenizer):
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise InputError(f"{name}: no tokenizer could be loaded ({_first_line(error)})") from None
         self.name = name
+        self._backend = copy.deepcopy(getattr(self.hf, "backend_tokenizer", None))
+        if self._backend:  # what the wrapper would set at every call
+            self._backend.encode_special_tokens = True
+            self._backend.no_truncation()
+            self._backend.no_padding()
         self.vocab_size = max(self.hf.get_vocab().values()) + 1
         self.separator_id = self.hf.eos_token_id
         leading = self.hf("")["input_ids"][:1]
         self.bos_id = leading[0] if leading and leading[0] == self.hf.bos_token_id else None
 
     def encode_batch(self, texts):
+        if self._backend:  # without the wrapper, which takes a fifth of the time
+            return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
         return self.hf(
             texts,
             add_special_tokens=False,
