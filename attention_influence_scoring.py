@@ -14,23 +14,21 @@ L_base and L_ref are mean nats per predicted token, AI_Score = (L_ref - L_base) 
 a run that was stopped goes on from there with the same command.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from common import cli
-from common.batches import Window
+from common.batches import Document
 from common.corpus import expand
 from common.documents import Shard, check_tokenizer, is_scorable, open_shard, windows
 from common.errors import InputError
-from common.files import claim, refuse_folder
-from common.loss import TokenLosses
+from common.files import claim, refuse_folder, sole_writer
 from common.options import add_pair_flags, add_separator_flags, pair_options
 from common.reference import Pair, load_pair
 from common.scores import Parts, merge_parts
@@ -81,29 +79,36 @@ def plan(
     return work
 
 
-def score_documents(shard: Shard, pair: Pair, seq_len: int, rows: range, parts: Parts, bar) -> None:
-    """Score documents of one shard, and write a part every 30 seconds and at the end."""
-    domains, scored, first, started = shard.domains, [], rows.start, time.monotonic()
-    losses_of = groupby(pair.scorer.stream(all_windows(shard, rows, seq_len, pair.tokenizer.bos_id)), itemgetter(0))
-    for row, windows_of_row in losses_of:
-        losses = TokenLosses(*np.concatenate([losses for _, losses in windows_of_row], axis=1))
-        start, end = map(int, shard.spans[row])
-        scored.append((shard.doc_id(start, end), domains[row], end - start, *losses.means()))
-        bar.update(end - start)
-        if time.monotonic() - started > SECONDS_PER_PART:
-            parts.write(shard.name, first, row + 1, scored)
-            scored, first, started = [], row + 1, time.monotonic()
-    if first < rows.stop:
-        parts.write(shard.name, first, rows.stop, scored)
+def score_documents(shard: Shard, pair: Pair, seq_len: int, rows: range, parts: Parts, bar, warn) -> None:
+    """Score documents of one shard; write a part every 30 seconds, at the end, and when it is stopped."""
+    domains, scored, started = shard.domains, [], time.monotonic()
+    first = last = rows.start
+    try:
+        for finished in pair.scorer.stream(documents(shard, rows, seq_len, pair.tokenizer.bos_id)):
+            new = []
+            for row, losses in finished:
+                start, end = map(int, shard.spans[row])
+                new.append((shard.doc_id(start, end), domains[row], end - start, *losses.means()))
+                bar.update(end - start)
+                if not math.isfinite(sum(new[-1][3:])):
+                    warn(f"{new[-1][0]}: its loss is not finite; more of the kind are counted at the end")
+            scored, last = [*scored, *new], finished[-1][0] + 1
+            if time.monotonic() - started > SECONDS_PER_PART:
+                parts.write(shard.name, first, last, scored)
+                scored, first, started = [], last, time.monotonic()
+        last = rows.stop
+    finally:
+        if first < last:
+            parts.write(shard.name, first, last, scored)
 
 
-def all_windows(shard: Shard, rows: range, seq_len: int, bos_id: int | None) -> Iterator[Window]:
-    """The windows of the documents in `rows` that have something to predict, each with its document's row."""
+def documents(shard: Shard, rows: range, seq_len: int, bos_id: int | None) -> Iterator[Document]:
+    """The windows of the documents in `rows` that have something to predict, each with its row."""
     for row in rows:
         start, end = map(int, shard.spans[row])
         token_ids = shard.tokens[start:end]
         if is_scorable(token_ids, shard.separator_id):
-            yield from ((row, window) for window in windows(token_ids, seq_len, bos_id))
+            yield row, list(windows(token_ids, seq_len, bos_id))
 
 
 def score(
@@ -116,20 +121,24 @@ def score(
     print(f"{out}: {pair.summary}")
     finished, num_documents = [], 0
     with cli.progress(sum(w.num_tokens for w in work), "scoring") as bar:
+        warn = cli.once(bar)
         for item in work:
             shard = open_one(item.path)
             covered = parts.of_shard(shard.name)[1]
             if covered < item.num_documents:
-                check_vocabulary(item.path, shard.tokens, pair.vocab_size)
+                check_vocabulary(item.path, shard.verified().tokens, pair.vocab_size)
             cli.skip(bar, int(shard.spans[covered - 1, 1]) if covered else 0)
-            score_documents(shard, pair, seq_len, range(covered, item.num_documents), parts, bar)
+            score_documents(shard, pair, seq_len, range(covered, item.num_documents), parts, bar, warn)
             done, covered = parts.of_shard(shard.name)
             finished += done
             num_documents += covered
-    num_rows = merge_parts(finished, out)
-    print(f"wrote {num_rows:,} scores to {out} and {out.with_suffix('.parquet')}")
-    if num_rows < num_documents:
-        print(f"skipped {num_documents - num_rows:,} documents of no or one token: nothing to predict from context")
+    health = merge_parts(finished, out)
+    print(f"wrote {health.num_rows:,} scores to {out} and {out.with_suffix('.parquet')}")
+    if health.num_rows < num_documents:
+        skipped = num_documents - health.num_rows
+        print(f"skipped {skipped:,} documents of no or one token: nothing to predict from context")
+    for warning in health.warnings(pair.vocab_size):
+        print(f"warning: {warning}")
     print(f"next: python rank_scores.py --scores {out} --top_pct 20")
 
 
@@ -141,7 +150,8 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = load_tokenizer(args.base_model, args.trust_remote_code)
     open_one = partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side)
     work = plan(expand(args.data), tokenizer, open_one, args.max_tokens)
-    score(load_pair(pair_options(args)), work, args.seq_len, open_one, args.out, args.overwrite)
+    with sole_writer(args.out):
+        score(load_pair(pair_options(args)), work, args.seq_len, open_one, args.out, args.overwrite)
 
 
 if __name__ == "__main__":

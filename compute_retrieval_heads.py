@@ -16,7 +16,7 @@ from pathlib import Path
 from common import cli
 from common.checkpoints import check_tokenizer_fits, load_model
 from common.errors import InputError
-from common.files import atomic, refuse_folder
+from common.files import atomic, refuse_folder, sole_writer
 from common.heads import choose_heads, encode_probes, score_heads, write_heads, write_scores
 from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
 from common.probes import read_probes
@@ -47,12 +47,13 @@ def find_heads(model_name: str, probes_path: Path, top_pct: float, out: Path, ru
     model = load_model(model_name, runtime)
     check_tokenizer_fits(tokenizer, model, model_name)
     encoded = encode_probes(probes, tokenizer, model)
-    with cli.progress(sum(len(probe.input_ids) for probe in encoded), "finding heads") as bar:
-        scores, accuracy = score_heads(model, encoded, bar.update)
-    heads = choose_heads(scores, top_pct)
-    with atomic(out) as tmp, atomic(out.with_suffix(".tsv")) as tmp_scores:
-        write_heads(tmp, heads)
-        write_scores(tmp_scores, scores, heads)
+    with sole_writer(out):
+        with cli.progress(sum(len(probe.input_ids) for probe in encoded), "finding heads") as bar:
+            scores, accuracy = score_heads(model, encoded, bar.update)
+        heads = choose_heads(scores, top_pct)
+        with atomic(out) as tmp, atomic(out.with_suffix(".tsv")) as tmp_scores:
+            write_heads(tmp, heads)
+            write_scores(tmp_scores, scores, heads)
     print(f"the model predicts {accuracy:.1%} of the answers' tokens ({len(probes)} probes)")
     if accuracy < MIN_ACCURACY:
         print(

@@ -19,11 +19,11 @@ from itertools import islice
 from pathlib import Path
 
 from common import cli
-from common.corpus import Columns, SourceDocument, expand, read_files, read_hub
+from common.corpus import BadRows, Columns, SourceDocument, expand, read_files, read_hub
 from common.dataset import NAME, DatasetWriter
 from common.errors import InputError
-from common.files import claim, read_json, write_json
-from common.options import DEFAULT_MODEL, add_trust_flag
+from common.files import claim, read_json, sole_writer, write_json
+from common.options import DEFAULT_MODEL, add_bad_row_flag, add_trust_flag
 from common.read_ahead import read_ahead
 from common.sample import sample_documents
 from common.shards import MAX_TOKENS
@@ -42,6 +42,7 @@ def parse_args(argv: list[str] | None):
     parser.add_argument("--text_column", default="text", help="column that holds the text")
     parser.add_argument("--id_column", help="column that holds the source's id (default: id, or file and line)")
     parser.add_argument("--domain_column", help="column that holds the domain (default: all one domain)")
+    add_bad_row_flag(parser)
     parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="model name or folder, or tiktoken:gpt2")
     parser.add_argument("--out_dir", type=Path, help="where the shards go (default: data/fineweb and the version)")
     parser.add_argument("--shard_size", type=shard_size, default=10**8, help="most tokens in a shard")
@@ -64,15 +65,17 @@ def shard_size(text: str) -> int:
 
 
 def open_source(
-    version: str, inputs: list[str] | None, columns: Columns
+    version: str, inputs: list[str] | None, columns: Columns, bad_rows: BadRows
 ) -> tuple[Iterable[SourceDocument], int | None]:
     """The documents to tokenize, and roughly how many tokens they hold where that is known."""
     if inputs:
-        return read_files(inputs, columns), sum(path.stat().st_size for path in expand(inputs)) // BYTES_PER_TOKEN
+        num_bytes = sum(path.stat().st_size for path in expand(inputs))
+        return read_files(inputs, columns, bad_rows), num_bytes // BYTES_PER_TOKEN
     if version == "sample":
         documents = list(sample_documents())
         return documents, sum(len(document.text) for document in documents) // BYTES_PER_TOKEN
-    return read_hub(HUB_NAME, HUB_CONFIGS[version], columns, NAME), int(version.removesuffix("B")) * 10**9
+    documents = read_hub(HUB_NAME, HUB_CONFIGS[version], columns, bad_rows, NAME)
+    return documents, int(version.removesuffix("B")) * 10**9
 
 
 def batches(documents: Iterable[SourceDocument]) -> Iterator[list[SourceDocument]]:
@@ -115,6 +118,7 @@ def make_dataset(
     shard_size: int,
     val_tokens: int,
     max_docs: int | None,
+    bad_rows: BadRows,
     overwrite: bool,
 ) -> None:
     """Tokenize the source into `out_dir`, or go on with it, or find that it is complete."""
@@ -130,18 +134,21 @@ def make_dataset(
         "val_tokens": val_tokens,
         "max_docs": max_docs,
     }
-    documents, expected_tokens = open_source(version, inputs, columns)
-    claim(out_dir / "dataset.json", settings, overwrite, f"{NAME}_*")
-    writer = DatasetWriter(out_dir, tokenizer, shard_size, val_tokens)
-    summary_path = out_dir / f"{NAME}_summary.json"
-    complete = summary_path.exists() and read_json(summary_path) == writer.counts()
-    if not complete:
-        tokenize(islice(documents, max_docs), tokenizer, writer, None if max_docs else expected_tokens)
-        if not writer.num_documents:
-            raise InputError(f"{inputs or version}: no documents in it; give text")
-        write_json(summary_path, writer.counts())
+    documents, expected_tokens = open_source(version, inputs, columns, bad_rows)
+    record = out_dir / "dataset.json"
+    with sole_writer(record):
+        claim(record, settings, overwrite, f"{NAME}_*")
+        writer = DatasetWriter(out_dir, tokenizer, shard_size, val_tokens)
+        summary_path = out_dir / f"{NAME}_summary.json"
+        complete = summary_path.exists() and read_json(summary_path) == writer.counts()
+        if not complete:
+            tokenize(islice(documents, max_docs), tokenizer, writer, None if max_docs else expected_tokens)
+            if not writer.num_documents:
+                raise InputError(f"{inputs or version}: no documents in it; {bad_rows.first or 'give text'}")
+            write_json(summary_path, writer.counts())
     amount = "{documents:,} documents, {tokens:,} tokens, {shards} shards".format_map(writer.counts())
     print(f"{'reusing' if complete else 'wrote'} {out_dir}/: {amount}")
+    cli.report_skipped(bad_rows)
     print(f"next: python attention_influence_scoring.py --base_model MODEL --data '{out_dir}/{NAME}_train_*.bin'")
 
 
@@ -157,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         args.shard_size,
         args.val_tokens if args.val_tokens is not None else (args.shard_size if from_hub else 0),
         args.max_docs,
+        BadRows(skip=args.on_bad_row == "skip"),
         args.overwrite,
     )
 

@@ -19,9 +19,9 @@ from itertools import islice
 from pathlib import Path
 
 from common import cli
-from common.corpus import Columns, SourceDocument, read_files, read_hub
-from common.files import atomic
-from common.options import DEFAULT_MODEL, add_trust_flag
+from common.corpus import BadRows, Columns, SourceDocument, read_files, read_hub
+from common.files import atomic, sole_writer
+from common.options import DEFAULT_MODEL, add_bad_row_flag, add_trust_flag
 from common.probes import build_probes, usable_sentences, write_probes
 from common.sample import sample_sentences, split_sentences
 from common.tokenization import TextTokenizer, load_tokenizer
@@ -36,6 +36,7 @@ def parse_args(argv: list[str] | None):
         "--corpus", nargs="+", help="files, globs or a hub data set (owner/name) to take sentences from"
     )
     parser.add_argument("--text_column", default="text", help="column of --corpus that holds the text")
+    add_bad_row_flag(parser)
     parser.add_argument("--num_probes", type=cli.positive_int, default=800, help="the paper's setting is 800")
     parser.add_argument("--max_tokens", type=cli.positive_int, default=4096, help="longest probe, answer included")
     parser.add_argument("--shots", type=cli.non_negative_int, default=3, help="demonstrations in each prompt")
@@ -46,18 +47,18 @@ def parse_args(argv: list[str] | None):
     return parser.parse_args(argv)
 
 
-def corpus_documents(corpus: list[str], columns: Columns) -> Iterator[SourceDocument]:
+def corpus_documents(corpus: list[str], columns: Columns, bad_rows: BadRows) -> Iterator[SourceDocument]:
     """A hub data set if it is named like one (`owner/name`) and no such path is here, else local files."""
     name = corpus[0]
     if len(corpus) == 1 and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
-        return read_hub(name, None, columns)
-    return read_files(corpus, columns)
+        return read_hub(name, None, columns, bad_rows)
+    return read_files(corpus, columns, bad_rows)
 
 
-def corpus_sentences(corpus: list[str] | None, columns: Columns, seed: int) -> list[str]:
+def corpus_sentences(corpus: list[str] | None, columns: Columns, bad_rows: BadRows, seed: int) -> list[str]:
     """Sentences of the sample text or of the corpus (at most its first 100,000), in a seeded random order."""
     if corpus:
-        texts = (document.text for document in corpus_documents(corpus, columns))
+        texts = (document.text for document in corpus_documents(corpus, columns, bad_rows))
         sentences = list(islice((sentence for text in texts for sentence in split_sentences(text)), MAX_SENTENCES))
     else:
         sentences = sample_sentences()
@@ -78,7 +79,7 @@ def generate(
     """Build the probes and write them."""
     usable = usable_sentences(sentences, tokenizer)
     probes = build_probes(usable, tokenizer, num_probes, max_tokens, shots, key_length, seed)
-    with atomic(out) as tmp:
+    with sole_writer(out), atomic(out) as tmp:
         write_probes(tmp, cli.progress(num_probes, "making probes", "probes", probes))
     print(f"wrote {num_probes} probes of up to {max_tokens} tokens, from {len(usable)} sentences, to {out}")
     print(f"next: python compute_retrieval_heads.py --model {tokenizer.name} --probes {out}")
@@ -87,7 +88,9 @@ def generate(
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     tokenizer = load_tokenizer(args.tokenizer, args.trust_remote_code)
-    sentences = corpus_sentences(args.corpus, Columns(text=args.text_column), args.seed)
+    bad_rows = BadRows(skip=args.on_bad_row == "skip")
+    sentences = corpus_sentences(args.corpus, Columns(text=args.text_column), bad_rows, args.seed)
+    cli.report_skipped(bad_rows)
     generate(tokenizer, sentences, args.num_probes, args.max_tokens, args.shots, args.key_length, args.seed, args.out)
 
 

@@ -23,7 +23,7 @@ from common import cli
 from common.attention import mask_heads_at_run_time
 from common.checkpoints import check_tokenizer_fits, load_model, save_checkpoint
 from common.errors import InputError
-from common.files import atomic, refuse_folder
+from common.files import atomic, refuse_folder, sole_writer
 from common.heads import Head, encode_probes, head_shape, probe_accuracy, read_heads
 from common.masking import MASKS, mask_heads, run_time_masks
 from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
@@ -58,7 +58,7 @@ def make_reference(base_model: str, heads_path: Path, kind: str, out: Path, trus
     check_tokenizer_fits(tokenizer, model, base_model)
     heads = read_heads(heads_path, head_shape(model))
     mask_heads(model, heads, kind)
-    with atomic(out, RECORD_NAME) as tmp:
+    with sole_writer(out), atomic(out, RECORD_NAME) as tmp:
         save_checkpoint(model, tokenizer, tmp)
         write_record(tmp, base_model, kind, heads)
     print(f"wrote {base_model} with {len(heads)} heads masked ({kind}) to {out}/")

@@ -16,8 +16,9 @@ import pandas as pd
 
 from common import cli
 from common.errors import InputError
-from common.files import atomic
+from common.files import atomic, sole_writer
 from common.scores import read_scores, select, with_slices
+from common.visible import visible
 
 
 def parse_args(argv: list[str] | None):
@@ -58,7 +59,7 @@ def rank(scores_path: Path, percent: float, by: str, lowest: bool, out: Path) ->
     if not selections:
         raise InputError(f"{scores_path}: no row has a finite AI_Score; look at L_base and L_ref in it")
     selected = with_slices(pd.concat(selections, ignore_index=True))
-    with atomic(out) as tsv, atomic(out.with_suffix(".parquet")) as parquet:
+    with sole_writer(out), atomic(out) as tsv, atomic(out.with_suffix(".parquet")) as parquet:
         selected.to_csv(tsv, sep="\t", index=False, float_format="%.10g")
         selected.to_parquet(parquet, index=False)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -67,7 +68,7 @@ def rank(scores_path: Path, percent: float, by: str, lowest: bool, out: Path) ->
             line[0].ljust(widths[0]),
             *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
         ]
-        print("  ".join(cells))
+        print(visible("  ".join(cells)))
     dropped = len(scores) - num_ranked
     if dropped:
         print(f"{dropped:,} rows have no finite AI_Score and were not ranked")

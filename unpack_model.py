@@ -15,7 +15,7 @@ import transformers
 
 from common import cli
 from common.errors import InputError
-from common.files import atomic, write_json
+from common.files import atomic, sole_writer, write_json
 
 MARKER = "unpacked_from_gguf.json"
 
@@ -52,7 +52,7 @@ def unpack(gguf: Path, out: Path) -> None:
     # A model that came from GGUF refuses to be saved; one of the same config and weights does not.
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(weights)
-    with atomic(out, MARKER) as tmp:
+    with sole_writer(out), atomic(out, MARKER) as tmp:
         model.save_pretrained(tmp)
         transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(tmp)
         write_json(tmp / MARKER, {"file": gguf.name})

@@ -24,6 +24,7 @@ from common.documents import (
     is_scorable,
     open_shard,
     parse_doc_id,
+    require_inside,
     windows,
 )
 from common.loss import TokenLosses
@@ -32,6 +33,7 @@ from common.reference import Pair, load_pair
 from common.scores import read_scores, select
 from common.shards import check_vocabulary
 from common.tokenization import TextTokenizer, load_tokenizer
+from common.visible import one_line, visible
 
 SNIPPET_CHARS = 90
 
@@ -41,6 +43,13 @@ def parse_args(argv: list[str] | None):
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--doc_id", nargs="+", help="path/of/shard:start-end")
     what.add_argument("--scores", type=Path, help="a table of scores to take the ends of each domain from")
+    parser.add_argument(
+        "--data_dir",
+        nargs="+",
+        type=Path,
+        default=[Path()],
+        help="folders that an id may lead into (default: the current folder)",
+    )
     parser.add_argument("--top", type=cli.non_negative_int, default=1, help="with --scores: how many of the best")
     parser.add_argument("--bottom", type=cli.non_negative_int, default=1, help="with --scores: how many of the lowest")
     parser.add_argument("--tokens", type=cli.non_negative_int, default=10, help="how many tokens to show")
@@ -59,9 +68,16 @@ class Document:
     part_of: str | None
 
 
-def open_document(doc_id: str, tokenizer: TextTokenizer, open_one: Callable[[Path], Shard]) -> Document:
-    """Find what a doc_id names; InputError when it is no part of one document or was made with another tokenizer."""
+def open_document(
+    doc_id: str, folders: list[Path], tokenizer: TextTokenizer, open_one: Callable[[Path], Shard]
+) -> Document:
+    """Find what a doc_id names.
+
+    Raises:
+        InputError: it leads outside the folders, is no part of one document, or was made with another tokenizer.
+    """
     path, start, end = parse_doc_id(doc_id)
+    require_inside(doc_id, path, folders)
     shard = open_one(path)
     check_tokenizer(shard, tokenizer)
     first, last = map(int, shard.spans[find_document(shard, start, end)])
@@ -76,7 +92,7 @@ def inspect(documents: list[Document], pair: Pair, seq_len: int, num_tokens: int
         print(f"\n=== {document.doc_id}")
         if document.part_of:
             print(f"(a part of {document.part_of}; the table scores the whole)")
-        print(cli.visible(pair.tokenizer.decode(document.token_ids.tolist())))
+        print(visible(pair.tokenizer.decode(document.token_ids.tolist())))
         if not is_scorable(document.token_ids, document.separator_id):
             print("--- not scored: no more than one token besides the separator")
             continue
@@ -110,23 +126,19 @@ def list_ends(
     for domain, _, ranked in select(read_scores(scores_path), 100, "documents", lowest=False):
         best = ranked.head(top)
         lowest = ranked.iloc[len(best) :].tail(bottom)
-        print(f"\n{domain}: {len(ranked):,} documents")
+        print(f"\n{visible(domain)}: {len(ranked):,} documents")
         for mark, rows in (("best", best), ("lowest", lowest)):
             for row in rows.itertuples():
                 beginning = one_line(tokenizer.decode(read(row.doc_id).token_ids[:64].tolist()))
-                print(f"  {mark:6} {row.AI_Score:8.4f}  {row.doc_id}\n                   {beginning[:SNIPPET_CHARS]}")
-
-
-def one_line(text: str) -> str:
-    """Text as one line that is safe to print."""
-    return " ".join(cli.visible(text).split())
+                print(f"  {mark:6} {row.AI_Score:8.4f}  {visible(row.doc_id)}")
+                print(" " * 19 + beginning[:SNIPPET_CHARS])
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     tokenizer = load_tokenizer(args.base_model, args.trust_remote_code)
-    open_one = cache(partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side))
-    read = partial(open_document, tokenizer=tokenizer, open_one=open_one)
+    open_one = cache(lambda path: open_shard(path, args.eot_id, args.eot_side).verified())
+    read = partial(open_document, folders=args.data_dir, tokenizer=tokenizer, open_one=open_one)
     if args.scores:
         list_ends(args.scores, args.top, args.bottom, read, tokenizer)
         models = f"--base_model {args.base_model} --reference_model {args.reference_model} --seq_len {args.seq_len}"

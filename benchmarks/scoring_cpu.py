@@ -10,8 +10,6 @@ Contenders, all on the same documents and the same two models: this project; a p
 
 import argparse
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 
 import numpy as np
 import torch
@@ -19,7 +17,6 @@ from measure import in_turn, ratios, save
 
 from common.corpus import expand
 from common.documents import open_shard, windows
-from common.loss import TokenLosses
 from common.options import PairOptions, Runtime
 from common.reference import load_pair
 
@@ -38,9 +35,8 @@ def sample(pattern: str, every: int) -> tuple[list[str], list[np.ndarray]]:
 
 
 def ours(pair, docs: list[np.ndarray]) -> list[tuple[float, float]]:
-    keyed = ((row, window) for row, ids in enumerate(docs) for window in windows(ids, SEQ_LEN, pair.tokenizer.bos_id))
-    groups = groupby(pair.scorer.stream(keyed), key=itemgetter(0))
-    return [TokenLosses(*np.concatenate([x for _, x in group], axis=1)).means()[:2] for _, group in groups]
+    cut = ((row, list(windows(ids, SEQ_LEN, pair.tokenizer.bos_id))) for row, ids in enumerate(docs))
+    return [losses.means()[:2] for finished in pair.scorer.stream(cut) for _, losses in finished]
 
 
 @torch.inference_mode()

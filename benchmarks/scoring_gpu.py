@@ -56,7 +56,7 @@ def compiled(model):
 
 
 def score(scorer: PairScorer, docs) -> None:
-    for _ in scorer.stream((row, window) for row, ids in enumerate(docs) for window in windows(ids, SEQ_LEN, None)):
+    for _ in scorer.stream((row, list(windows(ids, SEQ_LEN, None))) for row, ids in enumerate(docs)):
         pass
 
 

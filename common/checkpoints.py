@@ -1,5 +1,6 @@
 """Loading models: where they run, in which precision, and what identifies their weights."""
 
+import errno
 import hashlib
 import json
 import pickle
@@ -99,6 +100,11 @@ def model_digest(model: transformers.PreTrainedModel) -> str:
 
 
 def save_checkpoint(model: transformers.PreTrainedModel, tokenizer: TextTokenizer, folder: Path) -> None:
-    """Write an ordinary Hugging Face checkpoint: config, safetensors and tokenizer."""
-    model.save_pretrained(folder)
+    """Write an ordinary Hugging Face checkpoint: config, safetensors and tokenizer; OSError when the disk is full."""
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        if "os error 28" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, str(error)) from None
     tokenizer.hf.save_pretrained(folder)

@@ -4,12 +4,15 @@ import argparse
 import errno
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
+from common.corpus import BadRows
 from common.errors import InputError
+from common.visible import one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,16 +91,31 @@ def skip(bar: tqdm, amount: int) -> None:
     bar.refresh()
 
 
-def visible(text: str) -> str:
-    """`text` with control characters, which could steer a terminal, written as escapes; line breaks and tabs stay."""
-    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def once(bar: tqdm) -> Callable[[str], None]:
+    """A function that shows the first warning it is given, above the bar, and no other."""
+    said = []
+
+    def warn(message: str) -> None:
+        if not said:
+            bar.write(f"warning: {one_line(message)}", sys.stderr)
+        said.append(message)
+
+    return warn
+
+
+def report_skipped(bad_rows: BadRows) -> None:
+    """Say how many rows of a corpus were skipped, if any were."""
+    if bad_rows.count:
+        print(f"skipped {bad_rows.count:,} rows that could not be used, the first: {one_line(bad_rows.first)}")
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; an InputError, or a file that cannot be used, becomes one line on stderr and status 2.
 
-    Ctrl-C exits with 130. Any other exception is a bug and keeps its traceback.
+    Ctrl-C exits with 130, SIGTERM with 143, both after what is finished has been saved. Any other exception is a bug
+    and keeps its traceback.
     """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
     except InputError as error:
@@ -109,11 +127,23 @@ def run(main: Callable[[], None]) -> None:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         sys.exit(_fail(f"{error.filename or 'writing'}: {error.strerror}"))
-    except KeyboardInterrupt:
-        print("\nstopped; nothing half written is left, run the same command to go on", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stopped:
+        print(
+            "\nstopped: finished work is kept and nothing half written is left; the same command (without --overwrite) "
+            "goes on",
+            file=sys.stderr,
+        )
+        sys.exit(143 if isinstance(stopped, Terminated) else 130)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a script as Ctrl-C does."""
+
+
+def _terminate(_signal, _frame):
+    raise Terminated
 
 
 def _fail(error: object) -> int:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print("error: " + one_line(str(error)), file=sys.stderr)
     return 2

@@ -4,8 +4,8 @@ import glob
 import gzip
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from common.errors import InputError
+from common.errors import BadRow, InputError
+from common.visible import one_line
 
 DEFAULT_DOMAIN = "default"
+# Where it stands, and its columns; a line of JSON is bytes, not yet parsed.
+Row = tuple[str, dict | bytes]
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,39 @@ class Columns:
     domain: str | None = None
 
 
-def read_files(patterns: Sequence[str], columns: Columns) -> Iterator[SourceDocument]:
+class BadRows:
+    """What becomes of rows that cannot be used: the first stops the run, or all are skipped and counted.
+
+    Attributes:
+        count: rows skipped so far.
+        first: what was wrong with the first of them.
+    """
+
+    def __init__(self, skip: bool = False):
+        self._skip = skip
+        self.count = 0
+        self.first = ""
+
+    def documents(self, rows: Iterable[Row], columns: Columns, domain: str) -> Iterator[SourceDocument]:
+        """The documents of those rows that can be used."""
+        for place, row in rows:
+            try:
+                yield _document(place, row, columns, domain)
+            except BadRow as error:
+                if not self._skip:
+                    raise InputError(f"{error}; mend or drop it, or skip such rows with --on_bad_row skip") from None
+                self.count += 1
+                self.first = self.first or str(error)
+
+
+def read_files(patterns: Sequence[str], columns: Columns, bad_rows: BadRows) -> Iterator[SourceDocument]:
     """Stream the documents of local files, in the order of the patterns and of the names within each.
 
     `.parquet` and `.jsonl` (or `.json`; also `.gz`, `.zst`) hold a document a row, any other file is one document.
 
     Raises:
-        InputError: a pattern matches nothing, or a row lacks a column; names file and line.
+        InputError: a pattern matches nothing, or (unless `bad_rows` skips them) a row is not JSON, not UTF-8, lacks a
+            column or holds no text; names file and line.
     """
     for path in expand(patterns):
         name = path.name.removesuffix(".gz").removesuffix(".zst")
@@ -52,9 +81,8 @@ def read_files(patterns: Sequence[str], columns: Columns) -> Iterator[SourceDocu
         elif name.endswith((".jsonl", ".json")):
             rows = _jsonl_rows(path)
         else:
-            rows = _text_rows(path)
-        for place, row in rows:
-            yield _document(place, row, columns)
+            rows = _text_rows(path, columns)
+        yield from bad_rows.documents(rows, columns, DEFAULT_DOMAIN)
 
 
 def expand(patterns: Sequence[str]) -> list[Path]:
@@ -70,17 +98,21 @@ def expand(patterns: Sequence[str]) -> list[Path]:
     return list(found.values())
 
 
-def read_hub(name: str, config: str | None, columns: Columns, domain: str = DEFAULT_DOMAIN) -> Iterator[SourceDocument]:
+def read_hub(
+    name: str, config: str | None, columns: Columns, bad_rows: BadRows, domain: str = DEFAULT_DOMAIN
+) -> Iterator[SourceDocument]:
     """Stream the `train` split of a data set on the Hugging Face hub, all in `domain` unless a column says more."""
+    yield from bad_rows.documents(_hub_rows(name, config), columns, domain)
+
+
+def _hub_rows(name: str, config: str | None) -> Iterator[Row]:
     import datasets  # slow, and needed for the hub alone
 
     number = 0
     try:
         for row in datasets.load_dataset(name, name=config, split="train", streaming=True):
-            yield _document(f"{name}:{number}", row, columns, domain)
+            yield f"{name}:{number}", row
             number += 1
-    except (InputError, GeneratorExit):
-        raise
     except Exception as error:  # whatever the network, the hub or a decoder may raise
         raise InputError(
             f"{name}: the hub gave no row {number} ({type(error).__name__}: {error}); check name and network, "
@@ -88,35 +120,39 @@ def read_hub(name: str, config: str | None, columns: Columns, domain: str = DEFA
         ) from None
 
 
-def _document(place: str, row: dict, columns: Columns, domain: str = DEFAULT_DOMAIN) -> SourceDocument:
+def _document(place: str, row: dict | bytes, columns: Columns, domain: str) -> SourceDocument:
+    """The document that a row (or a line of JSON) holds; BadRow when it holds none."""
+    if isinstance(row, bytes):
+        try:
+            row = json.loads(row.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise BadRow(f"{place}: not a JSON object ({error})") from None
+        if not isinstance(row, dict):
+            raise BadRow(f"{place}: a JSON {type(row).__name__}, not an object; one document a line")
     for column in filter(None, (columns.text, columns.id, columns.domain)):
         if column not in row:
-            raise InputError(f"{place}: no column {column!r}, only {', '.join(sorted(row))}; name the right one")
+            raise BadRow(f"{place}: no column {column!r}, only {', '.join(sorted(row))} (name the right one)")
     text = row[columns.text]
     if not isinstance(text, str):
-        raise InputError(
-            f"{place}: column {columns.text!r} holds {type(text).__name__}, not text; mend or drop the row"
-        )
+        raise BadRow(f"{place}: column {columns.text!r} holds {type(text).__name__}, not text")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"{place}: half of a surrogate pair at character {error.start}; mend or drop the row"
-        ) from None
+        raise BadRow(f"{place}: half of a surrogate pair at character {error.start}") from None
     return SourceDocument(
         text,
-        _one_line(row.get(columns.id or "id"), place),
-        _one_line(row[columns.domain], domain) if columns.domain else domain,
-        _one_line(row.get("url"), ""),
+        _label(row.get(columns.id or "id"), place),
+        _label(row[columns.domain], domain) if columns.domain else domain,
+        _label(row.get("url"), ""),
     )
 
 
-def _one_line(value: object, default: str) -> str:
+def _label(value: object, default: str) -> str:
     """The value as text that cannot break a row of a table, or `default` where there is none."""
-    return default if value is None else " ".join(str(value).encode("utf-8", "replace").decode().split())
+    return default if value is None else one_line(str(value))
 
 
-def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict]]:
+def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
@@ -125,34 +161,45 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict]]:
             read = [name for name in names if name in needed | {"id", "url"}] if needed <= set(names) else None
             number = 0
             for batch in file.iter_batches(batch_size=1024, columns=read):
-                for row in batch.to_pylist():
+                for row in _values(batch):
                     number += 1
                     yield f"{path}:row {number}", row
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable parquet file ({error}); copy it anew") from None
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict]]:
+def _values(batch: pa.RecordBatch) -> list[dict]:
+    """The rows of a batch; strings that are not UTF-8 come as bytes."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        raw = batch.cast(
+            pa.schema([(f.name, pa.binary() if pa.types.is_string(f.type) else f.type) for f in batch.schema])
+        )
+        return [{name: _decoded(value) for name, value in row.items()} for row in raw.to_pylist()]
+
+
+def _decoded(value: object) -> object:
+    with suppress(AttributeError, UnicodeDecodeError):
+        return value.decode("utf-8")
+    return value
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
     with _reading(path, _opener(path)) as file:
         for number, line in enumerate(file, 1):
-            place = f"{path}:{number}"
-            try:
-                row = json.loads(line.decode("utf-8")) if line.strip() else None
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{place}: not a JSON object ({error}); mend or drop the line") from None
-            if row is None:
-                continue
-            if not isinstance(row, dict):
-                raise InputError(f"{place}: a JSON {type(row).__name__}, not an object; one document a line")
-            yield place, row
+            if line.strip():
+                yield f"{path}:{number}", line
 
 
-def _text_rows(path: Path) -> Iterator[tuple[str, dict]]:
+def _text_rows(path: Path, columns: Columns) -> Iterator[Row]:
     with _reading(path, _opener(path)) as file:
-        try:
-            yield str(path), {"text": file.read().decode("utf-8"), "id": str(path)}
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 text at byte {error.start}; convert it") from None
+        data = file.read()
+    try:
+        row = {columns.text: data.decode("utf-8"), "id": str(path)}
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text at byte {error.start}; convert it") from None
+    yield str(path), row
 
 
 def _opener(path: Path) -> Callable[[Path], io.BufferedIOBase]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.corpus import SourceDocument
-from common.documents import INDEX_SUFFIX, ShardInfo, read_index, write_index
+from common.documents import INDEX_SUFFIX, ShardInfo, open_shard, write_index
 from common.shards import ShardWriter, token_dtype
 from common.tokenization import TextTokenizer
 
@@ -30,8 +30,8 @@ class DatasetWriter:
         self._rows: list[dict] = []
         self._shard: ShardWriter | None = None
         while (path := self._path()).exists():
-            table, info = read_index(path.with_suffix(INDEX_SUFFIX))
-            self._count(len(table), info.num_tokens)
+            shard = open_shard(path)
+            self._count(len(shard.spans), len(shard.tokens))
 
     def add(self, document: SourceDocument, token_ids: list[int]) -> None:
         """Append a document; the separator is put behind it."""
@@ -61,8 +61,9 @@ class DatasetWriter:
         info = ShardInfo(
             tokenizer.name, tokenizer.vocab_size, tokenizer.fingerprint, tokenizer.separator_id, "last", num_tokens
         )
-        write_index(self._shard.path.with_suffix(INDEX_SUFFIX), self._rows, info)
-        self._shard.close()
+        index = self._shard.path.with_suffix(INDEX_SUFFIX)
+        write_index(index, self._rows, info)
+        self._shard.close(index)
         self._count(len(self._rows), num_tokens)
         self._shard, self._rows = None, []
 

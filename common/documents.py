@@ -1,7 +1,8 @@
 """Documents inside token shards: where they lie, what they are called, how they are cut into windows.
 
 Beside a shard of ours, `name.bin`, lies its index `name.index.parquet`: a row per document (start, end, id, domain,
-url) and, in the schema's metadata, what was used to make it. A shard of llm.c or modded-nanogpt has no index; there
+url) and, in the schema's metadata, what was used to make it. The shard's header holds the digest of its index, so that
+the two cannot be mixed up, and no damaged index is ever parsed. A shard of llm.c or modded-nanogpt has no index; there
 the documents are found by the separator's id.
 """
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from common.corpus import DEFAULT_DOMAIN
 from common.errors import InputError
 from common.files import atomic
-from common.shards import read_shard
+from common.shards import Digests, file_digest, read_shard
 from common.tokenization import TextTokenizer
 
 INDEX_SCHEMA = pa.schema(
@@ -53,6 +54,7 @@ class Shard:
         domains: one per document.
         separator_id: the token between documents.
         info: how it was made, or None for a shard without an index.
+        digests: of its tokens and its index, or None for a shard of another maker.
     """
 
     name: str
@@ -61,13 +63,25 @@ class Shard:
     domains: Sequence[str]
     separator_id: int
     info: ShardInfo | None
+    digests: Digests | None
+
+    def verified(self) -> "Shard":
+        """The shard, after reading all its tokens; InputError when they are not those that were written."""
+        if self.digests and hashlib.sha256(self.tokens).digest() != self.digests.tokens:
+            raise InputError(
+                f"{self.name}.bin: its tokens are not those that were written (by the checksum in its header); copy it "
+                "anew, or make it anew with fineweb.py"
+            )
+        return self
 
     def doc_id(self, start: int, end: int) -> str:
         """`path/of/shard:start-end`."""
         return f"{self.name}:{start}-{end}"
 
     def digest(self) -> str:
-        """A short hash of the documents' places and domains and of 64 evenly spaced stretches of 1,024 tokens."""
+        """A short hash of tokens, documents' places and domains; without digests, of 64 stretches of 1,024 tokens."""
+        if self.digests:
+            return hashlib.sha256(b"".join(self.digests)).hexdigest()[:16]
         digest = hashlib.sha256(self.spans.tobytes() + "\0".join(self.domains).encode())
         for start in range(0, len(self.tokens), max(1024, len(self.tokens) // 64)):
             digest.update(self.tokens[start : start + 1024].tobytes())
@@ -88,7 +102,7 @@ def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
         info = ShardInfo(**json.loads(table.schema.metadata[METADATA_KEY]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not an index of a shard ({error}); make both anew with fineweb.py") from None
-    if table.schema.names != INDEX_SCHEMA.names:
+    if not table.schema.equals(INDEX_SCHEMA):
         raise InputError(f"{path}: columns {table.schema.names}, expected {INDEX_SCHEMA.names}; make both anew")
     return table, info
 
@@ -105,8 +119,10 @@ def open_shard(path: Path, eot_id: int | None = None, eot_side: str = "first") -
     path = Path(path)
     if path.suffix != ".bin":
         raise InputError(f"{path}: a shard's name ends with .bin, and doc_ids leave that out; rename the file")
-    tokens = read_shard(path)
     name = str(path.with_suffix(""))
+    if not name.isprintable():
+        raise InputError(f"{path}: its name holds a character that would break a table's row; rename the file")
+    tokens, digests = read_shard(path)
     index_path = path.with_suffix(INDEX_SUFFIX)
     if not index_path.exists():
         if eot_id is None:
@@ -117,13 +133,21 @@ def open_shard(path: Path, eot_id: int | None = None, eot_side: str = "first") -
         if len(tokens) and not (tokens == eot_id).any():
             raise InputError(f"{path}: token {eot_id} of --eot_id never occurs in it; give the id that parts documents")
         spans = separated_spans(tokens, eot_id, eot_side)
-        return Shard(name, tokens, spans, [DEFAULT_DOMAIN] * len(spans), eot_id, None)
+        return Shard(name, tokens, spans, [DEFAULT_DOMAIN] * len(spans), eot_id, None, None)
+    if not digests or digests.index != file_digest(index_path):
+        raise InputError(
+            f"{index_path}: damaged, or not the index of the shard beside it (by the checksum in the shard's header); "
+            "copy both anew, or make both anew with fineweb.py"
+        )
     table, info = read_index(index_path)
     if table["domain"].null_count:
         raise InputError(f"{index_path}: a document without a domain; make shard and index anew with fineweb.py")
+    domains = table["domain"].to_pylist()
+    if not all(map(str.isprintable, set(domains))):
+        raise InputError(f"{index_path}: a domain with a character that would break a table's row; make both anew")
     spans = np.stack([table["start"].to_numpy(), table["end"].to_numpy()], axis=1)
     _check_index(index_path, tokens, spans, info)
-    return Shard(name, tokens, spans, table["domain"].to_pylist(), info.separator_id, info)
+    return Shard(name, tokens, spans, domains, info.separator_id, info, digests)
 
 
 def separated_spans(tokens: np.ndarray, separator_id: int, side: str) -> np.ndarray:
@@ -155,6 +179,20 @@ def _check_index(path: Path, tokens: np.ndarray, spans: np.ndarray, info: ShardI
     if len(wrong):
         start, end = spans[wrong[0]]
         raise InputError(f"{path}: row {wrong[0]}, document {start}-{end} does not end where the next begins; {remake}")
+
+
+def require_inside(doc_id: str, path: Path, folders: Sequence[Path]) -> None:
+    """Raise InputError when the shard's path, as it is spelled, leads outside all the folders.
+
+    A link inside a folder counts as the folder's own.
+    """
+    for inside in (*folders, *(Path.cwd() / folder for folder in folders)):
+        if path.is_relative_to(inside) and ".." not in path.relative_to(inside).parts:
+            return
+    raise InputError(
+        f"doc_id {doc_id!r}: leads outside of {', '.join(map(str, folders))}; if that shard is to be read, name its "
+        "folder with --data_dir"
+    )
 
 
 def parse_doc_id(doc_id: str) -> tuple[Path, int, int]:

@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all, and the small JSON records beside them."""
+"""Files that appear whole or not at all, one writer at a time, and the small JSON records beside them."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,7 +8,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from common.errors import InputError
+
+# What an operating system says when it cannot write: disk full, over quota, file too large, read-only, not allowed.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Inside the block no other process on the machine writes `path`, or InputError.
+
+    The lock is the operating system's and ends with the process, however it ends; the empty file `.name.lock` stays.
+    """
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"{path}: another run is writing it; wait for it, stop it, or give another --out"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside the block, what keeps the operating system from writing `path` becomes an InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({os.strerror(error.errno)}); mend that and run the same command again, "
+            "finished work is kept"
+        ) from None
 
 
 @contextmanager
@@ -15,35 +57,52 @@ def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
     """Yield a temporary name in `path`'s folder; when the block ends well, flush it and rename it to `path`.
 
     The block may make a file or a folder there. When it fails, the temporary is removed and `path` stays as it was.
+    What a killed process left is removed by the next that writes `path`.
 
     Args:
         marker: name of a file that shows that a folder is of our making; no other folder is replaced.
     Raises:
-        InputError: `path` is a folder with something else in it.
+        InputError: `path` is a folder with something else in it, or the operating system cannot write it.
 
     >>> with atomic(Path("out.txt")) as tmp:
     ...     tmp.write_text("whole")
     """
     refuse_folder(path, marker)
-    path = Path(path).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = tmp.with_suffix(".old")
-    try:
-        yield tmp
-        for file in [tmp] if tmp.is_file() else tmp.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
+    shown, path = path, Path(path).resolve()
+    tmp, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
+    with writing(shown):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists() and not path.exists():  # killed between the two renames below
+            old.rename(path)
+        remove(tmp, old)
+        try:
+            yield tmp
+            for file in [tmp] if tmp.is_file() else tmp.rglob("*"):
+                flush(file)
+            if path.is_dir():
+                path.rename(old)
+            tmp.replace(path)
+            flush(path.parent)
+        finally:
+            remove(tmp, old)
+
+
+def remove(*paths: Path) -> None:
+    """Delete files and folders, those that are there."""
+    for path in paths:
         if path.is_dir():
-            path.rename(old)
-        tmp.replace(path)
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the operating system write a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        for left in (tmp, old):
-            if left.is_dir():
-                shutil.rmtree(left)
-            else:
-                left.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def refuse_folder(path: Path, marker: str | None = None) -> None:
@@ -77,25 +136,22 @@ def claim(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> N
 
     The first run writes `settings` there. A later run with equal settings goes on; with others it raises InputError
     that names what differs, unless `overwrite`, where `outputs` (a glob in the record's folder) is deleted first.
-    Files like `outputs` without a record were made by something else and are never touched.
+    Files like `outputs` without a record were made by something else and are never touched. What a killed run left
+    half written under a temporary name is removed. Call it as the folder's sole writer.
     """
-    if not record_path.exists() and (foreign := sorted(record_path.parent.glob(outputs))):
+    folder = record_path.parent
+    if not record_path.exists() and (foreign := sorted(folder.glob(outputs))):
         raise InputError(f"{foreign[0]}: made by something else, as {record_path} is missing; give another output")
-    if record_path.exists():
-        before = read_json(record_path)
-        now = json.loads(json.dumps(settings))
+    if record_path.exists() and not overwrite:
+        before, now = read_json(record_path), json.loads(json.dumps(settings))
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        if changed and not overwrite:
+        if changed:
             detail = "; ".join(_difference(key, before.get(key), now.get(key)) for key in changed)
-            raise InputError(
-                f"{record_path.parent} holds another run's work ({detail}): give another output, or --overwrite"
-            )
-        if not overwrite:
-            return
-    if overwrite:
-        for path in record_path.parent.glob(outputs):
-            path.unlink()
-    write_json(record_path, settings)
+            raise InputError(f"{folder} holds another run's work ({detail}): give another output, or --overwrite")
+    with writing(folder):
+        remove(*folder.glob(".*.tmp"), *(folder.glob(outputs) if overwrite else ()))
+    if overwrite or not record_path.exists():
+        write_json(record_path, settings)
 
 
 def _difference(key: str, before: object, now: object) -> str:

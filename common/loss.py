@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from common.attention import Pack, decoder_layers, mask_heads_at_run_time, pack_documents
-from common.batches import Batch, Window, fill_batches
+from common.batches import Batch, Document, fill_batches
 from common.errors import InputError
 from common.heads import Head
 from common.masking import run_time_masks
@@ -73,34 +75,49 @@ class PairScorer:
         self._output_heads = [OutputHead(model) for model in self._models]
         self.tokens_per_batch = tokens_per_batch or _for_device(TOKENS_PER_BATCH, self._device)
 
-    def score(self, windows: Iterable[np.ndarray]) -> TokenLosses:
+    def score(self, windows: list[np.ndarray]) -> TokenLosses:
         """Token losses of one document's windows, each of one context token and its targets."""
-        losses = [losses for _, losses in self.stream((None, window) for window in windows)]
-        return TokenLosses(*np.concatenate(losses, axis=1))
+        [[(_, losses)]] = self.stream([(None, windows)])
+        return losses
 
-    @torch.inference_mode()
-    def stream(self, windows: Iterable[Window]) -> Iterator[tuple[Hashable, np.ndarray]]:
-        """Token losses of each window, in order, while the next windows are read and, on CUDA, already computed.
+    def stream(self, documents: Iterable[Document]) -> Iterator[list[tuple[Hashable, TokenLosses]]]:
+        """Token losses of each document, in order, while the next are read and, on CUDA, already computed.
 
         Args:
-            windows: (key, one context token and its targets).
+            documents: (key of its own, windows of one context token and its targets).
         Yields:
-            (key, losses under base and reference in nats, float32, shape [2, num_targets]).
+            Lists of (key, losses): documents that were finished together. A stream that starts behind a list computes
+            what this one does, to the last bit, unless memory ran out in between.
         Raises:
             InputError: a single window does not fit the GPU's memory.
         """
+        waiting = []
+        for batch, losses in self._computed(documents):
+            edges = np.cumsum(batch.lengths)[:-1]
+            keys = (key for key, _ in batch.windows)
+            waiting += zip(keys, np.split(losses, edges, axis=1), strict=True)
+            if batch.ends_document:
+                yield [
+                    (key, TokenLosses(*np.concatenate([part for _, part in parts], axis=1)))
+                    for key, parts in groupby(waiting, key=itemgetter(0))
+                ]
+                waiting = []
+
+    @torch.inference_mode()
+    def _computed(self, documents: Iterable[Document]) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Batches with their losses, shape [2, num_targets]."""
         in_flight = 1 if self._device.type == "cuda" else 0
         launched: deque[_Launched] = deque()
         with ExitStack() as stack:
             packs = [stack.enter_context(pack_documents(model)) for model in self._models]
             if self._masked:
                 stack.enter_context(_masked_second_row(self._models[0], *self._masked))
-            for batch in read_ahead(fill_batches(windows, lambda: self.tokens_per_batch, in_flight > 0)):
+            for batch in read_ahead(fill_batches(documents, lambda: self.tokens_per_batch, in_flight > 0)):
                 launched += self._launch(batch, packs)
                 while len(launched) > in_flight:
-                    yield from launched.popleft().results()
+                    yield launched.popleft().finished()
             for last in launched:
-                yield from last.results()
+                yield last.finished()
 
     def _launch(self, batch: Batch, packs: Sequence[Pack]) -> list["_Launched"]:
         """Start computing a batch; where memory runs out, in halves, and smaller batches from then on."""
@@ -147,13 +164,11 @@ class _Launched:
             self._arrived = torch.cuda.Event()
             self._arrived.record()
 
-    def results(self) -> Iterator[tuple[Hashable, np.ndarray]]:
-        """Wait, then (key, losses of shape [2, num_targets]) for each window."""
+    def finished(self) -> tuple[Batch, np.ndarray]:
+        """Wait; the batch and its losses, shape [2, num_targets]."""
         if self._arrived:
             self._arrived.synchronize()
-        edges = np.cumsum(self._batch.lengths)[:-1]
-        windows = np.split(self._losses.numpy(), edges, axis=1)
-        return ((key, losses) for (key, _), losses in zip(self._batch.windows, windows, strict=True))
+        return self._batch, self._losses.numpy()
 
 
 @contextmanager

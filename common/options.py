@@ -41,6 +41,16 @@ class PairOptions:
     runtime: Runtime = Runtime()
 
 
+def add_bad_row_flag(parser: argparse.ArgumentParser) -> None:
+    """--on_bad_row, for scripts that read text."""
+    parser.add_argument(
+        "--on_bad_row",
+        choices=["stop", "skip"],
+        default="stop",
+        help="rows that are not JSON or UTF-8, lack a column or hold no text: stop at one, or skip and count them",
+    )
+
+
 def add_trust_flag(parser: argparse.ArgumentParser) -> None:
     """--trust_remote_code, off unless asked for."""
     parser.add_argument(

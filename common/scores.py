@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -36,6 +37,62 @@ SCHEMA = pa.schema(
 )
 
 
+@dataclass
+class Health:
+    """What can be wrong with scores although every step went through, gathered table by table.
+
+    Attributes:
+        num_rows: all rows.
+        num_not_finite: rows in which a loss or the score is NaN or infinite; `first_not_finite` is one of them.
+        num_zero: rows whose score is 0.
+        base_sum: of L_base over finite rows.
+        reference_range: lowest and highest L_ref of finite rows.
+    """
+
+    num_rows: int = 0
+    num_not_finite: int = 0
+    first_not_finite: str = ""
+    num_zero: int = 0
+    base_sum: float = 0.0
+    reference_range: tuple[float, float] = (math.inf, -math.inf)
+
+    def add(self, table: pa.Table) -> None:
+        """Take the rows of another table in."""
+        base, reference, score = (table[name].to_numpy() for name in ("L_base", "L_ref", "AI_Score"))
+        finite = np.isfinite(base) & np.isfinite(reference) & np.isfinite(score)
+        if not finite.all():
+            self.first_not_finite = self.first_not_finite or table["doc_id"][int(np.argmin(finite))].as_py()
+        self.num_rows += len(table)
+        self.num_not_finite += int((~finite).sum())
+        self.num_zero += int((score == 0).sum())
+        self.base_sum += float(base[finite].sum())
+        lowest, highest = self.reference_range
+        self.reference_range = min([lowest, *reference[finite]]), max([highest, *reference[finite]])
+
+    def warnings(self, vocab_size: int) -> Iterator[str]:
+        """A line for each thing that is wrong."""
+        num_finite = self.num_rows - self.num_not_finite
+        if self.num_not_finite:
+            yield (
+                f"{self.num_not_finite:,} of {self.num_rows:,} documents have a loss that is not finite, "
+                f"{self.first_not_finite} the first; they stand in the table and are never ranked. Score with "
+                "--dtype float32, or look at the checkpoint"
+            )
+        if num_finite and self.num_zero == num_finite:
+            yield "every score is 0: base and reference give the same losses, so there is nothing to rank"
+        lowest, highest = self.reference_range
+        if num_finite > 1 and highest - lowest <= 1e-6 * highest:
+            yield (
+                f"the reference gives every document the same loss, {lowest:.4f} nats: it predicts nothing, its "
+                "weights may be all zero. Make it with make_reference_model.py"
+            )
+        if num_finite and self.base_sum / num_finite > math.log(vocab_size):
+            yield (
+                f"the base model's mean loss, {self.base_sum / num_finite:.2f} nats, is worse than guessing among its "
+                f"{vocab_size:,} tokens ({math.log(vocab_size):.2f}): other tokenizer, damaged weights?"
+            )
+
+
 class Parts:
     """The finished parts of a scoring run: one small parquet file per stretch of a shard's documents.
 
@@ -50,7 +107,7 @@ class Parts:
         """Write the rows of documents [first, last) of a shard."""
         columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
         with atomic(self.folder / f"{_short(shard_name)}.{first:012d}-{last:012d}.parquet") as tmp:
-            pq.write_table(pa.table([list(column) for column in columns], schema=SCHEMA), tmp)
+            pq.write_table(pa.table([list(column) for column in columns], schema=SCHEMA), tmp, write_page_checksum=True)
 
     def of_shard(self, shard_name: str) -> tuple[list[Path], int]:
         """The parts of a shard that follow each other from its first document, and how many documents they cover."""
@@ -67,13 +124,13 @@ def _short(shard_name: str) -> str:
     return hashlib.sha256(shard_name.encode()).hexdigest()[:16]
 
 
-def merge_parts(parts: Iterable[Path], out: Path) -> int:
-    """Write `out` (TSV) and its `.parquet` twin from the parts, one at a time; returns the number of rows.
+def merge_parts(parts: Iterable[Path], out: Path) -> Health:
+    """Write `out` (TSV) and its `.parquet` twin from the parts, one at a time; returns what the rows look like.
 
     Raises:
         InputError: a part is damaged, or there is no row at all.
     """
-    num_rows = 0
+    health = Health()
     with (
         atomic(out) as tsv,
         atomic(out.with_suffix(".parquet")) as parquet,
@@ -83,15 +140,15 @@ def merge_parts(parts: Iterable[Path], out: Path) -> int:
         text.write("\t".join(SCHEMA.names) + "\n")
         for part in parts:
             try:
-                table = pq.read_table(part)
+                table = pq.read_table(part, page_checksum_verification=True)
             except (OSError, pa.ArrowException) as error:
                 raise InputError(f"{part}: damaged ({error}); delete it and run this again to score it anew") from None
             writer.write_table(table)
-            table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g")
-            num_rows += len(table)
-        if not num_rows:
+            table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g", na_rep="nan")
+            health.add(table)
+        if not health.num_rows:
             raise InputError(f"{out}: no document in the data has two tokens or more, so there are no scores to write")
-    return num_rows
+    return health
 
 
 def read_scores(path: Path) -> pd.DataFrame:

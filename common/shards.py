@@ -6,26 +6,37 @@ A shard is a header of 256 little-endian int32, then the tokens:
     GPT-2     20240520    1             num_tokens   uint16, 2 bytes      up to 65,536
     Llama 3   20240801    7             num_tokens   uint32, 4 bytes      larger
 
-The rest of the header is zero, and nothing follows the last token.
+In shards of ours two SHA-256 digests follow, which those readers pass over: [3:11] of the tokens' bytes, [11:19] of the
+index file beside the shard. In theirs these fields are zero. The rest is zero, and nothing follows the last token.
 """
 
-import os
+import contextlib
+import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import InputError
+from common.files import flush, writing
 
 HEADER_BYTES = 256 * 4
 LAYOUTS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
 MAX_TOKENS = 2**31 - 1
 
 
-def read_shard(path: Path) -> np.ndarray:
+class Digests(NamedTuple):
+    """SHA-256 of a shard's tokens and of its index file, from the header."""
+
+    tokens: bytes
+    index: bytes
+
+
+def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
     """Memory-map a shard's tokens, after checking magic, version, count and exact file size.
 
     Returns:
-        Tokens, read-only, shape [num_tokens], uint16 or uint32.
+        Tokens, read-only, shape [num_tokens], uint16 or uint32; and the header's digests, None where it has none.
     Raises:
         InputError: what differs, at which offset, and what to do.
     """
@@ -50,9 +61,17 @@ def read_shard(path: Path) -> np.ndarray:
             f"{path}: the header (byte 8) promises {num_tokens} tokens, so {expected_size} bytes, but the file has "
             f"{size}; it is cut short or damaged, tokenize it anew"
         )
+    stored = header[3:19].tobytes()
+    digests = Digests(stored[:32], stored[32:]) if any(stored) else None
     if num_tokens == 0:
-        return np.empty(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(num_tokens,))
+        return np.empty(0, dtype=dtype), digests
+    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(num_tokens,)), digests
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -82,31 +101,44 @@ class ShardWriter:
 
     def __init__(self, path: Path, dtype: np.dtype):
         self.path, self.dtype, self.num_tokens = path, dtype, 0
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._digest = hashlib.sha256()
         self._tmp = path.with_name(f".{path.name}.tmp")
-        self._file = self._tmp.open("wb")
-        self._file.write(bytes(HEADER_BYTES))
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._tmp.open("wb")
+            self._file.write(bytes(HEADER_BYTES))
 
     def append(self, token_ids: list[int]) -> None:
         """Append one document's tokens, its separator included."""
-        self._file.write(np.asarray(token_ids, dtype=self.dtype).tobytes())
+        data = np.asarray(token_ids, dtype=self.dtype).tobytes()
+        with writing(self.path):
+            self._file.write(data)
+        self._digest.update(data)
         self.num_tokens += len(token_ids)
 
-    def close(self) -> None:
-        """Fill in the header, flush to disk and give the file its final name."""
+    def close(self, index: Path | None = None) -> None:
+        """Fill in the header, flush to disk and give the file its final name.
+
+        Args:
+            index: the index file of this shard, complete; without one the header has no digests, as llm.c's.
+        """
         if self.num_tokens > MAX_TOKENS:
             raise InputError(f"{self.path}: {self.num_tokens} tokens do not fit a header's int32; lower --shard_size")
         magic = next(number for number, (_, dtype) in LAYOUTS.items() if dtype == self.dtype)
         header = np.zeros(256, dtype="<i4")
         header[:3] = magic, LAYOUTS[magic][0], self.num_tokens
-        self._file.seek(0)
-        self._file.write(header.tobytes())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._tmp.replace(self.path)
+        if index:
+            header[3:19] = np.frombuffer(self._digest.digest() + file_digest(index), dtype="<i4")
+        with writing(self.path):
+            self._file.seek(0)
+            self._file.write(header.tobytes())
+            self._file.close()
+            flush(self._tmp)
+            self._tmp.replace(self.path)
+            flush(self.path.parent)
 
     def discard(self) -> None:
         """Drop what was written so far."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what the disk has no room for is dropped too
+            self._file.close()
         self._tmp.unlink(missing_ok=True)

@@ -18,23 +18,22 @@ from common.errors import InputError
 from common.shards import ShardWriter
 
 
-def write_shard(path, tokens, dtype="<u2"):
+def write_shard(path, tokens, dtype="<u2", index=None):
     writer = ShardWriter(path, np.dtype(dtype))
     writer.append(tokens)
-    writer.close()
+    writer.close(index)
     return path
 
 
 def write_pair(folder, tokens, spans, **info):
     """A shard and its index, in which `info` may be wrong."""
-    path = write_shard(folder / "x.bin", tokens)
     rows = [
         {"start": start, "end": end, "id": f"id{start}", "domain": f"d{i % 2}", "url": ""}
         for i, (start, end) in enumerate(spans)
     ]
     made = {"tokenizer": "t", "vocab_size": 400, "fingerprint": "f", "separator_id": 9, "separator_side": "last"}
     write_index(folder / "x.index.parquet", rows, ShardInfo(**{**made, "num_tokens": len(tokens), **info}))
-    return path
+    return write_shard(folder / "x.bin", tokens, index=folder / "x.index.parquet")
 
 
 @pytest.mark.parametrize(
@@ -249,8 +248,9 @@ def test_what_is_no_index_is_refused(tmp_path):
         lambda: index.write_bytes(b""),
     ):
         damage()
-        with pytest.raises(InputError, match=r"x\.index\.parquet"):
-            open_shard(path)
+        for read in (lambda: open_shard(path), lambda: read_index(index)):
+            with pytest.raises(InputError, match=r"x\.index\.parquet"):
+                read()
 
 
 def test_an_index_holds_ids_domains_and_urls(tmp_path):

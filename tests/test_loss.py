@@ -15,6 +15,12 @@ LOGIT_ROWS = LOGIT_TILE["cpu"][0]
 HEADS = [(1, 6), (2, 3), (3, 0), (3, 7)]
 
 
+def streamed(scorer, documents):
+    """(key, losses) of every document; each is one window unless it is a list of windows."""
+    cut = ((key, ids if isinstance(ids, list) else [ids]) for key, ids in enumerate(documents))
+    return [found for finished in scorer.stream(cut) for found in finished]
+
+
 def document(length):
     return np.random.default_rng(length).integers(3, 400, length)
 
@@ -120,10 +126,10 @@ def test_documents_in_one_pass_do_not_see_each_other(family, settings, tokens_pe
     expected = [[plain_losses(model, [ids]) for model in (base, reference)] for ids in documents]
     for models in ({"masked": (kind, HEADS)}, {"reference": reference}):
         scorer = PairScorer(base, **models, tokens_per_batch=tokens_per_batch)
-        found = list(scorer.stream(enumerate(documents)))
+        found = streamed(scorer, documents)
         assert [key for key, _ in found] == list(range(len(documents)))
-        assert [losses.shape[1] for _, losses in found] == [len(ids) - 1 for ids in documents]
-        means = [losses.mean(1, dtype=np.float64).tolist() for _, losses in found]
+        assert [len(losses.base) for _, losses in found] == [len(ids) - 1 for ids in documents]
+        means = [losses.means()[:2] for _, losses in found]
         assert np.allclose(means, expected, rtol=1e-5)
 
 
@@ -132,8 +138,39 @@ def test_batches_are_filled_by_tokens_and_nothing_is_padded():
     base = tiny_model("Llama")
     scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=50)
     with base.model.embed_tokens.register_forward_hook(lambda module, args, out: sizes.append(args[0].shape)):
-        list(scorer.stream(enumerate(document(targets + 1) for targets in (20, 30, 1, 49, 1, 80, 5))))
+        streamed(scorer, [document(targets + 1) for targets in (20, 30, 1, 49, 1, 80, 5)])
     assert sizes == [(1, 50), (1, 50), (1, 1), (1, 80), (1, 5)]
+
+
+def test_a_document_longer_than_a_batch_has_batches_of_its_own():
+    sizes = []
+    base, reference = pair("Llama", HEADS, "uniform")
+    documents = [[document(11)], list(windows(document(101), 30, None)), [document(8)], [document(9)]]
+    scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=70)
+    with base.model.embed_tokens.register_forward_hook(lambda module, args, out: sizes.append(args[0].shape[1])):
+        found = list(scorer.stream(enumerate(documents)))
+    assert sizes == [10, 60, 40, 15]
+    assert [[key for key, _ in finished] for finished in found] == [[0], [1], [2, 3]]
+    for finished in found:
+        for key, losses in finished:
+            expected = [plain_losses(model, documents[key]) for model in (base, reference)]
+            assert np.allclose(losses.means()[:2], expected, rtol=1e-5)
+
+
+def test_a_stream_that_starts_behind_finished_documents_computes_the_same_bits():
+    rng = np.random.default_rng(0)
+    documents = [list(windows(document(length), 30, None)) for length in rng.integers(2, 150, 40)]
+    scorer = PairScorer(tiny_model("Llama"), masked=("uniform", HEADS), tokens_per_batch=100)
+    whole = list(scorer.stream(enumerate(documents)))
+    assert len(whole) > 10
+    for number in range(1, len(whole)):
+        start = whole[number][0][0]
+        rest = [x for finished in scorer.stream(enumerate(documents[start:], start)) for x in finished]
+        expected = [x for finished in whole[number:] for x in finished]
+        for (key, ours), (other, theirs) in zip(rest, expected, strict=True):
+            assert key == other
+            assert ours.base.tobytes() == theirs.base.tobytes()
+            assert ours.reference.tobytes() == theirs.reference.tobytes()
 
 
 def memory_for(base, tokens):
@@ -149,27 +186,28 @@ def memory_for(base, tokens):
 def test_running_out_of_memory_halves_the_batches_and_goes_on():
     base = tiny_model("Llama")
     documents = [document(length) for length in (9, 11, 12, 15, 10, 30, 31, 8, 9)]
-    expected = list(PairScorer(base, masked=("uniform", HEADS)).stream(enumerate(documents)))
+    expected = streamed(PairScorer(base, masked=("uniform", HEADS)), documents)
     scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=90)
     with memory_for(base, 32):
-        found = list(scorer.stream(enumerate(documents)))
+        found = streamed(scorer, documents)
     assert scorer.tokens_per_batch <= 45
     assert [key for key, _ in found] == [key for key, _ in expected]
     for (_, ours), (_, theirs) in zip(found, expected, strict=True):
-        assert np.allclose(ours, theirs, atol=1e-5)
+        assert np.allclose(ours.base, theirs.base, atol=1e-5)
+        assert np.allclose(ours.reference, theirs.reference, atol=1e-5)
 
 
 def test_a_window_that_does_not_fit_says_what_to_do():
     base = tiny_model("Llama")
     scorer = PairScorer(base, masked=("uniform", HEADS))
     with memory_for(base, 32), pytest.raises(InputError, match="lower --seq_len"):
-        list(scorer.stream(enumerate([document(20), document(60)])))
+        streamed(scorer, [document(20), document(60)])
     assert base.config._attn_implementation == "sdpa"
 
 
 def test_an_error_while_reading_ahead_arrives():
     def reading():
-        yield 0, document(20)
+        yield 0, [document(20)]
         raise InputError("shard.bin: damaged")
 
     scorer = PairScorer(tiny_model("Llama"), masked=("uniform", HEADS))

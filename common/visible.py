@@ -1,0 +1,15 @@
+"""Text from strangers, made safe to show in a terminal and to write into a table."""
+
+
+def visible(text: str) -> str:
+    """`text` with control characters, which could steer a terminal, written as escapes; line breaks and tabs stay.
+
+    >>> visible("red: \\x1b[31m")
+    'red: \\\\x1b[31m'
+    """
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """`text` as a single line without tabs, safe to show and unable to break a table's row."""
+    return visible(" ".join(text.split()))
