@@ -144,7 +144,10 @@ def make_dataset(
         if not complete:
             tokenize(islice(documents, max_docs), tokenizer, writer, None if max_docs else expected_tokens)
             if not writer.num_documents:
-                raise InputError(f"{inputs or version}: no documents in it; {bad_rows.first or 'give text'}")
+                skipped = (
+                    f"{bad_rows.count:,} rows skipped, the first: {bad_rows.first}" if bad_rows.count else "give text"
+                )
+                raise InputError(f"{' '.join(inputs or [version])}: no documents in it; {skipped}")
             write_json(summary_path, writer.counts())
     amount = "{documents:,} documents, {tokens:,} tokens, {shards} shards".format_map(writer.counts())
     print(f"{'reusing' if complete else 'wrote'} {out_dir}/: {amount}")

@@ -35,7 +35,7 @@ def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
     Args:
         name: a Hugging Face name or a folder.
     Raises:
-        InputError: there is no such checkpoint, or it is not a causal language model.
+        InputError: there is no such checkpoint, it is not a causal language model, or its weights are not finite.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -54,6 +54,12 @@ def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(f"{name}: the checkpoint lacks {len(missing)} tensors, {missing[0]} among them; copy it anew")
+    for tensor_name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(
+                f"{name}: tensor {tensor_name} holds values that are not finite in {tensor.dtype}; copy the checkpoint "
+                "anew, or take a wider --dtype"
+            )
     return model.to(target).eval()
 
 

@@ -13,8 +13,11 @@ T = TypeVar("T")
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items, fetched by a thread while the caller works on earlier ones."""
     end = object()
-    with ThreadPoolExecutor(1) as thread:
+    thread = ThreadPoolExecutor(1)
+    try:
         coming = deque(thread.submit(next, items, end) for _ in range(READ_AHEAD))
         while (item := coming.popleft().result()) is not end:
             coming.append(thread.submit(next, items, end))
             yield item
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
