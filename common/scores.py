@@ -67,7 +67,7 @@ class Health:
         self.num_zero += int((score == 0).sum())
         self.base_sum += float(base[finite].sum())
         lowest, highest = self.reference_range
-        self.reference_range = min([lowest, *reference[finite]]), max([highest, *reference[finite]])
+        self.reference_range = reference[finite].min(initial=lowest), reference[finite].max(initial=highest)
 
     def warnings(self, vocab_size: int) -> Iterator[str]:
         """A line for each thing that is wrong."""

@@ -68,7 +68,7 @@ def test_parts_merge_into_equal_tsv_and_parquet(tmp_path):
     parts.write("data/x_000001", 2, 3, rows[2:])
     files, covered = parts.of_shard("data/x_000001")
     assert covered == 3
-    assert merge_parts(files, tmp_path / "out.tsv") == 3
+    assert merge_parts(files, tmp_path / "out.tsv").num_rows == 3
     tsv, parquet = read_scores(tmp_path / "out.tsv"), read_scores(tmp_path / "out.parquet")
     pd.testing.assert_frame_equal(tsv, parquet, rtol=1e-9)
     assert parquet["AI_Score"].tolist()[2] == -1 / 3

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from conftest import SENTENCES, tiny_model
@@ -374,6 +376,30 @@ TOKENIZE = [fineweb, *"--tokenizer BASE --out_dir new --input".split()]
 PROBE = [generate_retrieval_probes, *"--tokenizer BASE --out new.jsonl".split()]
 RANK = [rank_scores, "--out", "new.tsv"]
 
+
+def small_model(folder, **settings):
+    """A tiny model in `small`, with the tokenizer of `bpe`."""
+    tiny_model("Llama", **settings).save_pretrained(folder / "small")
+    transformers.AutoTokenizer.from_pretrained(folder / "bpe").save_pretrained(folder / "small")
+
+
+def sharded_model(folder):
+    """The reference's model in several files."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "reference-model")
+    model.save_pretrained(folder / "sharded", max_shard_size="100KB")
+    transformers.AutoTokenizer.from_pretrained(folder / "reference-model").save_pretrained(folder / "sharded")
+    return folder / "sharded"
+
+
+def without_tensor(folder, name):
+    """The reference's model without one of its tensors, in `partial`."""
+    shutil.copytree(folder / "reference-model", folder / "partial")
+    path = folder / "partial/model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    del tensors[name]
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+
+
 # name: (command, what is done to the folder first, what the message must name)
 BAD_INPUT = {
     "no probes": (FIND, lambda d: (d / PROBES).unlink(), [PROBES, "generate_retrieval_probes.py"]),
@@ -465,6 +491,31 @@ BAD_INPUT = {
         lambda d: (d / "bad.jsonl").write_text('{"text": "a"}\n{"text"\n'),
         ["bad.jsonl:2"],
     ),
+    "invalid UTF-8": (
+        [*TOKENIZE, "bad.jsonl"],
+        lambda d: (d / "bad.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n'),
+        ["bad.jsonl:2", "utf-8", "--on_bad_row skip"],
+    ),
+    "a null for text": (
+        [*TOKENIZE, "bad.jsonl"],
+        lambda d: (d / "bad.jsonl").write_text('{"text": "a"}\n{"text": null}\n'),
+        ["bad.jsonl:2", "NoneType", "--on_bad_row skip"],
+    ),
+    "a row without the column": (
+        [*TOKENIZE, "bad.jsonl"],
+        lambda d: (d / "bad.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n'),
+        ["bad.jsonl:2", "'text'", "--on_bad_row skip"],
+    ),
+    "a parquet corpus cut short": (
+        [*TOKENIZE, "bad.parquet"],
+        lambda d: (d / "bad.parquet").write_bytes((d / "data/ai_scores.parquet").read_bytes()[:-100]),
+        ["bad.parquet"],
+    ),
+    "text that is not UTF-8": (
+        [*TOKENIZE, "bad.txt"],
+        lambda d: (d / "bad.txt").write_bytes(b"caf\xe9"),
+        ["bad.txt", "byte 3"],
+    ),
     "empty corpus": (
         [*TOKENIZE, "bad.jsonl"],
         lambda d: (d / "bad.jsonl").write_text(""),
@@ -493,10 +544,34 @@ BAD_INPUT = {
     "wrong count": (SCORE, lambda d: spoil(d / SHARD, header_field(2, 5)), [SHARD, "5 tokens"]),
     "cut short": (SCORE, lambda d: spoil(d / SHARD, lambda b: b[:-3]), [SHARD]),
     "only a header's half": (SCORE, lambda d: spoil(d / SHARD, lambda b: b[:500]), [SHARD, "500 bytes"]),
-    "token beyond the vocabulary": (
+    "oversized": (SCORE, lambda d: spoil(d / SHARD, lambda b: b + b"\0\0"), [SHARD, "promises"]),
+    "big-endian": (
         SCORE,
-        lambda d: spoil(d / SHARD, lambda b: b[:1044] + b"\xff\xff" + b[1046:]),
-        [SHARD, "65535", "offset 10"],
+        lambda d: spoil(d / SHARD, lambda b: np.frombuffer(b[:1024], "<i4").astype(">i4").tobytes() + b[1024:]),
+        [SHARD, "not a token shard"],
+    ),
+    "negative count": (SCORE, lambda d: spoil(d / SHARD, header_field(2, -5)), [SHARD, "-5 tokens"]),
+    "absurd count": (SCORE, lambda d: spoil(d / SHARD, header_field(2, 2**31 - 1)), [SHARD, "2147483647 tokens"]),
+    "an empty shard file": (SCORE, lambda d: (d / SHARD).write_bytes(b""), [SHARD, "0 bytes"]),
+    "a flipped bit among the tokens": (
+        SCORE,
+        lambda d: spoil(d / SHARD, lambda b: b[:1100] + bytes([b[1100] ^ 1]) + b[1101:]),
+        [SHARD, "checksum"],
+    ),
+    "a flipped bit in the index": (
+        SCORE,
+        lambda d: spoil((d / SHARD).with_suffix(".index.parquet"), lambda b: b[:200] + bytes([b[200] ^ 1]) + b[201:]),
+        ["fineweb_train_000001.index.parquet", "checksum"],
+    ),
+    "token beyond the vocabulary": (
+        [*SCORE[:-4], *"--data theirs.bin --eot_id 2 --seq_len 64 --out new.tsv".split()],
+        lambda d: write_llm_c_shard(d / "theirs.bin", [[5, 6, 7], [65535, 8, 9]], 2),
+        ["theirs.bin", "65535", "offset 5"],
+    ),
+    "a shard's name that would break a row": (
+        [*SCORE[:-4], *"--data odd*.bin --out new.tsv --eot_id 2".split()],
+        lambda d: write_llm_c_shard(d / "odd\tname.bin", [[5, 6], [7, 8]], 2),
+        ["rename"],
     ),
     "no index and no eot_id": (
         SCORE,
@@ -523,6 +598,39 @@ BAD_INPUT = {
         ["reference-model", "make_reference_model.py"],
     ),
     "reference equal to the base": ([*SCORE, "--reference_model", "BASE"], None, ["identical"]),
+    "heads of a larger model": (MASK, lambda d: (d / HEADS).write_text("1,2\n30,14\n"), [f"{HEADS}:2", "30,14"]),
+    "heads that are not UTF-8": (MASK, lambda d: (d / HEADS).write_bytes(b"1,2\n\xff"), [HEADS]),
+    "probes that are not UTF-8": (FIND, lambda d: spoil(d / PROBES, lambda b: b + b"\xff\n"), [f"{PROBES}:7"]),
+    "probes for another tokenizer": (
+        FIND,
+        lambda d: (d / PROBES).write_text(json.dumps({"id": 3, "prompt": "wn quick bro", "answer": "wn"}) + "\n"),
+        ["probe 3", "prefix"],
+    ),
+    "a tokenizer larger than the model": (
+        [compute_retrieval_heads, *"--model small --out new.txt".split()],
+        lambda d: small_model(d, vocab_size=300),
+        ["small", "400", "300"],
+    ),
+    "a checkpoint with a shard missing": (
+        [compute_retrieval_heads, *"--model sharded --out new.txt".split()],
+        lambda d: next(sharded_model(d).glob("*-00002-of-*.safetensors")).unlink(),
+        ["sharded", "00002-of-"],
+    ),
+    "a checkpoint with a tensor missing": (
+        [compute_retrieval_heads, *"--model partial --out new.txt".split()],
+        lambda d: without_tensor(d, "model.layers.1.mlp.up_proj.weight"),
+        ["partial", "lacks 1 tensors", "layers.1.mlp.up_proj.weight"],
+    ),
+    "a config that is not JSON": (
+        [compute_retrieval_heads, *"--model reference-model --out new.txt".split()],
+        lambda d: (d / "reference-model/config.json").write_text("{"),
+        ["reference-model"],
+    ),
+    "a reference for another base": (
+        [*SCORE, "--reference_model", "small"],
+        lambda d: small_model(d, vocab_size=400, hidden_size=32, head_dim=4),
+        ["small is no masked copy", "hidden_size"],
+    ),
     "no reference": ([*SCORE, "--reference_model", "gone"], None, ["gone"]),
     "scores of another run": (
         [*SCORE[:-2], *"--seq_len 32 --out data/ai_scores.tsv".split()],
@@ -537,6 +645,53 @@ BAD_INPUT = {
         ["data/ai_scores.tsv", "'AI_Score'"],
     ),
     "a broken row": (RANK, lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"x\ty\n"), ["data/ai_scores.tsv"]),
+    "a parquet that is not one": (
+        [*RANK, "--scores", "data/ai_scores.parquet"],
+        lambda d: (d / "data/ai_scores.parquet").write_bytes(b"PAR1 not parquet PAR1"),
+        ["data/ai_scores.parquet", "not a table of scores"],
+    ),
+    "a parquet of something else": (
+        [*RANK, "--scores", "data/mine/fineweb_train_000001.index.parquet"],
+        None,
+        ["fineweb_train_000001.index.parquet", "'doc_id'"],
+    ),
+    "a score that is no number": (
+        RANK,
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"x:0-5\ta\t5\t1.0\thigh\t0.5\n"),
+        ["data/ai_scores.tsv", "high"],
+    ),
+    "scores that are not UTF-8": (
+        RANK,
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"\xff\xfe\ta\t5\t1.0\t1.0\t0.5\n"),
+        ["data/ai_scores.tsv"],
+    ),
+    "a row of the table cut short": (
+        RANK,
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b[:-40]),
+        ["data/ai_scores.tsv"],
+    ),
+    "a table without a row": (
+        RANK,
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b.splitlines(keepends=True)[0]),
+        ["data/ai_scores.tsv", "no rows"],
+    ),
+    "no finite score": (
+        RANK,
+        lambda d: spoil(
+            d / "data/ai_scores.tsv", lambda b: b.splitlines(keepends=True)[0] + b"x:0-5\ta\t5\tnan\tnan\tnan\n"
+        ),
+        ["data/ai_scores.tsv", "finite"],
+    ),
+    "an id in the table that is none": (
+        RANK,
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"nowhere\ta\t5\t1.0\t9.0\t8.0\n"),
+        ["'nowhere'", "start-end"],
+    ),
+    "a record of the run that is not JSON": (
+        [*SCORE[:-2], *"--out data/ai_scores.tsv".split()],
+        lambda d: (d / "data/ai_scores.parts/run.json").write_text("{"),
+        ["data/ai_scores.parts/run.json", "not JSON"],
+    ),
     "bottom_pct 0": ([*RANK, "--bottom_pct", "0"], None, ["--bottom_pct"]),
     "top and bottom": ([*RANK, *"--top_pct 20 --bottom_pct 20".split()], None, ["not allowed"]),
     "doc_id without a span": ([*SHOW, "data/mine/fineweb_train_000001"], None, ["start-end"]),
@@ -572,4 +727,4 @@ def test_bad_input_is_one_clear_line_and_status_2(
     after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert {path: after[path] for path in before} == before
     new = {path for path in set(after) - set(before) if path.parent.suffix != ".parts"}
-    assert {path.name for path in new} <= {"dataset.json"}
+    assert {path.name for path in new if path.suffix != ".lock"} <= {"dataset.json"}
