@@ -603,7 +603,7 @@ BAD_INPUT = {
     "probes that are not UTF-8": (FIND, lambda d: spoil(d / PROBES, lambda b: b + b"\xff\n"), [f"{PROBES}:7"]),
     "probes for another tokenizer": (
         FIND,
-        lambda d: (d / PROBES).write_text(json.dumps({"id": 3, "prompt": "wn quick bro", "answer": "wn"}) + "\n"),
+        lambda d: (d / PROBES).write_text(json.dumps({"id": 3, "prompt": "e quick th", "answer": "e"}) + "\n"),
         ["probe 3", "prefix"],
     ),
     "a tokenizer larger than the model": (
