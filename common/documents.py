@@ -99,6 +99,7 @@ def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
     """Read a shard's index; InputError when it is not one."""
     try:
         table = pq.read_table(path)
+        table.validate(full=True)
         info = ShardInfo(**json.loads(table.schema.metadata[METADATA_KEY]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not an index of a shard ({error}); make both anew with fineweb.py") from None

@@ -164,6 +164,7 @@ def read_scores(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             table = pq.read_table(path)
+            table.validate(full=True)
         else:
             types = pa.csv.ConvertOptions(column_types=SCHEMA, null_values=["", "nan"], strings_can_be_null=False)
             # One thread, because only then an error names the row.

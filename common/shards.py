@@ -41,6 +41,8 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
         InputError: what differs, at which offset, and what to do.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a file; give a shard, a .bin file")
     try:
         size = path.stat().st_size
         header = np.fromfile(path, dtype="<i4", count=256)

@@ -28,6 +28,7 @@ from common import cli
 from common.corpus import SourceDocument
 from common.dataset import DatasetWriter
 from common.documents import open_shard
+from common.errors import InputError
 from common.files import atomic, sole_writer
 from common.scores import SCHEMA, Health, merge_parts, read_scores
 from common.tokenization import load_tokenizer
@@ -199,6 +200,20 @@ def test_a_checkpoint_s_own_code_runs_only_with_the_flag(tmp_path, bpe_folder, m
     assert not Path("pwned").exists()
     make_reference_model.main([*command.split(), "--trust_remote_code"])
     assert Path("pwned").exists()
+
+
+def test_a_tokenizer_s_own_code_does_not_run(tmp_path, bpe_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bpe_folder, "model")
+    config = json.loads(Path("model/tokenizer_config.json").read_text())
+    config["auto_map"] = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    Path("model/tokenizer_config.json").write_text(json.dumps(config))
+    Path("model/evil.py").write_text("import os\nos.system('touch pwned')\n")
+    try:
+        load_tokenizer("model")
+    except InputError as error:
+        assert "trust_remote_code" in str(error)
+    assert not Path("pwned").exists()
 
 
 @pytest.fixture

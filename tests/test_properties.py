@@ -17,6 +17,7 @@ from common.dataset import DatasetWriter
 from common.documents import open_shard, parse_doc_id, separated_spans, windows
 from common.errors import InputError
 from common.scores import select, with_slices
+from common.shards import read_shard
 
 SEPARATOR = 9
 CORRUPTIONS = 10_000
@@ -203,4 +204,26 @@ def test_ten_thousand_damaged_shards_end_in_a_clean_error_or_the_right_answer(tm
             path.write_bytes(data)
     assert refused > 0.8 * CORRUPTIONS // 2
     assert slowest < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # kB
+
+
+def test_a_damaged_index_that_bears_the_right_checksum_does_no_harm(tmp_path, monkeypatch):
+    """As if a stranger had made it: anything but a wrong place, a crash or a flood of memory."""
+    rng = random.Random(0)
+    documents = [[rng.randrange(400) for _ in range(rng.randrange(40))] for _ in range(60)]
+    first, second = write(tmp_path, documents, ["a"] * 60, shard_size=700)[:2]
+    paths = [path.with_suffix(".index.parquet") for path in (first, second)]
+    whole, other = (path.read_bytes() for path in paths)
+    digest, right = read_shard(first)[1].index, open_shard(first)
+    monkeypatch.setattr("common.documents.file_digest", lambda path: digest)
+    memory, opened = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+    for _ in range(CORRUPTIONS // 5):
+        paths[0].write_bytes(damage(rng, whole, other))
+        try:
+            shard = open_shard(first)
+        except InputError:
+            continue
+        opened += 1
+        assert np.array_equal(shard.spans, right.spans)
+    assert opened
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # kB

@@ -1,3 +1,4 @@
+import os
 import struct
 
 import numpy as np
@@ -76,7 +77,8 @@ def test_a_damaged_shard_is_refused_by_name(tmp_path, content, says):
 
 
 def test_what_is_no_file_is_refused_by_name(tmp_path):
-    for path in (tmp_path, tmp_path / "none.bin"):
+    os.mkfifo(tmp_path / "pipe.bin")  # reading it would wait for ever
+    for path in (tmp_path, tmp_path / "none.bin", tmp_path / "pipe.bin"):
         with pytest.raises(InputError, match=str(path)):
             read_shard(path)
 

@@ -113,6 +113,20 @@ def test_losses_equal_a_plain_loop_over_two_separately_loaded_models(folder, sco
         assert row.AI_Score == pytest.approx((plain[1] - plain[0]) / plain[0], abs=1e-4)
 
 
+def test_a_second_run_gives_the_same_bytes_and_another_batch_size_the_same_scores(folder, scores):
+    whole = (folder / "data/ai_scores.tsv").read_text().splitlines()
+    command = f"attention_influence_scoring.py --base_model {MODEL} --data data/text/fineweb_train_*.bin --seq_len 300"
+    python(folder, f"{command} --max_tokens 2000 --out data/again.tsv")
+    again = (folder / "data/again.tsv").read_text().splitlines()
+    assert len(again) > 3
+    # The last document may have shared its batch with others.
+    assert whole[: len(again) - 3] == again[:-3]
+    python(folder, f"{command} --max_tokens 2000 --out data/small.tsv --tokens_per_batch 400")
+    small = pd.read_parquet(folder / "data/small.parquet")
+    for column in ("L_base", "L_ref", "AI_Score"):
+        assert np.abs(small[column] - scores[column][: len(small)]).max() < 1e-5
+
+
 def test_text_comes_back_out_of_the_shards_as_it_went_in(folder, scores):
     texts = [json.loads(line)["text"] for line in (folder / "text.jsonl").read_text().splitlines()]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / MODEL)
