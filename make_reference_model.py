@@ -88,7 +88,7 @@ def causal_check(
         random_accuracies = []
         for _draw in range(draws):
             drawn = rng.sample(others, min(len(heads), len(others)))
-            with mask_heads_at_run_time(base, run_time_masks(drawn, kind, head_shape(base)[1], base.device)):
+            with mask_heads_at_run_time(base, run_time_masks(drawn, kind, base)):
                 random_accuracies.append(probe_accuracy(base, encoded, bar.update))
     each = " ".join(f"{accuracy:.3f}" for accuracy in sorted(random_accuracies))
     print(f"probe token accuracy over {len(probes)} probes:")

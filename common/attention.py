@@ -9,7 +9,9 @@ run as always.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from inspect import signature
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
@@ -71,19 +73,100 @@ class Pack:
         self.edges = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32, non_blocking=True)
 
 
+@dataclass
+class Trial:
+    """What a short forward pass shows of a model's attention: every call of the attention function, by layer index.
+
+    Attributes:
+        modules: the self-attention module of each layer.
+        shapes: of its query, key and value, [batch, heads, length, head_dim] each.
+        sinks: layers whose attention gives weight to no position at all.
+        alibi: modules that were given ALiBi biases.
+    """
+
+    modules: dict[int, torch.nn.Module] = field(default_factory=dict)
+    shapes: dict[int, tuple[torch.Size, ...]] = field(default_factory=dict)
+    sinks: list[int] = field(default_factory=list)
+    alibi: list[torch.nn.Module] = field(default_factory=list)
+
+
+_TRIALS: WeakKeyDictionary[PreTrainedModel, Trial] = WeakKeyDictionary()
+
+
 def attention_modules(model: PreTrainedModel) -> dict[int, torch.nn.Module]:
-    """The self-attention module of each layer, by layer index."""
-    modules = {
-        module.layer_idx: module
-        for module in model.modules()
-        if hasattr(module, "layer_idx") and (hasattr(module, "q_proj") or hasattr(module, "num_key_value_groups"))
-    }
-    if sorted(modules) != list(range(model.config.num_hidden_layers)):
-        raise InputError(
-            f"{type(model).__name__}: not every layer has attention of the kind that can be watched and masked; "
-            "use a model such as Llama, Mistral, Qwen or Gemma"
-        )
-    return modules
+    """The self-attention module of each layer, by layer index.
+
+    Raises:
+        InputError: not every layer has softmax attention whose heads can be watched and masked; says why.
+    """
+    return _trial(model).modules
+
+
+def head_dim(model: PreTrainedModel) -> int:
+    """The width of a query head."""
+    return next(iter(_trial(model).shapes.values()))[0][-1]
+
+
+def _trial(model: PreTrainedModel) -> Trial:
+    """Run two tokens through the model and look at what its attention does; once for each model."""
+    if model not in _TRIALS:
+        trial = _run_trial(model)
+        reason = _reason_to_refuse(model, trial)
+        if reason:
+            raise InputError(f"{type(model).__name__}: its heads cannot be watched and masked, as {reason}")
+        trial.modules = dict(sorted(trial.modules.items()))
+        _TRIALS[model] = trial
+    return _TRIALS[model]
+
+
+@torch.inference_mode()
+def _run_trial(model: PreTrainedModel) -> Trial:
+    trial, hooks = Trial(), []
+    for module in model.modules():
+        names = list(signature(module.forward).parameters)
+        for name in {"alibi", "position_bias"} & set(names):  # Falcon, BLOOM; MPT
+            look = partial(_note_alibi, trial, name, names.index(name))
+            hooks.append(module.register_forward_pre_hook(look, with_kwargs=True))
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(NAME)
+        for module in model.modules():
+            module.trial = trial
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    except ValueError:  # the class knows no attention function but its own
+        pass
+    finally:
+        for module in model.modules():
+            module.__dict__.pop("trial", None)
+        for hook in hooks:
+            hook.remove()
+        model.set_attn_implementation(before)
+    return trial
+
+
+def _note_alibi(trial: Trial, name: str, place: int, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+    if kwargs.get(name, args[place] if place < len(args) else None) is not None:
+        trial.alibi.append(module)
+
+
+def _reason_to_refuse(model: PreTrainedModel, trial: Trial) -> str | None:
+    if trial.alibi:
+        return f"ALiBi biases are added to its attention logits ({type(trial.alibi[0]).__name__})"
+    if not trial.modules:
+        return "it computes attention by code of its own, not through transformers' attention interface"
+    missing = sorted(set(range(model.config.num_hidden_layers)) - set(trial.modules))
+    if missing:
+        count = f"{len(missing)} of its {model.config.num_hidden_layers} layers"
+        return f"{count} have no softmax attention, layer {missing[0]} the first (a hybrid model)"
+    if trial.sinks:
+        return f"attention sinks take weight from every head (layer {trial.sinks[0]})"
+    for layer, module in trial.modules.items():
+        query, key, value = trial.shapes[layer]
+        if hasattr(module, "kv_b_proj"):
+            return f"keys and values of all heads come out of one latent vector ({type(module).__name__})"
+        if query[1] != model.config.num_attention_heads or query[1] % key[1] or query[-1] != key[-1] != value[-1]:
+            return f"layer {layer} has queries of shape {tuple(query)}, keys of {tuple(key)}, values of {tuple(value)}"
+    return None
 
 
 def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
@@ -160,6 +243,11 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
     mask_of = attention_mask or (lambda length: None)
     if not callable(mask_of):
         raise InputError(f"{type(module).__name__}: it makes attention masks of its own, which cannot be followed")
+    trial = getattr(module, "trial", None)
+    if trial is not None:
+        trial.modules[module.layer_idx] = module
+        trial.shapes[module.layer_idx] = query.shape, key.shape, value.shape
+        trial.sinks += [module.layer_idx] if kwargs.get("s_aux") is not None else []
     watch = getattr(module, "watch", None)
     if watch is not None:
         watch.most_attended[module.layer_idx] = _most_attended(query, key, mask_of(key.shape[2]), watch.rows)
@@ -168,12 +256,13 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
         query = query.masked_fill(mask.masked[:, :, None, None], 0.0)
     pack = getattr(module, "pack", None)
     lengths = pack.lengths if pack else [query.shape[2]]
-    if len(lengths) > 1 and query.is_cuda and _flash_takes(query, value) and mask_of(max(lengths)) is None:
+    attend = _softcap_attention if kwargs.get("softcap") else sdpa_attention_forward
+    if len(lengths) > 1 and query.is_cuda and _flash_takes(query, value, kwargs) and mask_of(max(lengths)) is None:
         output = _varlen_attention(query, key, value, pack, kwargs.get("scaling"))
     else:
         documents = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
         outputs = [
-            sdpa_attention_forward(module, *states, mask_of(length), **kwargs)[0]
+            attend(module, *states, mask_of(length), **kwargs)[0]
             for length, states in zip(lengths, documents, strict=True)
         ]
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
@@ -182,8 +271,22 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
     return output, None
 
 
-def _flash_takes(query, value) -> bool:
-    half = query.dtype in (torch.bfloat16, torch.float16)
+def _softcap_attention(module, query, key, value, attention_mask, *, scaling, softcap, **_kwargs):
+    """Attention whose logits are squashed to ±softcap (Gemma 2), which torch's kernels do not know; of one document.
+
+    Shapes as in `_attention_forward`; `attention_mask` is bool and true where a row may look, or None for causal.
+    """
+    groups = query.shape[1] // key.shape[1]
+    logits = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * scaling
+    logits = torch.tanh(logits / softcap) * softcap
+    if attention_mask is None:
+        attention_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+    weights = logits.masked_fill(~attention_mask, -torch.inf).softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value.repeat_interleave(groups, 1)).transpose(1, 2), None
+
+
+def _flash_takes(query, value, settings: dict) -> bool:
+    half = query.dtype in (torch.bfloat16, torch.float16) and not settings.get("softcap")
     return half and query.shape[-1] == value.shape[-1] <= FLASH_MAX_HEAD_DIM and query.shape[-1] % 8 == 0
 
 

@@ -19,7 +19,6 @@ from operator import itemgetter
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from common.attention import Pack, decoder_layers, mask_heads_at_run_time, pack_documents
 from common.batches import Batch, Document, fill_batches
@@ -138,6 +137,7 @@ class PairScorer:
             tensor.to(self._device, non_blocking=True)[None]
             for tensor in (batch.input_ids, batch.targets, batch.positions)
         )
+        input_ids = input_ids.expand(2 if self._masked else 1, -1)
         losses = []
         for model, output_head, pack in zip(self._models, self._output_heads, packs, strict=True):
             pack.fill(batch.lengths, self._device)
@@ -173,14 +173,24 @@ class _Launched:
 
 @contextmanager
 def _masked_second_row(model: PreTrainedModel, kind: str, heads: Sequence[Head]) -> Iterator[None]:
-    """Inside the block, a batch of one comes out of the decoder as two rows: as it is, and with `heads` masked."""
-    masks = run_time_masks(heads, kind, model.config.num_attention_heads, model.device, rows=(False, True))
+    """Inside the block, the decoder takes the same tokens in two rows, and masks `heads` in the second.
 
-    def double(_layer, args):
+    Below the first masked layer both rows would be the same, so the layers there are given the first alone.
+    """
+    masks = run_time_masks(heads, kind, model, rows=(False, True))
+
+    def first_row(_layer, args):
+        return (args[0][:1], *args[1:])
+
+    def both_rows(_layer, args):
         return (args[0].expand(2, -1, -1), *args[1:])
 
-    first_masked = decoder_layers(model)[min(masks)]
-    with mask_heads_at_run_time(model, masks), first_masked.register_forward_pre_hook(double):
+    layers = decoder_layers(model)
+    with ExitStack() as stack:
+        stack.enter_context(mask_heads_at_run_time(model, masks))
+        if min(masks) > 0:
+            stack.enter_context(layers[0].register_forward_pre_hook(first_row))
+            stack.enter_context(layers[min(masks)].register_forward_pre_hook(both_rows))
         yield
 
 
@@ -238,8 +248,21 @@ class OutputHead:
 class _Given(torch.nn.Module):
     """Stands in for the decoder: gives its input back as the hidden state."""
 
-    def forward(self, inputs_embeds: torch.Tensor, **_kwargs) -> MoeModelOutputWithPast:
-        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def forward(self, *_args, inputs_embeds: torch.Tensor, **_kwargs) -> "_GivenOutput":
+        return _GivenOutput(inputs_embeds)
+
+
+class _GivenOutput:
+    """A decoder's output that holds the hidden state, and None for whatever else a class may ask for."""
+
+    def __init__(self, last_hidden_state: torch.Tensor):
+        self.last_hidden_state = last_hidden_state
+
+    def __getitem__(self, index: int) -> torch.Tensor | None:
+        return self.last_hidden_state if index == 0 else None
+
+    def __getattr__(self, name: str) -> None:
+        return None
 
 
 def _slice(projection: torch.nn.Linear, first: int, last: int) -> torch.nn.Linear:

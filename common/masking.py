@@ -1,21 +1,25 @@
 """Switching heads off in a model's weights, and recognising a model in which that was done.
 
-A uniform head has zero query rows: every attention logit is 0, so row i of its attention is 1/(i+1) over what it may
-see. No key or value row is touched, so other heads that share them keep theirs, and position encodings and per-head
-query norms leave zero at zero. A zero head has zero columns in the output projection: its contribution is nothing.
+What is zeroed for a head, layouts.py knows. Whether that does what it should is tried on every masked layer of the
+model at hand: the layer must then give what it gives with the heads masked at run time, where masking is exact.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel
 
-from common.attention import HeadMask, attention_modules
+from common.attention import HeadMask, attention_modules, head_dim, mask_heads_at_run_time
 from common.checkpoints import settings
 from common.errors import InputError
 from common.heads import Head
+from common.layouts import head_views
 
 MASKS = ("uniform", "zero")
+TRIAL_TOKENS = 16
+# Of the largest output; rounding in the narrow types, nothing more.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @torch.no_grad()
@@ -25,12 +29,47 @@ def mask_heads(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> None
     Args:
         kind: `uniform` or `zero`.
     Raises:
-        InputError: a layer does not keep a head's weights where this can be done.
+        InputError: this kind of masking cannot be had by changing this model's weights.
     """
+    check_exact(model, heads, kind)
     modules = attention_modules(model)
-    for layer, head in heads:
-        for tensor in _head_tensors(modules[layer], kind):
-            tensor[head] = 0
+    for layer in sorted({layer for layer, _ in heads}):
+        _mask_layer(modules[layer], [head for other, head in heads if other == layer], kind, model)
+
+
+def _mask_layer(module: torch.nn.Module, heads: Sequence[int], kind: str, model: PreTrainedModel) -> None:
+    for view in head_views(module, kind, model.config.num_attention_heads, head_dim(model)):
+        view[list(heads)] = 0
+
+
+@torch.no_grad()
+def check_exact(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> None:
+    """Raise InputError unless masking in the weights does to each layer what masking at run time does."""
+    modules, masks = attention_modules(model), run_time_masks(heads, kind, model)
+    inputs = {}
+    hooks = [
+        modules[layer].register_forward_pre_hook(
+            lambda _module, args, kwargs, layer=layer: inputs.update({layer: (args, kwargs)}), with_kwargs=True
+        )
+        for layer in masks
+    ]
+    input_ids = torch.arange(TRIAL_TOKENS, device=model.device)[None] * 37 % model.config.vocab_size
+    with mask_heads_at_run_time(model, {}):
+        model(input_ids=input_ids, use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        for layer, (args, kwargs) in inputs.items():
+            masked = copy.deepcopy(modules[layer])
+            _mask_layer(masked, [head for other, head in heads if other == layer], kind, model)
+            found = masked(*args, **kwargs)[0]
+            with mask_heads_at_run_time(model, {layer: masks[layer]}):
+                expected = modules[layer](*args, **kwargs)[0]
+            if (found - expected).abs().max() > TOLERANCE.get(model.dtype, 1e-5) * expected.abs().max():
+                other = next(mask for mask in MASKS if mask != kind)
+                raise InputError(
+                    f"{type(modules[layer]).__name__}: zero weights do not make a head {kind}, as something is added "
+                    f"to its query or mixed with other heads; try --mask {other}"
+                )
 
 
 def find_masked_heads(base: PreTrainedModel, reference: PreTrainedModel) -> tuple[str, list[Head]] | str:
@@ -59,65 +98,36 @@ def find_masked_heads(base: PreTrainedModel, reference: PreTrainedModel) -> tupl
     return f"tensor {min(unexplained)} differs in more than masked heads"
 
 
+@torch.no_grad()
 def _zeroed_heads(base, reference, kind) -> tuple[list[Head], set[str]]:
     """Heads that differ and are zero in the reference, and the names of tensors that differ in nothing else."""
-    heads, explained = [], set()
-    names = {parameter: name for name, parameter in base.named_parameters(remove_duplicate=False)}
+    found, explained = [], set()
+    names = {module: name for name, module in base.named_modules()}
+    shape = base.config.num_attention_heads, head_dim(base)
     theirs = attention_modules(reference)
     for layer, module in attention_modules(base).items():
-        pairs = list(zip(_head_tensors(module, kind), _head_tensors(theirs[layer], kind), strict=True))
-        changed = [(ours != other).flatten(1).any(1) for ours, other in pairs]
+        pairs = list(zip(head_views(module, kind, *shape), head_views(theirs[layer], kind, *shape), strict=True))
+        changed = torch.stack([(ours != other).flatten(1).any(1) for ours, other in pairs]).any(0)
         zero = torch.stack([~other.flatten(1).any(1) for _, other in pairs]).all(0)
-        heads += [(layer, int(head)) for head in torch.stack(changed).any(0).nonzero()]
-        for parameter, rows in zip(_head_parameters(module, kind), changed, strict=True):
-            if not (rows & ~zero).any():
-                explained.add(names[parameter])
-    return heads, explained
+        heads = (changed & zero).nonzero()[:, 0].tolist()
+        masked = copy.deepcopy(module)
+        _mask_layer(masked, heads, kind, base)
+        wanted = theirs[layer].state_dict()
+        explained |= {
+            f"{names[module]}.{name}"
+            for name, tensor in masked.state_dict().items()
+            if torch.equal(tensor, wanted[name])
+        }
+        found += [(layer, head) for head in heads]
+    return found, explained
 
 
 def run_time_masks(
-    heads: Sequence[Head], kind: str, num_heads: int, device: torch.device, rows: Sequence[bool] = (True,)
+    heads: Sequence[Head], kind: str, model: PreTrainedModel, rows: Sequence[bool] = (True,)
 ) -> dict[int, HeadMask]:
     """The same masking as attention-time masks by layer; `rows` says which rows of the batch are masked."""
-    masks = {
-        layer: HeadMask(kind, torch.zeros(len(rows), num_heads, dtype=torch.bool, device=device)) for layer, _ in heads
-    }
+    shape = len(rows), model.config.num_attention_heads
+    masks = {layer: HeadMask(kind, torch.zeros(shape, dtype=torch.bool, device=model.device)) for layer, _ in heads}
     for layer, head in heads:
-        masks[layer].masked[:, head] = torch.tensor(rows, device=device)
+        masks[layer].masked[:, head] = torch.tensor(rows, device=model.device)
     return masks
-
-
-def _head_parameters(module: torch.nn.Module, kind: str) -> Iterator[torch.nn.Parameter]:
-    """The parameters that hold what each head is masked by: query projection or output projection."""
-    projection = getattr(module, "q_proj" if kind == "uniform" else "o_proj", None)
-    if not isinstance(projection, torch.nn.Linear):
-        raise InputError(f"{type(module).__name__}: no separate linear query and output projection; cannot be masked")
-    yield projection.weight
-    if kind == "uniform" and projection.bias is not None:
-        yield projection.bias
-
-
-def _head_tensors(module: torch.nn.Module, kind: str) -> Iterator[torch.Tensor]:
-    """Views of those parameters with the head as first axis: [heads, head_dim(, hidden)] or [heads, hidden, head_dim].
-
-    This is the one place that knows where a class keeps a head's weights.
-    """
-    norm = getattr(module, "q_norm", None)
-    if kind == "uniform" and norm is not None and norm.weight.numel() != module.head_dim:
-        raise InputError(
-            f"{type(module).__name__}: its query norm spans all heads, so zero query rows would change the others; "
-            "use --mask zero"
-        )
-    if hasattr(module, "sinks"):
-        raise InputError(f"{type(module).__name__}: attention sinks take weight from every head, so no mask is exact")
-    for parameter in _head_parameters(module, kind):
-        rows = parameter.shape[0 if kind == "uniform" else 1]
-        if rows != module.config.num_attention_heads * getattr(module, "head_dim", 0):
-            raise InputError(
-                f"{type(module).__name__}: its projection does not hold head_dim rows for each head and no more, so "
-                "heads cannot be masked"
-            )
-        if kind == "uniform":
-            yield parameter.unflatten(0, (-1, module.head_dim))
-        else:
-            yield parameter.unflatten(1, (-1, module.head_dim)).transpose(0, 1)

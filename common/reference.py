@@ -8,7 +8,7 @@ from common.errors import InputError
 from common.files import write_json
 from common.heads import Head
 from common.loss import PairScorer
-from common.masking import find_masked_heads
+from common.masking import check_exact, find_masked_heads
 from common.options import PairOptions
 from common.tokenization import TextTokenizer, load_tokenizer
 
@@ -64,6 +64,7 @@ def load_pair(options: PairOptions) -> Pair:
     found = find_masked_heads(base, reference)
     if isinstance(found, tuple):
         kind, heads = found
+        check_exact(base, heads, kind)
         layers = base.config.num_hidden_layers
         first = min(layer for layer, _ in heads)
         summary = f"{len(heads)} heads masked ({kind}), the first in layer {first} of {layers}: computed once below it"

@@ -124,9 +124,14 @@ def spm(spm_folder):
 
 
 def tiny_model(family: str, **settings) -> transformers.PreTrainedModel:
-    """4 layers of 8 query heads on 2 key/value heads, random weights, float32; the same on every call."""
-    config = getattr(transformers, f"{family}Config")(
-        **{
+    """4 layers of 8 query heads on 2 key/value heads, random weights, float32; the same on every call.
+
+    Args:
+        settings: of the config; `...` leaves one out.
+    """
+    settings = {
+        name: value
+        for name, value in {
             "vocab_size": 400,
             "hidden_size": 64,
             "intermediate_size": 96,
@@ -140,8 +145,10 @@ def tiny_model(family: str, **settings) -> transformers.PreTrainedModel:
             "bos_token_id": 0,
             "eos_token_id": 0,
             **settings,
-        }
-    )
+        }.items()
+        if value is not ...
+    }
+    config = getattr(transformers, f"{family}Config")(**settings)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -159,7 +159,7 @@ def test_only_zeros_is_an_error(bytes_folder):
 @pytest.mark.parametrize(
     ("family", "settings"),
     [
-        ("GPTNeoX", {}),
+        ("Bloom", {}),
         # every other layer has no attention, so no heads
         ("Lfm2", {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False}),
     ],

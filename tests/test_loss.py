@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
+from common.attention import attention_modules
 from common.documents import windows
 from common.errors import InputError
 from common.loss import LOGIT_TILE, PairScorer, TokenLosses
@@ -137,9 +138,10 @@ def test_batches_are_filled_by_tokens_and_nothing_is_padded():
     sizes = []
     base = tiny_model("Llama")
     scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=50)
+    attention_modules(base)  # which runs two tokens, once
     with base.model.embed_tokens.register_forward_hook(lambda module, args, out: sizes.append(args[0].shape)):
         streamed(scorer, [document(targets + 1) for targets in (20, 30, 1, 49, 1, 80, 5)])
-    assert sizes == [(1, 50), (1, 50), (1, 1), (1, 80), (1, 5)]
+    assert sizes == [(2, 50), (2, 50), (2, 1), (2, 80), (2, 5)]  # base and reference
 
 
 def test_a_document_longer_than_a_batch_has_batches_of_its_own():
@@ -147,6 +149,7 @@ def test_a_document_longer_than_a_batch_has_batches_of_its_own():
     base, reference = pair("Llama", HEADS, "uniform")
     documents = [[document(11)], list(windows(document(101), 30, None)), [document(8)], [document(9)]]
     scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=70)
+    attention_modules(base)  # which runs two tokens, once
     with base.model.embed_tokens.register_forward_hook(lambda module, args, out: sizes.append(args[0].shape[1])):
         found = list(scorer.stream(enumerate(documents)))
     assert sizes == [10, 60, 40, 15]
@@ -171,6 +174,17 @@ def test_a_stream_that_starts_behind_finished_documents_computes_the_same_bits()
             assert key == other
             assert ours.base.tobytes() == theirs.base.tobytes()
             assert ours.reference.tobytes() == theirs.reference.tobytes()
+
+
+def test_layers_below_the_first_masked_one_run_once():
+    base = tiny_model("Llama")
+    rows = {}
+    attention_modules(base)
+    for number, layer in enumerate(base.model.layers):
+        layer.register_forward_hook(lambda _m, _a, out, number=number: rows.update({number: out.shape[0]}))
+    for first in range(4):
+        PairScorer(base, masked=("uniform", [(first, 2)])).score([document(20)])
+        assert rows == {number: 1 if number < first else 2 for number in range(4)}
 
 
 def memory_for(base, tokens):
@@ -215,7 +229,7 @@ def test_an_error_while_reading_ahead_arrives():
         list(scorer.stream(reading()))
 
 
-@pytest.mark.parametrize("family", ["OPT", "GPTNeoX"])
+@pytest.mark.parametrize("family", ["OPT"])
 def test_a_model_of_another_build_is_refused(family):
     model = tiny_model(family, ffn_dim=64, word_embed_proj_dim=64)
     with pytest.raises(InputError, match=family):

@@ -1,0 +1,217 @@
+"""Every class of models in families.py: heads are found and masked rightly, and the fast path is exact.
+
+The reference is transformers itself: eager attention, its attention matrices and its own loss.
+"""
+
+import copy
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import tiny_model
+from families import FAMILIES, MARKS, README, table
+
+from common.attention import attention_modules, decoder_layers, mask_heads_at_run_time
+from common.errors import InputError
+from common.heads import EncodedProbe, run_probe
+from common.layouts import head_views
+from common.loss import PairScorer
+from common.masking import check_exact, find_masked_heads, mask_heads, run_time_masks
+
+HEADS = [(1, 6), (1, 3), (2, 0), (3, 7)]
+KINDS = ["uniform", "zero"]
+IDS = torch.arange(2, 62).remainder(17)[None] * 23
+by_class = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+by_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def make(family):
+    return tiny_model(family.name, **family.settings)
+
+
+def masked_copy(base, kind):
+    reference = copy.deepcopy(base)
+    mask_heads(reference, HEADS, kind)
+    return reference
+
+
+@torch.no_grad()
+def eager(model):
+    """Logits, attention weights of each layer, and each attention module's output, by eager attention."""
+    model = copy.deepcopy(model)
+    outputs = {}
+    for layer, module in attention_modules(model).items():
+        module.register_forward_hook(lambda _module, _args, output, layer=layer: outputs.update({layer: output[0]}))
+    model.set_attn_implementation("eager")
+    out = model(IDS, output_attentions=True, use_cache=False)
+    return out.logits, out.attentions, outputs
+
+
+def visible(model, layer):
+    """Which positions each row of a layer may see, by the class's own eager mask: where its attention is not zero."""
+    return eager(model)[1][layer][0].amax(0) > 0
+
+
+@by_class
+def test_a_uniform_head_attends_equally_to_what_it_may_see_and_others_are_unchanged(family):
+    base = make(family)
+    reference = masked_copy(base, "uniform")
+    _, before, outputs_before = eager(base)
+    _, after, outputs_after = eager(reference)
+    for layer, head in HEADS:
+        may_see = visible(base, layer)
+        assert torch.equal(may_see, may_see.tril())
+        assert may_see.any(1).all()
+        expected = may_see / may_see.sum(1, keepdim=True)
+        assert torch.allclose(after[layer][0, head], expected, atol=1e-6, rtol=0)
+        assert not torch.allclose(before[layer][0, head], expected, atol=1e-2)
+    # Layer 1 is the first with a masked head, so the others there still see the same.
+    assert torch.equal(after[0], before[0])
+    assert torch.equal(outputs_after[0], outputs_before[0])
+    for head in set(range(8)) - {3, 6}:
+        assert torch.allclose(after[1][0, head], before[1][0, head], atol=1e-6)
+
+
+@by_class
+def test_a_zero_head_contributes_exactly_nothing(family):
+    """Whatever a masked head gave, the layer's output is the same; whatever another gives, it is not."""
+    base = make(family)
+    reference = masked_copy(base, "zero")
+    module = attention_modules(reference)[1]
+    names = [name for name in ("o_proj", "out_proj", "dense", "c_proj") if hasattr(module, name)]
+    projection = getattr(module, names[0])
+    heads = torch.randn(5, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output = projection(heads.flatten(1))
+        for head in range(8):
+            other = heads.clone()
+            other[:, head] += 100
+            assert torch.equal(projection(other.flatten(1)), output) == (head in (3, 6))
+
+
+@by_class
+@by_kind
+def test_a_checkpoint_loaded_plainly_gives_the_losses_of_masking_at_run_time(family, kind, tmp_path):
+    base = make(family)
+    masked_copy(base, kind).save_pretrained(tmp_path)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        wanted = plain(IDS, labels=IDS).loss.item()
+        with mask_heads_at_run_time(base, run_time_masks(HEADS, kind, base)):
+            found = base(IDS, labels=IDS).loss.item()
+        assert found == pytest.approx(wanted, abs=2e-5)
+        assert abs(base(IDS, labels=IDS).loss.item() - wanted) > 1e-4
+    assert find_masked_heads(base, plain) == (kind, sorted(HEADS))
+
+
+@by_class
+@by_kind
+def test_the_fast_path_equals_two_plain_models(family, kind):
+    base = make(family)
+    reference = masked_copy(base, kind)
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(3, 400, length) for length in (40, 2, 17, 60)]
+    expected = []
+    for ids in documents:
+        rows = torch.tensor(ids)[None]
+        plain = []
+        for model in (base, reference):
+            model = copy.deepcopy(model)
+            model.set_attn_implementation("eager")
+            with torch.no_grad():
+                plain.append(model(rows, labels=rows).loss.item())
+        expected.append(plain)
+    for scorer in (PairScorer(base, masked=(kind, HEADS)), PairScorer(base, reference=reference)):
+        stream = scorer.stream((number, [ids]) for number, ids in enumerate(documents))
+        found = [losses.means()[:2] for finished in stream for _, losses in finished]
+        assert np.allclose(found, expected, atol=2e-5, rtol=1e-5)
+
+
+@by_class
+def test_heads_are_watched_as_eager_attention_looks(family):
+    base = make(family)
+    ids = np.random.default_rng(1).integers(3, 400, 50).tolist()
+    ids[40:48] = ids[10:18]
+    probe = EncodedProbe(ids[:48], 40, (10, 18))
+    found, _ = run_probe(base, probe, observe=True)
+    model = copy.deepcopy(base)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = model(torch.tensor([probe.input_ids]), output_attentions=True).attentions
+    for layer in range(4):
+        top = attentions[layer][0, :, 39:47].argmax(-1)
+        expected = (top >= 10) & (top < 18) & (torch.tensor(ids)[top] == torch.tensor(ids[40:48]))
+        assert np.array_equal(found[layer], expected.numpy())
+    assert found.any() or family.settings.get("sliding_window")
+
+
+@by_class
+@by_kind
+def test_the_check_finds_weights_zeroed_in_the_wrong_place(family, kind, monkeypatch):
+    base = make(family)
+    check_exact(base, HEADS, kind)
+
+    def one_head_off(module, kind, num_heads, head_dim):
+        yield from map(_Shifted, head_views(module, kind, num_heads, head_dim))
+
+    monkeypatch.setattr("common.masking.head_views", one_head_off)
+    with pytest.raises(InputError, match="zero weights do not make a head"):
+        check_exact(base, HEADS, kind)
+
+
+class _Shifted:
+    """A view in which every head is taken for the one before it."""
+
+    def __init__(self, view):
+        self.view = view
+
+    def __setitem__(self, heads, value):
+        self.view[[head - 1 for head in heads]] = value
+
+
+@by_class
+def test_the_layers_that_are_run_once_are_found(family):
+    base = make(family)
+    layers = decoder_layers(base)
+    assert len(layers) == 4
+    assert all(attention_modules(base)[i] in set(layers[i].modules()) for i in range(4))
+
+
+LINEAR = {"layer_types": ["linear_attention", "full_attention"] * 2, "num_experts": 0, "mlp_only_layers": [0, 1, 2, 3]}
+LATENT = {
+    "q_lora_rank": None, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16,
+    "num_key_value_heads": 8, "first_k_dense_replace": 4, "head_dim": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("GptOss", {"num_local_experts": 2, "num_experts_per_tok": 1}, "attention sinks"),
+        ("Bloom", {}, "ALiBi"),
+        ("Mpt", {"d_model": 64}, "ALiBi"),
+        ("Falcon", {"alibi": True, "head_dim": ...}, "ALiBi"),
+        ("Falcon", {"alibi": False, "head_dim": ...}, "code of its own"),
+        ("DeepseekV3", {**LATENT, "n_routed_experts": 4}, "one latent vector"),
+        ("DeepseekV2", LATENT, "one latent vector"),
+        ("Qwen3Next", LINEAR, "2 of its 4 layers have no softmax attention, layer 0 the first"),
+        ("Mamba", {"state_size": 4}, "attention"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_reason(name, settings, reason):
+    model = tiny_model(name, **settings)
+    scorer = partial(PairScorer, model, masked=("zero", HEADS))
+    for refused in (lambda: mask_heads(model, HEADS, "uniform"), lambda: scorer().score([IDS[0].numpy()])):
+        with pytest.raises(InputError, match=reason) as error:
+            refused()
+        assert type(model).__name__ in str(error.value)
+    assert not math.isnan(model(IDS, labels=IDS).loss.item())
+
+
+def test_the_table_in_the_readme_is_that_of_the_list():
+    assert MARKS.search(README.read_text(encoding="utf-8"))[0].split("\n", 1)[1].startswith(table())
