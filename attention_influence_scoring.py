@@ -25,15 +25,16 @@ import numpy as np
 
 from common import cli
 from common.batches import Document
+from common.checkpoints import load_model_tokenizer
 from common.corpus import expand
 from common.documents import Shard, check_tokenizer, is_scorable, open_shard, windows
 from common.errors import InputError
 from common.files import claim, refuse_folder, sole_writer
-from common.options import add_pair_flags, add_separator_flags, pair_options
+from common.options import add_pair_flags, add_separator_flags, pair_options, runtime
 from common.reference import Pair, load_pair
 from common.scores import Parts, merge_parts
 from common.shards import check_vocabulary
-from common.tokenization import TextTokenizer, load_tokenizer
+from common.tokenization import TextTokenizer
 
 SECONDS_PER_PART = 30
 
@@ -147,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix != ".tsv":
         raise InputError(f"--out {args.out}: end it with .tsv; the .parquet is written beside it")
     refuse_folder(args.out)
-    tokenizer = load_tokenizer(args.base_model, args.trust_remote_code)
+    tokenizer = load_model_tokenizer(args.base_model, runtime(args))
     open_one = partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side)
     work = plan(expand(args.data), tokenizer, open_one, args.max_tokens)
     with sole_writer(args.out):

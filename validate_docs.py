@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from common import cli
+from common.checkpoints import load_model_tokenizer
 from common.documents import (
     Shard,
     check_tokenizer,
@@ -28,11 +29,11 @@ from common.documents import (
     windows,
 )
 from common.loss import TokenLosses
-from common.options import add_pair_flags, add_separator_flags, pair_options
+from common.options import add_pair_flags, add_separator_flags, pair_options, runtime
 from common.reference import Pair, load_pair
 from common.scores import read_scores, select
 from common.shards import check_vocabulary
-from common.tokenization import TextTokenizer, load_tokenizer
+from common.tokenization import TextTokenizer
 from common.visible import one_line, visible
 
 SNIPPET_CHARS = 90
@@ -136,7 +137,7 @@ def list_ends(
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    tokenizer = load_tokenizer(args.base_model, args.trust_remote_code)
+    tokenizer = load_model_tokenizer(args.base_model, runtime(args))
     open_one = cache(lambda path: open_shard(path, args.eot_id, args.eot_side).verified())
     read = partial(open_document, folders=args.data_dir, tokenizer=tokenizer, open_one=open_one)
     if args.scores:

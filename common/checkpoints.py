@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from common.errors import InputError
 from common.options import Runtime
-from common.tokenization import TextTokenizer
+from common.tokenization import TextTokenizer, load_tokenizer
 
 # What transformers and the readers below it raise for a checkpoint that is not there, not whole or not one.
 LOADING_ERRORS = (
@@ -61,6 +61,11 @@ def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
                 "anew, or take a wider --dtype"
             )
     return model.to(target).eval()
+
+
+def load_model_tokenizer(name: str, runtime: Runtime) -> TextTokenizer:
+    """The tokenizer in the model's folder, or the one that the user named in its place."""
+    return load_tokenizer(runtime.tokenizer or name, runtime.trust_remote_code)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -113,4 +118,4 @@ def save_checkpoint(model: transformers.PreTrainedModel, tokenizer: TextTokenize
         if "os error 28" not in str(error):
             raise
         raise OSError(errno.ENOSPC, str(error)) from None
-    tokenizer.hf.save_pretrained(folder)
+    tokenizer.save(folder)

@@ -15,11 +15,13 @@ class Runtime:
     Attributes:
         device: auto (CUDA if there, else CPU) or a torch device.
         dtype: auto (bfloat16 on CUDA, else float32), checkpoint (as it is stored) or the name of a torch dtype.
+        tokenizer: name of the tokenizer, or None for the model's own.
         trust_remote_code: run Python code that the checkpoint brings along.
     """
 
     device: str = "auto"
     dtype: str = "auto"
+    tokenizer: str | None = None
     trust_remote_code: bool = False
 
 
@@ -59,7 +61,7 @@ def add_trust_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
-    """--device, --dtype and --trust_remote_code."""
+    """--device, --dtype, --tokenizer and --trust_remote_code."""
     parser.add_argument("--device", default="auto", help="auto (CUDA if there, else CPU), cpu, cuda, cuda:1, …")
     parser.add_argument(
         "--dtype",
@@ -67,12 +69,15 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
         choices=["auto", "float32", "bfloat16", "float16"],
         help="auto is bfloat16 on CUDA and float32 on the CPU",
     )
+    parser.add_argument(
+        "--tokenizer", help="model name or folder, or tiktoken:gpt2 (default: the tokenizer in the model's folder)"
+    )
     add_trust_flag(parser)
 
 
 def runtime(args: argparse.Namespace) -> Runtime:
     """What `add_runtime_flags` read."""
-    return Runtime(args.device, args.dtype, args.trust_remote_code)
+    return Runtime(args.device, args.dtype, args.tokenizer, args.trust_remote_code)
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:

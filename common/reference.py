@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.checkpoints import check_tokenizer_fits, load_model, max_context, model_digest
+from common.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer, max_context, model_digest
 from common.errors import InputError
 from common.files import write_json
 from common.heads import Head
 from common.loss import PairScorer
 from common.masking import check_exact, find_masked_heads
 from common.options import PairOptions
-from common.tokenization import TextTokenizer, load_tokenizer
+from common.tokenization import TextTokenizer
 
 # In a folder, it shows that the folder is a reference model of our making.
 RECORD_NAME = "attention_influence.json"
@@ -47,7 +47,7 @@ def load_pair(options: PairOptions) -> Pair:
             the model's context.
     """
     base_name, reference_name, seq_len = options.base_model, options.reference_model, options.seq_len
-    tokenizer = load_tokenizer(base_name, options.runtime.trust_remote_code)
+    tokenizer = load_model_tokenizer(base_name, options.runtime)
     base = load_model(base_name, options.runtime)
     check_tokenizer_fits(tokenizer, base, base_name)
     limit = max_context(base)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from functools import cached_property
+from pathlib import Path
 
 import tiktoken
 import transformers
@@ -46,6 +47,9 @@ class TextTokenizer:
         """The text of the ids, special tokens by their names."""
         raise NotImplementedError
 
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files into a checkpoint's folder, where it has any."""
+
     def encode(self, text: str) -> list[int]:
         """Token ids of one text."""
         return self.encode_batch([text])[0]
@@ -85,6 +89,9 @@ class _HuggingFaceTokenizer(TextTokenizer):
         self.separator_id = self.hf.eos_token_id
         leading = self.hf("")["input_ids"][:1]
         self.bos_id = leading[0] if leading and leading[0] == self.hf.bos_token_id else None
+
+    def save(self, folder):
+        self.hf.save_pretrained(folder)
 
     def encode_batch(self, texts):
         if self._backend:  # without the wrapper, which takes a fifth of the time

@@ -1,0 +1,108 @@
+"""How two scorers agree: the last step of two_models.sh.
+
+Reads   the folders of two runs of pipeline.sh: retrieval heads, causal check, scores, and the shards' indexes
+Writes  experiments/results/two_models.json, and the table in README.md between its `two models` marks
+
+Documents are told by the id of their source, since each model has its own tokens. Agreement is Spearman's rank
+correlation of AI_Score within a domain, and the share of one model's best 20 % that the other selects too.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import pandas as pd
+
+from common.documents import INDEX_SUFFIX, read_index
+from common.scores import read_scores, with_slices
+
+ROOT = Path(__file__).parents[1]
+RUNS = {
+    "SmolLM2-135M": ("data", "reference-model"),
+    "Gemma 3 270M": ("data/data_gemma-3-270m-sample", "data/data_gemma-3-270m-sample/reference-model"),
+}
+RESULT = Path(__file__).parent / "results/two_models.json"
+README = ROOT / "README.md"
+MARKS = re.compile(r"(<!-- two models -->\n).*(<!-- /two models -->)", re.DOTALL)
+
+
+def scores_by_source(folder: Path) -> pd.DataFrame:
+    """A run's scores with the source's own id of each document as index."""
+    scores = with_slices(read_scores(folder / "ai_scores.parquet"))
+    indexes = []
+    for shard in scores["shard"].unique():
+        index = read_index((ROOT / shard).with_suffix(INDEX_SUFFIX))[0].to_pandas()
+        indexes.append(index[["start", "id"]].assign(shard=shard))
+    return scores.merge(pd.concat(indexes), on=["shard", "start"]).set_index("id")
+
+
+def best(scores: pd.Series) -> set:
+    return set(scores.nlargest(-(-len(scores) // 5)).index)
+
+
+def facts(folder: Path, reference: Path, scores: pd.DataFrame) -> dict:
+    """What a run found out about its model."""
+    heads = pd.read_csv(folder / "retrieval_heads.tsv", sep="\t")
+    chosen = heads[heads["selected"]]
+    return {
+        "heads": len(heads),
+        "retrieval_heads": [f"{row.layer},{row.head} ({row.retrieval_score:.2f})" for row in chosen.itertuples()],
+        "causal_check": json.loads((reference / "causal_check.json").read_text(encoding="utf-8")),
+        "mean_AI_Score": scores.groupby("domain", observed=True)["AI_Score"].mean().to_dict(),
+    }
+
+
+def table(result: dict) -> str:
+    """The result as two Markdown tables."""
+    (first, one), (second, other) = result["models"].items()
+    lines = [f"| | {first} | {second} |", "| --- | --- | --- |"]
+    for name, show in (
+        ("retrieval heads", lambda m: f"{len(m['retrieval_heads'])} of {m['heads']}"),
+        ("the best", lambda m: ", ".join(m["retrieval_heads"][:4])),
+        ("token accuracy on the probes", lambda m: f"{m['causal_check']['base']:.2f}"),
+        ("with these heads masked", lambda m: f"{m['causal_check']['masked']:.2f}"),
+        (
+            "with as many random others masked, median of 9 (lowest)",
+            lambda m: f"{sorted(m['causal_check']['random'])[4]:.2f} ({min(m['causal_check']['random']):.2f})",
+        ),
+    ):
+        lines.append(f"| {name} | {show(one)} | {show(other)} |")
+    lines += [
+        "",
+        f"| domain | documents | mean AI_Score, {first} | {second} | rank correlation | best 20 % in common |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for domain, agreement in result["agreement"].items():
+        means = f"{one['mean_AI_Score'][domain]:.3f} | {other['mean_AI_Score'][domain]:.3f}"
+        lines.append(
+            f"| {domain} | {agreement['documents']} | {means} | {agreement['spearman']:.2f} | "
+            f"{agreement['best_in_common']:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    tables = {name: scores_by_source(ROOT / folder) for name, (folder, _) in RUNS.items()}
+    models = {name: facts(ROOT / RUNS[name][0], ROOT / RUNS[name][1], scores) for name, scores in tables.items()}
+    one, other = tables.values()
+    both = one.join(other, rsuffix="_other", how="inner")
+    agreement = {}
+    for domain, rows in both.groupby("domain", observed=True):
+        chosen = best(rows["AI_Score"])
+        agreement[domain] = {
+            "documents": len(rows),
+            "spearman": float(rows["AI_Score"].rank().corr(rows["AI_Score_other"].rank())),
+            "best_in_common": len(chosen & best(rows["AI_Score_other"])) / len(chosen),
+        }
+    result = {"models": models, "agreement": agreement}
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    README.write_text(MARKS.sub(lambda marks: marks[1] + table(result) + marks[2], text), encoding="utf-8")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
