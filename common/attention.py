@@ -119,7 +119,7 @@ def _trial(model: PreTrainedModel) -> Trial:
     return _TRIALS[model]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _run_trial(model: PreTrainedModel) -> Trial:
     trial, hooks = Trial(), []
     for module in model.modules():
