@@ -35,6 +35,7 @@ from common.reference import Pair, load_pair
 from common.scores import Parts, merge_parts
 from common.shards import check_vocabulary
 from common.tokenization import TextTokenizer
+from common.visible import one_line
 
 SECONDS_PER_PART = 30
 
@@ -119,7 +120,7 @@ def score(
     parts = Parts(out.with_suffix(".parts"))
     settings = {**pair.identity, "seq_len": seq_len, "shards": {str(w.path): w.digest for w in work}}
     claim(parts.folder / "run.json", settings, overwrite, "*.parquet")
-    print(f"{out}: {pair.summary}")
+    print(one_line(f"{out}: {pair.summary}"))
     finished, num_documents = [], 0
     with cli.progress(sum(w.num_tokens for w in work), "scoring") as bar:
         warn = cli.once(bar)

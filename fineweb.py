@@ -13,6 +13,7 @@ that spells a special token stays text. A run that was stopped goes on behind it
 """
 
 import argparse
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -78,6 +79,11 @@ def open_source(
     return documents, int(version.removesuffix("B")) * 10**9
 
 
+def digest(documents: list[SourceDocument]) -> str:
+    """A short hash of the sample text, which follows from the packages that are installed."""
+    return hashlib.sha256(repr(documents).encode()).hexdigest()[:16]
+
+
 def batches(documents: Iterable[SourceDocument]) -> Iterator[list[SourceDocument]]:
     """Cut a stream of documents into lists that are bounded in number and in characters."""
     batch, chars = [], 0
@@ -124,17 +130,18 @@ def make_dataset(
     """Tokenize the source into `out_dir`, or go on with it, or find that it is complete."""
     if tokenizer.separator_id is None:
         raise InputError(f"{tokenizer.name}: it has no end-of-text token to put between documents; take another")
+    documents, expected_tokens = open_source(version, inputs, columns, bad_rows)
     settings = {
-        "source": {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in expand(inputs)}
+        "source": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in expand(inputs)]
         if inputs
         else version,
+        "sample": digest(documents) if version == "sample" and not inputs else None,
         "columns": vars(columns),
         "tokenizer": tokenizer.fingerprint,
         "shard_size": shard_size,
         "val_tokens": val_tokens,
         "max_docs": max_docs,
     }
-    documents, expected_tokens = open_source(version, inputs, columns, bad_rows)
     record = out_dir / "dataset.json"
     with sole_writer(record):
         claim(record, settings, overwrite, f"{NAME}_*")

@@ -60,7 +60,7 @@ def make_reference(base_model: str, heads_path: Path, kind: str, out: Path, runt
     check_tokenizer_fits(tokenizer, model, base_model)
     heads = read_heads(heads_path, head_shape(model))
     mask_heads(model, heads, kind)
-    with sole_writer(out), atomic(out, RECORD_NAME) as tmp:
+    with atomic(out, RECORD_NAME) as tmp:
         save_checkpoint(model, tokenizer, tmp)
         write_record(tmp, base_model, kind, heads)
     print(f"wrote {base_model} with {len(heads)} heads masked ({kind}) to {out}/")
@@ -108,18 +108,19 @@ def causal_check(
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     probes = read_probes(args.probes) if args.probes else None
-    heads = make_reference(args.base_model, args.retrieval_heads, args.mask, args.out, runtime(args))
-    if probes:
-        causal_check(
-            args.base_model,
-            args.out,
-            heads,
-            args.mask,
-            probes[: args.max_probes],
-            args.draws,
-            args.seed,
-            runtime(args),
-        )
+    with sole_writer(args.out):
+        heads = make_reference(args.base_model, args.retrieval_heads, args.mask, args.out, runtime(args))
+        if probes:
+            causal_check(
+                args.base_model,
+                args.out,
+                heads,
+                args.mask,
+                probes[: args.max_probes],
+                args.draws,
+                args.seed,
+                runtime(args),
+            )
     print("next: python fineweb.py --version sample --tokenizer", args.base_model)
 
 

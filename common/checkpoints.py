@@ -1,15 +1,17 @@
 """Loading models: where they run, in which precision, and what identifies their weights."""
 
-import errno
 import hashlib
 import json
+import os
 import pickle
+import re
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors import SafetensorError
 
+from common.attention import NAME
 from common.errors import InputError
 from common.options import Runtime
 from common.tokenization import TextTokenizer, load_tokenizer
@@ -46,7 +48,7 @@ def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
             name,
             dtype=kinds.get(runtime.dtype) or getattr(torch, runtime.dtype),
             trust_remote_code=runtime.trust_remote_code,
-            attn_implementation="sdpa",
+            attn_implementation=NAME,
             output_loading_info=True,
         )
     except LOADING_ERRORS as error:
@@ -111,11 +113,17 @@ def model_digest(model: transformers.PreTrainedModel) -> str:
 
 
 def save_checkpoint(model: transformers.PreTrainedModel, tokenizer: TextTokenizer, folder: Path) -> None:
-    """Write an ordinary Hugging Face checkpoint: config, safetensors and tokenizer; OSError when the disk is full."""
+    """Write an ordinary Hugging Face checkpoint: config, safetensors and tokenizer."""
+    save_weights(model, folder)
+    tokenizer.save(folder)
+
+
+def save_weights(model: transformers.PreTrainedModel, folder: Path) -> None:
+    """Write config and safetensors; OSError where the disk is full or cannot be written."""
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:
-        if "os error 28" not in str(error):
+        code = re.search(r"os error (\d+)", str(error))
+        if not code:
             raise
-        raise OSError(errno.ENOSPC, str(error)) from None
-    tokenizer.save(folder)
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from None

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from common.errors import BadRow, InputError
 from common.visible import one_line
@@ -203,7 +202,11 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[Row]:
 
 
 def _opener(path: Path) -> Callable[[Path], io.BufferedIOBase]:
-    openers = {".gz": gzip.open, ".zst": lambda name: io.BufferedReader(zstandard.open(name, "rb"))}
+    openers = {
+        ".gz": gzip.open,
+        # pyarrow's reader, because zstandard's takes a file that is cut short for a whole one
+        ".zst": lambda name: io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(name)), "zstd")),
+    }
     return openers.get(path.suffix, lambda name: Path(name).open("rb"))
 
 
@@ -212,5 +215,5 @@ def _reading(path: Path, opener: Callable[[Path], io.BufferedIOBase]) -> Iterato
     try:
         with opener(path) as file:
             yield file
-    except (OSError, EOFError, zstandard.ZstdError) as error:
+    except (OSError, EOFError) as error:
         raise InputError(f"{path}: cannot be read to its end ({error}); copy it anew") from None

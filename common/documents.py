@@ -27,7 +27,7 @@ INDEX_SCHEMA = pa.schema(
     [("start", pa.int64()), ("end", pa.int64()), ("id", pa.string()), ("domain", pa.string()), ("url", pa.string())]
 )
 INDEX_SUFFIX = ".index.parquet"
-DOC_ID_PATTERN = r"^(?P<shard>.+?)(?:\.bin)?:(?P<start>[0-9]+)-(?P<end>[0-9]+)$"
+DOC_ID_PATTERN = r"^(?P<shard>.+?)(?:\.bin)?:(?P<start>[0-9]{1,18})-(?P<end>[0-9]{1,18})$"
 METADATA_KEY = b"attention_influence"
 
 

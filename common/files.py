@@ -22,10 +22,10 @@ def sole_writer(path: Path) -> Iterator[None]:
 
     The lock is the operating system's and ends with the process, however it ends; the empty file `.name.lock` stays.
     """
-    path = Path(path)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    whole = Path(path).resolve()
+    lock = FileLock(whole.with_name(f".{whole.name}.lock"), timeout=0)
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        whole.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
         except Timeout:
@@ -72,8 +72,7 @@ def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
     tmp, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
     with writing(shown):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if old.exists() and not path.exists():  # killed between the two renames below
-            old.rename(path)
+        _put_back(old, path)
         remove(tmp, old)
         try:
             yield tmp
@@ -84,7 +83,14 @@ def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
             tmp.replace(path)
             flush(path.parent)
         finally:
+            _put_back(old, path)
             remove(tmp, old)
+
+
+def _put_back(old: Path, path: Path) -> None:
+    """Undo the first of a folder's two renames, where the second did not follow."""
+    if old.exists() and not path.exists():
+        old.rename(path)
 
 
 def remove(*paths: Path) -> None:
@@ -149,7 +155,8 @@ def claim(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> N
             detail = "; ".join(_difference(key, before.get(key), now.get(key)) for key in changed)
             raise InputError(f"{folder} holds another run's work ({detail}): give another output, or --overwrite")
     with writing(folder):
-        remove(*folder.glob(".*.tmp"), *(folder.glob(outputs) if overwrite else ()))
+        remove(*folder.glob(f".{outputs}.tmp"), folder / f".{record_path.name}.tmp")
+        remove(*(folder.glob(outputs) if overwrite else ()))
     if overwrite or not record_path.exists():
         write_json(record_path, settings)
 

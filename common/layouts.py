@@ -80,7 +80,8 @@ def head_views(module: torch.nn.Module, kind: str, num_heads: int, head_dim: int
             yield only_queries(_inputs_first(output), num_heads, head_dim)
             return
         norm = getattr(module, "q_norm", None)
-        if norm is not None and norm.weight.numel() == num_heads * head_dim != head_dim:
+        weight = getattr(norm, "weight", None)
+        if weight is not None and weight.numel() == num_heads * head_dim != head_dim:
             yield from (parameter.view(num_heads, head_dim) for parameter in norm.parameters())
             return
         yield layout.rows(_outputs_first(query), num_heads, head_dim)

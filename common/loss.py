@@ -73,6 +73,8 @@ class PairScorer:
         _keep_freed_memory()
         self._output_heads = [OutputHead(model) for model in self._models]
         self.tokens_per_batch = tokens_per_batch or _for_device(TOKENS_PER_BATCH, self._device)
+        if any(map(_positions_depend_on_length, self._models)):
+            self.tokens_per_batch = 1  # which makes a batch of every window
 
     def score(self, windows: list[np.ndarray]) -> TokenLosses:
         """Token losses of one document's windows, each of one context token and its targets."""
@@ -273,6 +275,11 @@ def _slice(projection: torch.nn.Linear, first: int, last: int) -> torch.nn.Linea
     if projection.bias is not None:
         part.bias = torch.nn.Parameter(projection.bias[first:last], requires_grad=False)
     return part
+
+
+def _positions_depend_on_length(model: PreTrainedModel) -> bool:
+    """Whether RoPE's frequencies follow from the longest position in the batch, so that windows cannot share one."""
+    return any(kind in str(getattr(model.config, "rope_parameters", None)) for kind in ("'longrope'", "'dynamic'"))
 
 
 def _keep_freed_memory() -> None:

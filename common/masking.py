@@ -18,8 +18,7 @@ from common.layouts import head_views
 
 MASKS = ("uniform", "zero")
 TRIAL_TOKENS = 16
-# Of the largest output; rounding in the narrow types, nothing more.
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE = 1e-5  # of the largest output
 
 
 @torch.no_grad()
@@ -34,12 +33,17 @@ def mask_heads(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> None
     check_exact(model, heads, kind)
     modules = attention_modules(model)
     for layer in sorted({layer for layer, _ in heads}):
-        _mask_layer(modules[layer], [head for other, head in heads if other == layer], kind, model)
+        _mask_layer(modules[layer], [head for other, head in heads if other == layer], kind, _shape(model, layer))
 
 
-def _mask_layer(module: torch.nn.Module, heads: Sequence[int], kind: str, model: PreTrainedModel) -> None:
-    for view in head_views(module, kind, model.config.num_attention_heads, head_dim(model)):
+def _mask_layer(module: torch.nn.Module, heads: Sequence[int], kind: str, shape: tuple[int, int]) -> None:
+    for view in head_views(module, kind, *shape):
         view[list(heads)] = 0
+
+
+def _shape(model: PreTrainedModel, layer: int) -> tuple[int, int]:
+    """(num_attention_heads, head_dim) of a layer."""
+    return model.config.num_attention_heads, head_dim(model, layer)
 
 
 @torch.no_grad()
@@ -60,11 +64,11 @@ def check_exact(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> Non
             hook.remove()
         for layer, (args, kwargs) in inputs.items():
             masked = copy.deepcopy(modules[layer])
-            _mask_layer(masked, [head for other, head in heads if other == layer], kind, model)
+            _mask_layer(masked, [head for other, head in heads if other == layer], kind, _shape(model, layer))
             found = masked(*args, **kwargs)[0]
             with mask_heads_at_run_time(model, {layer: masks[layer]}):
                 expected = modules[layer](*args, **kwargs)[0]
-            if (found - expected).abs().max() > TOLERANCE.get(model.dtype, 1e-5) * expected.abs().max():
+            if not (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
                 other = next(mask for mask in MASKS if mask != kind)
                 raise InputError(
                     f"{type(modules[layer]).__name__}: zero weights do not make a head {kind}, as something is added "
@@ -103,15 +107,15 @@ def _zeroed_heads(base, reference, kind) -> tuple[list[Head], set[str]]:
     """Heads that differ and are zero in the reference, and the names of tensors that differ in nothing else."""
     found, explained = [], set()
     names = {module: name for name, module in base.named_modules()}
-    shape = base.config.num_attention_heads, head_dim(base)
     theirs = attention_modules(reference)
     for layer, module in attention_modules(base).items():
+        shape = _shape(base, layer)
         pairs = list(zip(head_views(module, kind, *shape), head_views(theirs[layer], kind, *shape), strict=True))
         changed = torch.stack([(ours != other).flatten(1).any(1) for ours, other in pairs]).any(0)
         zero = torch.stack([~other.flatten(1).any(1) for _, other in pairs]).all(0)
         heads = (changed & zero).nonzero()[:, 0].tolist()
         masked = copy.deepcopy(module)
-        _mask_layer(masked, heads, kind, base)
+        _mask_layer(masked, heads, kind, shape)
         wanted = theirs[layer].state_dict()
         explained |= {
             f"{names[module]}.{name}"

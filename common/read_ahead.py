@@ -1,8 +1,9 @@
 """A thread that fetches items before they are asked for."""
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import TypeVar
 
 READ_AHEAD = 2
@@ -11,13 +12,38 @@ T = TypeVar("T")
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, fetched by a thread while the caller works on earlier ones."""
-    end = object()
-    thread = ThreadPoolExecutor(1)
+    """The same items, fetched by a thread while the caller works on earlier ones.
+
+    The thread is a daemon, so that a source that hangs does not keep the program from ending.
+    """
+    fetched: Queue[tuple[T | None, BaseException | None]] = Queue(READ_AHEAD)
+    stopped, end = Event(), object()
+
+    def hand_over(item: T | object | None, error: BaseException | None = None) -> None:
+        handed = False
+        while not (handed or stopped.is_set()):
+            with suppress(Full):
+                fetched.put((item, error), timeout=0.5)
+                handed = True
+
+    def fetch() -> None:
+        try:
+            for item in items:
+                hand_over(item)
+                if stopped.is_set():
+                    return
+            hand_over(end)
+        except BaseException as error:
+            hand_over(None, error)
+
+    Thread(target=fetch, daemon=True).start()
     try:
-        coming = deque(thread.submit(next, items, end) for _ in range(READ_AHEAD))
-        while (item := coming.popleft().result()) is not end:
-            coming.append(thread.submit(next, items, end))
+        while True:
+            item, error = fetched.get()
+            if error:
+                raise error
+            if item is end:
+                return
             yield item
     finally:
-        thread.shutdown(wait=False, cancel_futures=True)
+        stopped.set()

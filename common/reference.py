@@ -1,17 +1,24 @@
 """The reference model: a masked copy of the base, the record beside it, and the pair that scores documents."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
 
 from common.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer, max_context, model_digest
 from common.errors import InputError
 from common.files import write_json
 from common.heads import Head
 from common.loss import PairScorer
-from common.masking import check_exact, find_masked_heads
+from common.masking import find_masked_heads
 from common.options import PairOptions
 from common.tokenization import TextTokenizer
 
+# Of a loss, by whether the model computes in float32; packing changes no more than the rounding.
+TOLERANCE = {True: 1e-4, False: 0.05}
 # In a folder, it shows that the folder is a reference model of our making.
 RECORD_NAME = "attention_influence.json"
 
@@ -50,10 +57,11 @@ def load_pair(options: PairOptions) -> Pair:
     tokenizer = load_model_tokenizer(base_name, options.runtime)
     base = load_model(base_name, options.runtime)
     check_tokenizer_fits(tokenizer, base, base_name)
-    limit = max_context(base)
-    if limit and seq_len > limit:
-        raise InputError(f"{base_name}: its context holds {limit} tokens, --seq_len {seq_len} is more; lower --seq_len")
     reference = load_model(reference_name, options.runtime)
+    for name, model in ((base_name, base), (reference_name, reference)):
+        limit = max_context(model)
+        if limit and seq_len > limit:
+            raise InputError(f"{name}: its context holds {limit} tokens, --seq_len {seq_len} is more; lower --seq_len")
     identity = {
         "base_model": model_digest(base),
         "reference_model": model_digest(reference),
@@ -64,11 +72,11 @@ def load_pair(options: PairOptions) -> Pair:
     found = find_masked_heads(base, reference)
     if isinstance(found, tuple):
         kind, heads = found
-        check_exact(base, heads, kind)
         layers = base.config.num_hidden_layers
         first = min(layer for layer, _ in heads)
         summary = f"{len(heads)} heads masked ({kind}), the first in layer {first} of {layers}: computed once below it"
         scorer = PairScorer(base, masked=found, tokens_per_batch=options.tokens_per_batch)
+        _check_losses(scorer, base, reference)
         return Pair(scorer, tokenizer, vocab_size, identity, summary)
     if not options.allow_unrelated:
         raise InputError(
@@ -78,4 +86,34 @@ def load_pair(options: PairOptions) -> Pair:
     if reference.get_input_embeddings().weight.shape[0] != vocab_size:
         raise InputError(f"{reference_name}: its vocabulary is not {base_name}'s; their losses cannot be compared")
     scorer = PairScorer(base, reference, tokens_per_batch=options.tokens_per_batch)
+    _check_losses(scorer, base, reference)
     return Pair(scorer, tokenizer, vocab_size, identity, f"two separate models: {found}")
+
+
+@torch.no_grad()
+def _check_losses(scorer: PairScorer, base: PreTrainedModel, reference: PreTrainedModel) -> None:
+    """Raise InputError unless two short documents, scored together, have the losses that both models give plainly."""
+    vocab_size = base.get_input_embeddings().weight.shape[0]
+    documents = [np.arange(start, start + length) * 37 % vocab_size for start, length in ((1, 12), (50, 7))]
+    try:
+        found = [
+            losses.means()[:2]
+            for done in scorer.stream((n, [d]) for n, d in enumerate(documents))
+            for _, losses in done
+        ]
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a class of another build may raise
+        raise InputError(f"{type(base).__name__}: it cannot be scored ({type(error).__name__}: {error})") from None
+    for document, losses in zip(documents, found, strict=True):
+        ids = torch.tensor(document, device=base.device)[None]
+        for model, loss in zip((base, reference), losses, strict=True):
+            expected = model(input_ids=ids, labels=ids, use_cache=False).loss.item()
+            if (
+                math.isfinite(expected)
+                and not abs(loss - expected) <= TOLERANCE[model.dtype == torch.float32] * expected
+            ):
+                raise InputError(
+                    f"{type(base).__name__}: scored together with another document, a document's loss is {loss:.6f} "
+                    f"where the model by itself gives {expected:.6f}; this class cannot be scored"
+                )

@@ -174,15 +174,27 @@ def read_scores(path: Path) -> pd.DataFrame:
         if missing:
             raise InputError(f"{path}: no column {missing[0]!r}, only {', '.join(table.column_names)}; {make}")
         table = table.select(SCHEMA.names).cast(SCHEMA)
+        table = table.set_column(1, "domain", pc.fill_null(table["domain"], ""))
+        wrong = pc.or_kleene(
+            pc.fill_null(pc.less(table["num_tokens"], 1), True),
+            pc.fill_null(
+                pc.match_substring_regex(pc.binary_join_element_wise(table["doc_id"], table["domain"], ""), r"\pC"),
+                True,
+            ),
+        )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a table of scores ({error}); {make}") from None
     if not len(table):
         raise InputError(f"{path}: no rows in it; {make}")
+    if pc.any(wrong).as_py():
+        raise InputError(
+            f"{path}: row {wrong.index(True).as_py() + 1} lacks a doc_id or a number of tokens, or holds a control "
+            f"character; {make}"
+        )
     repeated = _repeated(table["doc_id"])
     if repeated:
         raise InputError(f"{path}: doc_id {repeated} stands there twice; {make}")
-    domains = pc.fill_null(table["domain"], "").dictionary_encode()
-    table = table.set_column(1, "domain", domains)
+    table = table.set_column(1, "domain", table["domain"].dictionary_encode())
     text = {pa.string(): pd.ArrowDtype(pa.string())}.get  # strings stay where they are, in Arrow's memory
     return table.to_pandas(types_mapper=text, split_blocks=True, self_destruct=True)
 
