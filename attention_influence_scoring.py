@@ -119,6 +119,9 @@ def score(
     """Score what is not scored yet and put the table together."""
     parts = Parts(out.with_suffix(".parts"))
     settings = {**pair.identity, "seq_len": seq_len, "shards": {str(w.path): w.digest for w in work}}
+    if overwrite:  # what is wrong with the shards should show before the old work is gone
+        for item in work:
+            check_vocabulary(item.path, open_one(item.path).verified().tokens, pair.vocab_size)
     claim(parts.folder / "run.json", settings, overwrite, "*.parquet")
     print(one_line(f"{out}: {pair.summary}"))
     finished, num_documents = [], 0

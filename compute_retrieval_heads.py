@@ -16,7 +16,7 @@ from pathlib import Path
 from common import cli
 from common.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer
 from common.errors import InputError
-from common.files import atomic, refuse_folder, sole_writer
+from common.files import atomic, refuse_folder, refuse_inputs, sole_writer
 from common.heads import choose_heads, encode_probes, score_heads, write_heads, write_scores
 from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
 from common.probes import read_probes
@@ -39,8 +39,7 @@ def find_heads(model_name: str, probes_path: Path, top_pct: float, out: Path, ru
     if out.suffix == ".tsv":
         raise InputError(f"--out {out}: the .tsv beside it is for every head's score; end it with .txt")
     refuse_folder(out)
-    if out.resolve() == probes_path.resolve():
-        raise InputError(f"--out {out}: these are the probes themselves; give another file")
+    refuse_inputs([out, out.with_suffix(".tsv")], [probes_path])
     probes = read_probes(probes_path)
     tokenizer = load_model_tokenizer(model_name, runtime)
     model = load_model(model_name, runtime)

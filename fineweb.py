@@ -15,8 +15,9 @@ that spells a special token stays text. A run that was stopped goes on behind it
 import argparse
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from common import cli
@@ -144,12 +145,20 @@ def make_dataset(
     }
     record = out_dir / "dataset.json"
     with sole_writer(record):
-        claim(record, settings, overwrite, f"{NAME}_*")
+        if overwrite:  # what is wrong with the new text should show before the old shards are gone
+            documents = iter(documents)
+            documents = chain(list(islice(documents, 1)), documents)
+        claim(record, settings, overwrite, f"{NAME}_*_[0-9][0-9][0-9][0-9][0-9][0-9].*")
         writer = DatasetWriter(out_dir, tokenizer, shard_size, val_tokens)
         summary_path = out_dir / f"{NAME}_summary.json"
         complete = summary_path.exists() and read_json(summary_path) == writer.counts()
         if not complete:
-            tokenize(islice(documents, max_docs), tokenizer, writer, None if max_docs else expected_tokens)
+            tokenize(
+                islice(documents, max_docs and min(max_docs, sys.maxsize)),
+                tokenizer,
+                writer,
+                None if max_docs else expected_tokens,
+            )
             if not writer.num_documents:
                 skipped = (
                     f"{bad_rows.count:,} rows skipped, the first: {bad_rows.first}" if bad_rows.count else "give text"

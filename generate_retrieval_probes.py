@@ -19,8 +19,8 @@ from itertools import islice
 from pathlib import Path
 
 from common import cli
-from common.corpus import BadRows, Columns, SourceDocument, read_files, read_hub
-from common.files import atomic, sole_writer
+from common.corpus import BadRows, Columns, SourceDocument, expand, read_files, read_hub
+from common.files import atomic, refuse_inputs, sole_writer
 from common.options import DEFAULT_MODEL, add_bad_row_flag, add_trust_flag
 from common.probes import build_probes, usable_sentences, write_probes
 from common.sample import sample_sentences, split_sentences
@@ -47,12 +47,18 @@ def parse_args(argv: list[str] | None):
     return parser.parse_args(argv)
 
 
-def corpus_documents(corpus: list[str], columns: Columns, bad_rows: BadRows) -> Iterator[SourceDocument]:
-    """A hub data set if it is named like one (`owner/name`) and no such path is here, else local files."""
+def local_files(corpus: list[str]) -> list[Path]:
+    """The files of a corpus; none where it is named like a hub data set (`owner/name`) and no such path is here."""
     name = corpus[0]
-    if len(corpus) == 1 and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
-        return read_hub(name, None, columns, bad_rows)
-    return read_files(corpus, columns, bad_rows)
+    on_hub = len(corpus) == 1 and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
+    return [] if on_hub else expand(corpus)
+
+
+def corpus_documents(corpus: list[str], columns: Columns, bad_rows: BadRows) -> Iterator[SourceDocument]:
+    """Documents of local files, or of a data set on the hub."""
+    if local_files(corpus):
+        return read_files(corpus, columns, bad_rows)
+    return read_hub(corpus[0], None, columns, bad_rows)
 
 
 def corpus_sentences(corpus: list[str] | None, columns: Columns, bad_rows: BadRows, seed: int) -> list[str]:
@@ -88,6 +94,8 @@ def generate(
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     tokenizer = load_tokenizer(args.tokenizer, args.trust_remote_code)
+    if args.corpus:
+        refuse_inputs([args.out], local_files(args.corpus))
     bad_rows = BadRows(skip=args.on_bad_row == "skip")
     sentences = corpus_sentences(args.corpus, Columns(text=args.text_column), bad_rows, args.seed)
     cli.report_skipped(bad_rows)

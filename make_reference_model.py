@@ -50,15 +50,21 @@ def parse_args(argv: list[str] | None):
     return parser.parse_args(argv)
 
 
-def make_reference(base_model: str, heads_path: Path, kind: str, out: Path, runtime: Runtime) -> list[Head]:
+def make_reference(
+    base_model: str, heads_path: Path, kind: str, out: Path, probes: list[Probe], runtime: Runtime
+) -> list[Head]:
     """Mask the heads in a copy of the base, in the base's own dtype, and save it; returns the heads."""
     if out.exists() and Path(base_model).exists() and out.samefile(base_model):
         raise InputError(f"--out {out}: this is the base model itself; give another folder")
     refuse_folder(out, RECORD_NAME)
+    for path in (Path(base_model), heads_path):
+        if out.resolve() in path.resolve().parents:
+            raise InputError(f"--out {out}: {path} lies in it, and the folder is replaced; give another folder")
     tokenizer = load_model_tokenizer(base_model, runtime)
     model = load_model(base_model, replace(runtime, device="cpu", dtype="checkpoint"))
     check_tokenizer_fits(tokenizer, model, base_model)
     heads = read_heads(heads_path, head_shape(model))
+    encode_probes(probes, tokenizer, model)  # which cannot fail then behind the work
     mask_heads(model, heads, kind)
     with atomic(out, RECORD_NAME) as tmp:
         save_checkpoint(model, tokenizer, tmp)
@@ -107,16 +113,16 @@ def causal_check(
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    probes = read_probes(args.probes) if args.probes else None
+    probes = read_probes(args.probes)[: args.max_probes] if args.probes else []
     with sole_writer(args.out):
-        heads = make_reference(args.base_model, args.retrieval_heads, args.mask, args.out, runtime(args))
+        heads = make_reference(args.base_model, args.retrieval_heads, args.mask, args.out, probes, runtime(args))
         if probes:
             causal_check(
                 args.base_model,
                 args.out,
                 heads,
                 args.mask,
-                probes[: args.max_probes],
+                probes,
                 args.draws,
                 args.seed,
                 runtime(args),

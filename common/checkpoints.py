@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import pickle
 import re
 from pathlib import Path
 
@@ -15,18 +14,6 @@ from common.attention import NAME
 from common.errors import InputError
 from common.options import Runtime
 from common.tokenization import TextTokenizer, load_tokenizer
-
-# What transformers and the readers below it raise for a checkpoint that is not there, not whole or not one.
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    ImportError,
-    RuntimeError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
 
 
 def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
@@ -43,19 +30,32 @@ def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
     transformers.logging.disable_progress_bar()
     target = resolve_device(runtime.device)
     kinds = {"auto": torch.bfloat16 if target.type == "cuda" else torch.float32, "checkpoint": "auto"}
+    source = {
+        "pretrained_model_name_or_path": name,
+        "dtype": kinds.get(runtime.dtype) or getattr(torch, runtime.dtype),
+        "trust_remote_code": runtime.trust_remote_code,
+        "output_loading_info": True,
+    }
     try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=kinds.get(runtime.dtype) or getattr(torch, runtime.dtype),
-            trust_remote_code=runtime.trust_remote_code,
-            attn_implementation=NAME,
-            output_loading_info=True,
-        )
-    except LOADING_ERRORS as error:
-        raise InputError(f"{name}: no causal language model could be loaded ({error})") from None
+        try:
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(attn_implementation=NAME, **source)
+        except KeyError as error:
+            if error.args != (NAME,):
+                raise
+            # a class that knows its own attention functions alone, and is refused with the reason later
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(attn_implementation="eager", **source)
+    except Exception as error:  # whatever a reader below may raise for what is not there, not whole or no checkpoint
+        raise InputError(
+            f"{name}: no causal language model could be loaded ({type(error).__name__}: {error}); look at the folder, "
+            "or copy the checkpoint anew"
+        ) from None
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(f"{name}: the checkpoint lacks {len(missing)} tensors, {missing[0]} among them; copy it anew")
+    layers = [re.search(r"\.(\d+)\.", key) for key in report["unexpected_keys"]]
+    count = getattr(model.config, "num_hidden_layers", None)
+    if count and any(match and int(match[1]) >= count for match in layers):
+        raise InputError(f"{name}: the checkpoint has more layers than the {count} of its config.json; mend the config")
     for tensor_name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import math
 import os
 import signal
@@ -22,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=doc, formatter_class=_HelpFormatter)
 
     def error(self, message: str):
-        self.exit(2, f"error: {message} (--help lists the flags)\n")
+        self.exit(2, f"error: {one_line(message)} (--help lists the flags)\n")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -116,16 +117,23 @@ def run(main: Callable[[], None]) -> None:
     and keeps its traceback.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
+        if sys.stdout:
+            sys.stdout.flush()
     except InputError as error:
         sys.exit(_fail(error))
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         sys.exit(141)
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
+        if error.filename is None:
+            _drop_stdout()
         sys.exit(_fail(f"{error.filename or 'writing'}: {error.strerror}"))
     except KeyboardInterrupt as stopped:
         print(
@@ -134,6 +142,11 @@ def run(main: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         sys.exit(143 if isinstance(stopped, Terminated) else 130)
+
+
+def _drop_stdout() -> None:
+    """Have what is still to be written to stdout go nowhere, so that the exit does not fail on it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Terminated(KeyboardInterrupt):

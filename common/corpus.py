@@ -4,6 +4,7 @@ import glob
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -123,12 +124,14 @@ def _document(place: str, row: dict | bytes, columns: Columns, domain: str) -> S
     """The document that a row (or a line of JSON) holds; BadRow when it holds none."""
     if isinstance(row, bytes):
         try:
-            row = json.loads(row.decode("utf-8"))
+            row = json.loads(row.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise BadRow(f"{place}: not a JSON object ({error})") from None
         if not isinstance(row, dict):
             raise BadRow(f"{place}: a JSON {type(row).__name__}, not an object; one document a line")
-    for column in filter(None, (columns.text, columns.id, columns.domain)):
+    for column in (columns.text, columns.id, columns.domain):
+        if column is None:
+            continue
         if column not in row:
             raise BadRow(f"{place}: no column {column!r}, only {', '.join(sorted(row))} (name the right one)")
     text = row[columns.text]
@@ -140,8 +143,8 @@ def _document(place: str, row: dict | bytes, columns: Columns, domain: str) -> S
         raise BadRow(f"{place}: half of a surrogate pair at character {error.start}") from None
     return SourceDocument(
         text,
-        _label(row.get(columns.id or "id"), place),
-        _label(row[columns.domain], domain) if columns.domain else domain,
+        _label(row.get("id" if columns.id is None else columns.id), place),
+        domain if columns.domain is None else _label(row[columns.domain], domain),
         _label(row.get("url"), ""),
     )
 
@@ -163,7 +166,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
                 for row in _values(batch):
                     number += 1
                     yield f"{path}:row {number}", row
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable parquet file ({error}); copy it anew") from None
 
 
@@ -172,9 +175,8 @@ def _values(batch: pa.RecordBatch) -> list[dict]:
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:
-        raw = batch.cast(
-            pa.schema([(f.name, pa.binary() if pa.types.is_string(f.type) else f.type) for f in batch.schema])
-        )
+        binary = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+        raw = batch.cast(pa.schema([(f.name, binary.get(f.type, f.type)) for f in batch.schema]))
         return [{name: _decoded(value) for name, value in row.items()} for row in raw.to_pylist()]
 
 
@@ -215,5 +217,5 @@ def _reading(path: Path, opener: Callable[[Path], io.BufferedIOBase]) -> Iterato
     try:
         with opener(path) as file:
             yield file
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read to its end ({error}); copy it anew") from None

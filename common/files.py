@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from common.errors import InputError
 
 # What an operating system says when it cannot write: disk full, over quota, file too large, read-only, not allowed.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -78,13 +81,32 @@ def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
             yield tmp
             for file in [tmp] if tmp.is_file() else tmp.rglob("*"):
                 flush(file)
-            if path.is_dir():
-                path.rename(old)
-            tmp.replace(path)
-            flush(path.parent)
+            with undisturbed():
+                if path.is_dir():
+                    path.rename(old)
+                tmp.replace(path)
+                flush(path.parent)
         finally:
-            _put_back(old, path)
-            remove(tmp, old)
+            with undisturbed():
+                _put_back(old, path)
+                remove(tmp, old)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the block ends; for moments, not for work."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = []
+    before = {number: signal.signal(number, lambda number, _frame: held.append(number)) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def _put_back(old: Path, path: Path) -> None:
@@ -114,8 +136,18 @@ def flush(path: Path) -> None:
 def refuse_folder(path: Path, marker: str | None = None) -> None:
     """Raise InputError if `path` is a folder, unless it is empty or holds `marker` where a folder is to be written."""
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: not a file but a device or pipe, and not replaced; give another output")
     if path.is_dir() and not (marker and ((path / marker).exists() or not any(path.iterdir()))):
         raise InputError(f"{path}: this folder was made by something else and is not replaced; give another --out")
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise InputError if an output would be written over an input."""
+    read = {Path(path).resolve() for path in inputs}
+    for path in outputs:
+        if Path(path).resolve() in read:
+            raise InputError(f"{path}: this is an input itself and would be overwritten; give another --out")
 
 
 def write_json(path: Path, record: dict) -> None:
@@ -140,7 +172,8 @@ def read_json(path: Path) -> dict:
 def claim(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> None:
     """Bind the files beside `record_path` to one run's settings, so that two runs never mix.
 
-    The first run writes `settings` there. A later run with equal settings goes on; with others it raises InputError
+    The first run writes `settings` there. A later run with equal settings goes on; with others, where there are outputs
+    of the first, it raises InputError
     that names what differs, unless `overwrite`, where `outputs` (a glob in the record's folder) is deleted first.
     Files like `outputs` without a record were made by something else and are never touched. What a killed run left
     half written under a temporary name is removed. Call it as the folder's sole writer.
@@ -148,16 +181,17 @@ def claim(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> N
     folder = record_path.parent
     if not record_path.exists() and (foreign := sorted(folder.glob(outputs))):
         raise InputError(f"{foreign[0]}: made by something else, as {record_path} is missing; give another output")
+    changed = []
     if record_path.exists() and not overwrite:
         before, now = read_json(record_path), json.loads(json.dumps(settings))
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        if changed:
+        if changed and any(folder.glob(outputs)):
             detail = "; ".join(_difference(key, before.get(key), now.get(key)) for key in changed)
             raise InputError(f"{folder} holds another run's work ({detail}): give another output, or --overwrite")
     with writing(folder):
         remove(*folder.glob(f".{outputs}.tmp"), folder / f".{record_path.name}.tmp")
         remove(*(folder.glob(outputs) if overwrite else ()))
-    if overwrite or not record_path.exists():
+    if overwrite or not record_path.exists() or changed:
         write_json(record_path, settings)
 
 

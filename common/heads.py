@@ -164,7 +164,7 @@ def read_heads(path: Path, shape: tuple[int, int]) -> list[Head]:
     """
     make = "make it with compute_retrieval_heads.py"
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {make}") from None
     heads: list[Head] = []

@@ -56,6 +56,8 @@ def build_probes(
     Raises:
         InputError: too few sentences, or a budget too small for `shots` demonstrations and a question.
     """
+    if key_length > max_tokens:
+        raise InputError(f"--key_length {key_length}: more characters than --max_tokens {max_tokens} allow; lower it")
     rng = random.Random(seed)
     for probe_id in range(num_probes):
         for _attempt in range(20):
@@ -106,6 +108,8 @@ def _draw_pairs(rng, sentences, smallest, max_tokens, key_length) -> list[tuple[
     drawn = rng.sample(range(len(sentences)), min(most, len(sentences)))
     values = [sentences[i] for i in drawn]
     values = values[:1] + [value for value in values[1:] if values[0] not in value]
+    if key_length < 6 and len(values) > 62**key_length // 2:
+        raise InputError(f"--key_length {key_length}: too short for {len(values)} different keys; raise it")
     keys: dict[str, None] = {}
     while len(keys) < len(values):
         keys["".join(rng.choices(string.ascii_letters + string.digits, k=key_length))] = None
@@ -134,9 +138,10 @@ def read_probes(path: Path) -> list[Probe]:
     probes = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line.decode("utf-8"))
+            record = json.loads(line.decode("utf-8-sig"))
             probe = Probe(record["id"], record["prompt"], record["answer"])
-        except (ValueError, KeyError, TypeError) as error:
+            json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}:{number}: not a probe with id, prompt and answer ({error!r}); {make}") from None
         if not (isinstance(probe.prompt, str) and isinstance(probe.answer, str) and probe.answer):
             raise InputError(f"{path}:{number}: prompt and answer must be texts, the answer not empty; {make}")

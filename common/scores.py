@@ -112,7 +112,7 @@ class Parts:
     def of_shard(self, shard_name: str) -> tuple[list[Path], int]:
         """The parts of a shard that follow each other from its first document, and how many documents they cover."""
         parts, covered = [], 0
-        for path in sorted(self.folder.glob(f"{_short(shard_name)}.*.parquet")):
+        for path in sorted(self.folder.glob(f"{_short(shard_name)}.{'[0-9]' * 12}-{'[0-9]' * 12}.parquet")):
             first, last = map(int, path.name.split(".")[1].split("-"))
             if first == covered:
                 parts.append(path)
@@ -140,8 +140,8 @@ def merge_parts(parts: Iterable[Path], out: Path) -> Health:
         text.write("\t".join(SCHEMA.names) + "\n")
         for part in parts:
             try:
-                table = pq.read_table(part, page_checksum_verification=True)
-            except (OSError, pa.ArrowException) as error:
+                table = pq.read_table(part, page_checksum_verification=True).cast(SCHEMA)
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise InputError(f"{part}: damaged ({error}); delete it and run this again to score it anew") from None
             writer.write_table(table)
             table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g", na_rep="nan")
@@ -182,7 +182,7 @@ def read_scores(path: Path) -> pd.DataFrame:
                 True,
             ),
         )
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
         raise InputError(f"{path}: not a table of scores ({error}); {make}") from None
     if not len(table):
         raise InputError(f"{path}: no rows in it; {make}")
@@ -239,11 +239,13 @@ def with_slices(selected: pd.DataFrame) -> pd.DataFrame:
     """Add what a loader needs to read each document: `shard` (the `.bin` file), `start` and `end` in tokens."""
     doc_ids = pa.array(selected["doc_id"], pa.string())
     places = pc.extract_regex(doc_ids, DOC_ID_PATTERN)
-    if places.null_count:
-        parse_doc_id(doc_ids[places.is_null().index(True).as_py()].as_py())  # which says what is wrong with it
+    starts, ends = (pc.struct_field(places, name).cast(pa.int64()) for name in ("start", "end"))
+    wrong = pc.fill_null(pc.greater_equal(starts, ends), True)
+    if pc.any(wrong).as_py():
+        parse_doc_id(doc_ids[wrong.index(True).as_py()].as_py())  # which says what is wrong with it
     shards = pc.binary_join_element_wise(pc.struct_field(places, "shard"), ".bin", "")
     return selected.assign(
         shard=pd.array(shards, pd.ArrowDtype(pa.string())),
-        start=pc.struct_field(places, "start").cast(pa.int64()).to_numpy(),
-        end=pc.struct_field(places, "end").cast(pa.int64()).to_numpy(),
+        start=starts.to_numpy(),
+        end=ends.to_numpy(),
     )

@@ -75,11 +75,17 @@ class _HuggingFaceTokenizer(TextTokenizer):
     def __init__(self, name: str, trust_remote_code: bool, num_threads: int):
         os.environ["RAYON_NUM_THREADS"] = str(num_threads)  # read when the first batch is encoded
         transformers.logging.set_verbosity_error()
+        self.name = name
         try:
             self.hf = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, ImportError, KeyError) as error:
+            self._read()
+            readable = self.encode("a")
+        except Exception as error:  # whatever a reader below may raise for what is not there or no tokenizer
             raise InputError(f"{name}: no tokenizer could be loaded ({_first_line(error)})") from None
-        self.name = name
+        if not readable:
+            raise InputError(f"{name}: its tokenizer makes no tokens of text; copy the checkpoint anew")
+
+    def _read(self) -> None:
         self._backend = copy.deepcopy(getattr(self.hf, "backend_tokenizer", None))
         if self._backend:  # what the wrapper would set at every call
             self._backend.encode_special_tokens = True

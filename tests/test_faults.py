@@ -1,5 +1,6 @@
 """Machines that die, disks that fill, files from strangers, and numbers that go wrong quietly."""
 
+import gzip
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
+import zstandard
 from conftest import tiny_model
 
 import attention_influence_scoring
@@ -309,6 +311,44 @@ def test_a_document_of_a_million_tokens(tmp_path, bytes_folder, monkeypatch):
     table = pd.read_csv("s.tsv", sep="\t")
     assert table["num_tokens"].tolist() == [7, 1_000_001, 7]
     assert np.isfinite(table["AI_Score"]).all()
+
+
+# Other inputs
+
+
+def test_the_same_files_in_another_order_are_another_run(tmp_path, spm_folder, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        Path(f"{name}.jsonl").write_text(json.dumps({"text": f"The text of {name}."}) + "\n")
+    command = f"--tokenizer {spm_folder} --out_dir new --input"
+    fineweb.main(f"{command} a.jsonl b.jsonl".split())
+    assert "another run's work (source" in error_of(fineweb, f"{command} b.jsonl a.jsonl", capsys)
+
+
+def test_a_sample_of_other_text_is_another_run(tmp_path, spm_folder, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = f"--tokenizer {spm_folder} --out_dir new --version sample"
+    monkeypatch.setattr(fineweb, "sample_documents", lambda: [SourceDocument("The old text.", "a")])
+    fineweb.main(command.split())
+    monkeypatch.setattr(fineweb, "sample_documents", lambda: [SourceDocument("The new text.", "a")])
+    assert "another run's work (sample" in error_of(fineweb, command, capsys)
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".zst", zstandard.compress), (".gz", gzip.compress)])
+@pytest.mark.parametrize("name", ["text.txt", "text.jsonl"])
+def test_a_compressed_file_that_is_cut_short_is_refused(
+    tmp_path, spm_folder, monkeypatch, capsys, name, suffix, compress
+):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    lines = [json.dumps({"text": "".join(map(chr, rng.integers(97, 123, 300)))}).encode() + b"\n" for _ in range(2000)]
+    whole = compress(b"".join(lines))
+    Path(name + suffix).write_bytes(whole[: len(whole) * 2 // 3])
+    command = f"--tokenizer {spm_folder} --out_dir new --on_bad_row skip --input {name}{suffix}"
+    assert f"{name}{suffix}: cannot be read to its end" in error_of(fineweb, command, capsys)
+    Path(name + suffix).write_bytes(whole + compress(b"".join(lines)))  # in two frames; nothing was finished before
+    fineweb.main(command.split())
+    assert f"{4000 if 'jsonl' in name else 1:,} documents" in capsys.readouterr().out
 
 
 # Bad rows

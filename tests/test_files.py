@@ -1,9 +1,14 @@
 """Files appear whole or not at all, and runs do not mix."""
 
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from common.errors import InputError
-from common.files import atomic, claim, read_json
+from common.files import atomic, claim, read_json, sole_writer
 
 
 def test_a_file_appears_when_the_block_ends_and_not_before(tmp_path):
@@ -50,3 +55,41 @@ def test_a_run_with_other_settings_is_refused_until_told_to_overwrite(tmp_path):
     claim(record, {"seq_len": 32, "heads": [(1, 2)]}, True, "*.part")
     assert not part.exists()
     assert read_json(record)["seq_len"] == 32
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "ours.json").write_text("old")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken disk")))
+    with pytest.raises(InputError, match="cannot be written"), atomic(path, "ours.json") as tmp:
+        tmp.mkdir()
+    assert (path / "ours.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_claiming_a_folder_leaves_what_others_are_writing_there(tmp_path):
+    (tmp_path / ".probes.jsonl.tmp").write_text("being written")
+    (tmp_path / ".x_1.bin.tmp").write_text("left by a killed run")
+    claim(tmp_path / "dataset.json", {"a": 1}, False, "x_*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".probes.jsonl.tmp", "dataset.json"]
+
+
+@pytest.mark.parametrize("name", [".", "./model/", "link"])
+def test_every_spelling_of_an_output_is_the_same_lock(tmp_path, monkeypatch, name):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to("model")
+    monkeypatch.chdir(tmp_path / "model" if name == "." else tmp_path)
+    with sole_writer(tmp_path / "model"), pytest.raises(InputError, match="another run"), sole_writer(Path(name)):
+        pass
+
+
+def test_a_source_that_hangs_does_not_keep_the_program_from_ending():
+    script = (
+        "import time\nfrom common.read_ahead import read_ahead\n"
+        "def source():\n    yield 1\n    time.sleep(600)\n"
+        "for item in read_ahead(source()):\n    raise KeyboardInterrupt\n"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, timeout=20, capture_output=True, check=False)
+    assert b"KeyboardInterrupt" in done.stderr

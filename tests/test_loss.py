@@ -134,6 +134,28 @@ def test_documents_in_one_pass_do_not_see_each_other(family, settings, tokens_pe
         assert np.allclose(means, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
+        {"rope_type": "dynamic", "factor": 4.0},
+    ],
+)
+def test_positions_that_depend_on_the_longest_document_are_not_shared(rope):
+    rope = {"rope_theta": 10_000.0, "original_max_position_embeddings": 64, **rope}
+    name = "Phi3" if rope["rope_type"] == "longrope" else "Llama"
+    settings = {"rope_parameters": rope, "max_position_embeddings": 64 if name == "Llama" else 1024}
+    base, reference = pair(name, HEADS, "uniform", **settings, original_max_position_embeddings=64)
+    documents = [document(length) for length in (100, 20, 30)]
+    found = streamed(PairScorer(base, masked=("uniform", HEADS)), documents)
+    for ids, (_, losses) in zip(documents, found, strict=True):
+        rows, wanted = torch.tensor(ids)[None, :-1], torch.tensor(ids)[1:]  # a token more would turn "dynamic" further
+        with torch.no_grad():
+            logits = [copy.deepcopy(model)(rows).logits[0] for model in (base, reference)]
+        expected = [torch.nn.functional.cross_entropy(each, wanted).item() for each in logits]
+        assert np.allclose(losses.means()[:2], expected, rtol=1e-5)
+
+
 def test_batches_are_filled_by_tokens_and_nothing_is_padded():
     sizes = []
     base = tiny_model("Llama")

