@@ -178,7 +178,7 @@ def _reason_to_refuse(model: PreTrainedModel, trial: Trial) -> str | None:
         query, key, value = trial.shapes[layer]
         if hasattr(module, "kv_b_proj"):
             return f"keys and values of all heads come out of one latent vector ({type(module).__name__})"
-        if query[1] != model.config.num_attention_heads or query[1] % key[1] or query[-1] != key[-1] != value[-1]:
+        if query[1] != model.config.num_attention_heads or query[1] % key[1] or not query[-1] == key[-1] == value[-1]:
             return f"layer {layer} has queries of shape {tuple(query)}, keys of {tuple(key)}, values of {tuple(value)}"
     return None
 
