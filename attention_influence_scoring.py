@@ -130,7 +130,7 @@ def score(
         for item in work:
             shard = open_one(item.path)
             covered = parts.of_shard(shard.name)[1]
-            if covered < item.num_documents:
+            if covered < item.num_documents and not overwrite:  # those were looked at above
                 check_vocabulary(item.path, shard.verified().tokens, pair.vocab_size)
             cli.skip(bar, int(shard.spans[covered - 1, 1]) if covered else 0)
             score_documents(shard, pair, seq_len, range(covered, item.num_documents), parts, bar, warn)

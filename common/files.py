@@ -173,8 +173,8 @@ def claim(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> N
     """Bind the files beside `record_path` to one run's settings, so that two runs never mix.
 
     The first run writes `settings` there. A later run with equal settings goes on; with others, where there are outputs
-    of the first, it raises InputError
-    that names what differs, unless `overwrite`, where `outputs` (a glob in the record's folder) is deleted first.
+    of the first, it raises InputError that names what differs, unless `overwrite`, where `outputs` (a glob in the
+    record's folder) is deleted first.
     Files like `outputs` without a record were made by something else and are never touched. What a killed run left
     half written under a temporary name is removed. Call it as the folder's sole writer.
     """

@@ -76,18 +76,18 @@ def load_pair(options: PairOptions) -> Pair:
         first = min(layer for layer, _ in heads)
         summary = f"{len(heads)} heads masked ({kind}), the first in layer {first} of {layers}: computed once below it"
         scorer = PairScorer(base, masked=found, tokens_per_batch=options.tokens_per_batch)
-        _check_losses(scorer, base, reference)
-        return Pair(scorer, tokenizer, vocab_size, identity, summary)
-    if not options.allow_unrelated:
+    elif not options.allow_unrelated:
         raise InputError(
             f"{reference_name} is no masked copy of {base_name}: {found}. Make it with make_reference_model.py "
             f"--base_model {base_name}, or compare unrelated models with --allow_unrelated_reference"
         )
-    if reference.get_input_embeddings().weight.shape[0] != vocab_size:
+    elif reference.get_input_embeddings().weight.shape[0] != vocab_size:
         raise InputError(f"{reference_name}: its vocabulary is not {base_name}'s; their losses cannot be compared")
-    scorer = PairScorer(base, reference, tokens_per_batch=options.tokens_per_batch)
+    else:
+        summary = f"two separate models: {found}"
+        scorer = PairScorer(base, reference, tokens_per_batch=options.tokens_per_batch)
     _check_losses(scorer, base, reference)
-    return Pair(scorer, tokenizer, vocab_size, identity, f"two separate models: {found}")
+    return Pair(scorer, tokenizer, vocab_size, identity, summary)
 
 
 @torch.no_grad()

@@ -397,6 +397,12 @@ def small_model(folder, **settings):
     transformers.AutoTokenizer.from_pretrained(folder / "bpe").save_pretrained(folder / "small")
 
 
+def misspelt_model(folder, file, right, wrong):
+    """The same tiny model, with something else in one of its files."""
+    small_model(folder, vocab_size=400)
+    spoil(folder / "small" / file, lambda data: data.replace(right, wrong))
+
+
 def with_cell(folder, column, value):
     """The scores with one cell of the second row changed, in `nulls.parquet`."""
     rows = pq.read_table(folder / "data/ai_scores.parquet").to_pylist()
@@ -789,26 +795,17 @@ BAD_INPUT = {
     ),
     "a tokenizer.json of a newer make": (
         [compute_retrieval_heads, *"--model small --out new.txt".split()],
-        lambda d: (
-            small_model(d, vocab_size=400),
-            spoil(d / "small/tokenizer.json", lambda b: b.replace(b'"BPE"', b'"Foo"')),
-        ),
+        lambda d: misspelt_model(d, "tokenizer.json", b'"BPE"', b'"Foo"'),
         ["small", "tokenizer"],
     ),
     "a config that contradicts itself": (
         [compute_retrieval_heads, *"--model small --out new.txt".split()],
-        lambda d: (
-            small_model(d, vocab_size=400),
-            spoil(d / "small/config.json", lambda b: b.replace(b'"num_hidden_layers": 4', b'"num_hidden_layers": "4"')),
-        ),
+        lambda d: misspelt_model(d, "config.json", b'"num_hidden_layers": 4', b'"num_hidden_layers": "4"'),
         ["small"],
     ),
     "more layers than the config says": (
         [compute_retrieval_heads, *"--model small --out new.txt".split()],
-        lambda d: (
-            small_model(d, vocab_size=400),
-            spoil(d / "small/config.json", lambda b: b.replace(b'"num_hidden_layers": 4', b'"num_hidden_layers": 3')),
-        ),
+        lambda d: misspelt_model(d, "config.json", b'"num_hidden_layers": 4', b'"num_hidden_layers": 3'),
         ["small", "more layers than the 3"],
     ),
     "doc_id with thousands of digits": ([*SHOW, "data/mine/x:0-" + "9" * 5000], None, ["start-end"]),
