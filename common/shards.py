@@ -105,15 +105,13 @@ class ShardWriter:
         self.path, self.dtype, self.num_tokens = path, dtype, 0
         self._digest = hashlib.sha256()
         self._tmp = path.with_name(f".{path.name}.tmp")
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._tmp.open("wb")
-            self._file.write(bytes(HEADER_BYTES))
+        self._file = None  # opened later: who is interrupted here has nothing on disk that no writer knows of
 
     def append(self, token_ids: list[int]) -> None:
         """Append one document's tokens, its separator included."""
         data = np.asarray(token_ids, dtype=self.dtype).tobytes()
         with writing(self.path):
+            self._open()
             self._file.write(data)
         self._digest.update(data)
         self.num_tokens += len(token_ids)
@@ -132,6 +130,7 @@ class ShardWriter:
         if index:
             header[3:19] = np.frombuffer(self._digest.digest() + file_digest(index), dtype="<i4")
         with writing(self.path):
+            self._open()
             self._file.seek(0)
             self._file.write(header.tobytes())
             self._file.close()
@@ -142,5 +141,12 @@ class ShardWriter:
     def discard(self) -> None:
         """Drop what was written so far."""
         with contextlib.suppress(OSError):  # what the disk has no room for is dropped too
-            self._file.close()
+            if self._file:
+                self._file.close()
         self._tmp.unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        if not self._file:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._tmp.open("wb")
+            self._file.write(bytes(HEADER_BYTES))

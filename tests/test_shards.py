@@ -138,3 +138,13 @@ def test_an_id_that_does_not_fit_the_layout_is_not_written_as_another(tmp_path):
     writer = ShardWriter(tmp_path / "x.bin", SMALL)
     with pytest.raises((InputError, OverflowError, ValueError)):
         writer.append([65536])
+
+
+def test_nothing_is_on_disk_before_whoever_asked_for_the_writer_has_it(tmp_path):
+    """A signal between the two would leave a file that nobody removes."""
+    writer = ShardWriter(tmp_path / "a.bin", np.dtype("<u2"))
+    assert not list(tmp_path.iterdir())
+    writer.append([1])
+    assert [path.name for path in tmp_path.iterdir()] == [".a.bin.tmp"]
+    writer.discard()
+    assert not list(tmp_path.iterdir())
