@@ -15,29 +15,31 @@ when the run is stopped; the same command goes on from there.
 """
 
 import math
-import time
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from common import cli
-from common.batches import Document
 from common.checkpoints import load_model_tokenizer
 from common.corpus import expand
-from common.documents import Shard, check_tokenizer, is_scorable, open_shard, windows
+from common.documents import Shard, check_tokenizer, open_shard
+from common.engine import Here, add_engine_flags, engine_options, workers
 from common.errors import InputError
 from common.files import claim, refuse_folder, sole_writer
-from common.options import add_pair_flags, add_separator_flags, pair_options, runtime
-from common.reference import Pair, load_pair
+from common.options import add_pair_flags, add_separator_flags, pair_options
+from common.read_ahead import read_ahead
 from common.scores import Parts, merge_parts
 from common.shards import check_vocabulary
 from common.tokenization import TextTokenizer
+from common.units import Piece, Unit, UnitScorer, cut, tokens_per_unit
 from common.visible import one_line
 
-SECONDS_PER_PART = 30
+INCOMPLETE = 3  # exit status
 
 
 def parse_args(argv: list[str] | None):
@@ -50,6 +52,10 @@ def parse_args(argv: list[str] | None):
     parser.add_argument("--max_tokens", type=cli.positive_int, help="score up to the document that reaches so many")
     parser.add_argument("--out", type=Path, default=Path("data/ai_scores.tsv"), help="the table; .parquet beside it")
     parser.add_argument("--overwrite", action="store_true", help="delete what another run left beside --out")
+    add_engine_flags(parser)
+    parser.add_argument(
+        "--num_workers", type=cli.positive_int, help="with --engine ray (default: one for each GPU, or else machine)"
+    )
     return parser.parse_args(argv)
 
 
@@ -61,6 +67,11 @@ class Work:
     num_documents: int
     num_tokens: int
     digest: str
+
+    @property
+    def name(self) -> str:
+        """The shard's name, as in a doc_id."""
+        return str(self.path.with_suffix(""))
 
 
 def plan(
@@ -81,69 +92,93 @@ def plan(
     return work
 
 
-def score_documents(shard: Shard, pair: Pair, seq_len: int, rows: range, parts: Parts, bar, warn) -> None:
-    """Score documents of one shard; write a part every 30 seconds, at the end, and when it is stopped."""
-    domains, scored, started = shard.domains, [], time.monotonic()
-    first = last = rows.start
-    try:
-        for finished in pair.scorer.stream(documents(shard, rows, seq_len, pair.tokenizer.bos_id)):
-            new = []
-            for row, losses in finished:
-                start, end = map(int, shard.spans[row])
-                new.append((shard.doc_id(start, end), domains[row], end - start, *losses.means()))
-                bar.update(end - start)
-                if not math.isfinite(sum(new[-1][3:])):
-                    warn(f"{new[-1][0]}: its loss is not finite; more of the kind are counted at the end")
-            scored, last = [*scored, *new], finished[-1][0] + 1
-            if time.monotonic() - started > SECONDS_PER_PART:
-                parts.write(shard.name, first, last, scored)
-                scored, first, started = [], last, time.monotonic()
-        last = rows.stop
-    finally:
-        if first < last:
-            parts.write(shard.name, first, last, scored)
+def tokens_missing(item: Work, parts: Parts, open_one: Callable[[Path], Shard]) -> int:
+    """Tokens of a shard's documents that are not scored yet."""
+    gaps = parts.missing(item.name, item.num_documents)
+    if gaps in ([], [range(item.num_documents)]):
+        return item.num_tokens if gaps else 0
+    spans = open_one(item.path).spans
+    return int(sum(spans[gap.stop - 1, 1] - spans[gap.start, 0] for gap in gaps))
 
 
-def documents(shard: Shard, rows: range, seq_len: int, bos_id: int | None) -> Iterator[Document]:
-    """The windows of the documents in `rows` that have something to predict, each with its row."""
-    for row in rows:
-        start, end = map(int, shard.spans[row])
-        token_ids = shard.tokens[start:end]
-        if is_scorable(token_ids, shard.separator_id):
-            yield row, list(windows(token_ids, seq_len, bos_id))
+def units(
+    work: list[Work], parts: Parts, open_one: Callable[[Path], Shard], checked: bool, vocab_size: int
+) -> Iterator[Unit]:
+    """What is not scored yet, cut into units; a shard is read whole and checked before its first, unless it was."""
+    size = tokens_per_unit(sum(item.num_tokens for item in work))
+    for item in work:
+        if gaps := parts.missing(item.name, item.num_documents):
+            shard = open_one(item.path)
+            if not checked:
+                check_vocabulary(item.path, shard.verified().tokens, vocab_size)
+            for gap in gaps:
+                yield from cut(shard, gap, size)
+
+
+@dataclass
+class Tally:
+    """What a run has done: kept in its parts, and shown by its bar."""
+
+    parts: Parts
+    bar: tqdm
+    status: Callable[[], str]
+    num_documents: int = 0
+    found_not_finite: bool = False
+
+    def take(self, unit: Unit, piece: Piece) -> None:
+        """Keep the scores of a piece."""
+        rows = []
+        for row, *scores in piece.scores:
+            start, end = unit.span(row)
+            doc_id = f"{unit.shard_name}:{start}-{end}"
+            rows.append((doc_id, unit.domains[row - unit.first], end - start, *scores))
+            if not self.found_not_finite and not math.isfinite(sum(scores)):
+                self.found_not_finite = True
+                cli.warn(f"{doc_id}: its loss is not finite; more of the kind are counted at the end")
+        self.parts.add(unit.shard_name, piece.first, piece.last, rows)
+        self.num_documents += piece.last - piece.first
+        self.bar.set_postfix_str(f"{self.num_documents:,} documents{self.status()}", refresh=False)
+        self.bar.update(unit.num_tokens(piece.first, piece.last))
 
 
 def score(
-    pair: Pair, work: list[Work], seq_len: int, open_one: Callable[[Path], Shard], out: Path, overwrite: bool
+    team: Here, seq_len: int, work: list[Work], open_one: Callable[[Path], Shard], out: Path, overwrite: bool
 ) -> None:
-    """Score what is not scored yet and put the table together."""
-    parts = Parts(out.with_suffix(".parts"))
-    settings = {**pair.identity, "seq_len": seq_len, "shards": {str(w.path): w.digest for w in work}}
+    """Have the team score what is not scored yet, and put the table together.
+
+    Raises:
+        SystemExit: with status 3, once the table is written, if some documents could not be scored.
+    """
+    facts, folder = team.facts, out.with_suffix(".parts")
+    settings = {**facts.identity, "seq_len": seq_len, "shards": {str(item.path): item.digest for item in work}}
     if overwrite:  # what is wrong with the shards should show before the old work is gone
         for item in work:
-            check_vocabulary(item.path, open_one(item.path).verified().tokens, pair.vocab_size)
-    claim(parts.folder / "run.json", settings, overwrite, "*.parquet")
-    print(one_line(f"{out}: {pair.summary}"))
-    finished, num_documents = [], 0
-    with cli.progress(sum(w.num_tokens for w in work), "scoring") as bar:
-        warn = cli.once(bar)
-        for item in work:
-            shard = open_one(item.path)
-            covered = parts.of_shard(shard.name)[1]
-            if covered < item.num_documents and not overwrite:  # those were looked at above
-                check_vocabulary(item.path, shard.verified().tokens, pair.vocab_size)
-            cli.skip(bar, int(shard.spans[covered - 1, 1]) if covered else 0)
-            score_documents(shard, pair, seq_len, range(covered, item.num_documents), parts, bar, warn)
-            done, covered = parts.of_shard(shard.name)
-            finished += done
-            num_documents += covered
-    health = merge_parts(finished, out)
+            check_vocabulary(item.path, open_one(item.path).verified().tokens, facts.vocab_size)
+    claim(folder / "run.json", settings, overwrite, "*.parquet")
+    print(one_line(f"{out}: {facts.summary}"))
+    with Parts(folder) as parts, cli.progress(sum(item.num_tokens for item in work), "scoring") as bar:
+        cli.skip(bar, sum(item.num_tokens - tokens_missing(item, parts, open_one) for item in work))
+        tally = Tally(parts, bar, team.status)
+        left = units(work, parts, open_one, overwrite, facts.vocab_size)
+        for _, unit, piece in team.run(read_ahead(left)):
+            tally.take(unit, piece)
+    for unit, reason in team.set_aside:
+        start, end = unit.spans[0, 0], unit.spans[-1, 1]
+        print(
+            f"set aside: {len(unit.spans)} documents, {unit.shard_name}:{start}-{end}, whose worker was lost three "
+            f"times ({reason})",
+            file=sys.stderr,
+        )
+    finished = [part for item in work for part in parts.of_shard(item.name)]
+    health = merge_parts([path for *_, path in finished], out)
     print(f"wrote {health.num_rows:,} scores to {out} and {out.with_suffix('.parquet')}")
-    if health.num_rows < num_documents:
-        skipped = num_documents - health.num_rows
+    if skipped := sum(last - first for first, last, _ in finished) - health.num_rows:
         print(f"skipped {skipped:,} documents of no or one token: nothing to predict from context")
-    for warning in health.warnings(pair.vocab_size):
+    for warning in health.warnings(facts.vocab_size):
         print(f"warning: {warning}")
+    if team.set_aside:
+        print("not all documents are scored; the same command tries those that were set aside again")
+        sys.exit(INCOMPLETE)
     print(f"next: python rank_scores.py --scores {out} --top_pct 20")
 
 
@@ -152,11 +187,15 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix != ".tsv":
         raise InputError(f"--out {args.out}: end it with .tsv; the .parquet is written beside it")
     refuse_folder(args.out)
-    tokenizer = load_model_tokenizer(args.base_model, runtime(args))
+    engine, options = engine_options(args), pair_options(args)
+    if engine.num_workers and engine.engine == "local":
+        raise InputError("--num_workers: only --engine ray has workers to count; give both or neither")
+    tokenizer = load_model_tokenizer(args.base_model, options.runtime)
     open_one = partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side)
     work = plan(expand(args.data), tokenizer, open_one, args.max_tokens)
-    with sole_writer(args.out):
-        score(load_pair(pair_options(args)), work, args.seq_len, open_one, args.out, args.overwrite)
+    on_gpu = not options.runtime.device.startswith("cpu")
+    with sole_writer(args.out), workers(engine, partial(UnitScorer, options), Unit.behind, on_gpu) as team:
+        score(team, args.seq_len, work, open_one, args.out, args.overwrite)
 
 
 if __name__ == "__main__":

@@ -92,16 +92,9 @@ def skip(bar: tqdm, amount: int) -> None:
     bar.refresh()
 
 
-def once(bar: tqdm) -> Callable[[str], None]:
-    """A function that shows the first warning it is given, above the bar, and no other."""
-    said = []
-
-    def warn(message: str) -> None:
-        if not said:
-            bar.write(f"warning: {one_line(message)}", sys.stderr)
-        said.append(message)
-
-    return warn
+def warn(message: str) -> None:
+    """Show a warning on stderr, above a progress bar if there is one."""
+    tqdm.write(f"warning: {one_line(message)}", sys.stderr)
 
 
 def report_skipped(bad_rows: BadRows) -> None:

@@ -8,10 +8,13 @@
 
 import hashlib
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +38,8 @@ SCHEMA = pa.schema(
         ("AI_Score", pa.float64()),
     ]
 )
+
+SECONDS_PER_PART = 30
 
 
 @dataclass
@@ -94,30 +99,66 @@ class Health:
 
 
 class Parts:
-    """The finished parts of a scoring run: one small parquet file per stretch of a shard's documents.
+    """The finished parts of a scoring run: parquet files, each of a stretch of one shard's documents.
 
-    A part's name is a hash of its shard's name and the documents it covers, as rows of the shard, so a run can go on
-    behind the last of them.
+    A part's name is a hash of its shard's name and the documents it covers, as rows of the shard. Parts are written
+    every 30 seconds, when `flush` is called, and at the end of the `with` block, however it ends.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._found: dict[str, list[tuple[int, int, Path]]] = {}
+        self._pending: list[tuple[str, int, int, list[tuple]]] = []
+        self._flushed = time.monotonic()
 
-    def write(self, shard_name: str, first: int, last: int, rows: list[tuple]) -> None:
-        """Write the rows of documents [first, last) of a shard."""
+    def __enter__(self) -> "Parts":
+        for path in sorted(self.folder.glob(f"*.{'[0-9]' * 12}-{'[0-9]' * 12}.parquet")):
+            shard, span, _ = path.name.split(".")
+            self._found.setdefault(shard, []).append((*map(int, span.split("-")), path))
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self.flush()
+
+    def add(self, shard_name: str, first: int, last: int, rows: list[tuple]) -> None:
+        """Take in the rows of documents [first, last) of a shard."""
+        self._pending.append((shard_name, first, last, rows))
+        if time.monotonic() - self._flushed > SECONDS_PER_PART:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was taken in, stretches that touch as one part."""
+        pending, self._pending, self._flushed = self._pending, [], time.monotonic()
+        for shard_name, stretches in groupby(sorted(pending, key=itemgetter(0, 1)), key=itemgetter(0)):
+            whole: list[tuple[int, int, list[tuple]]] = []
+            for _, first, last, rows in stretches:
+                if whole and whole[-1][1] == first:
+                    whole[-1] = (whole[-1][0], last, whole[-1][2] + rows)
+                else:
+                    whole.append((first, last, rows))
+            for stretch in whole:
+                self._write(_short(shard_name), *stretch)
+
+    def _write(self, shard: str, first: int, last: int, rows: list[tuple]) -> None:
         columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
-        with atomic(self.folder / f"{_short(shard_name)}.{first:012d}-{last:012d}.parquet") as tmp:
+        path = self.folder / f"{shard}.{first:012d}-{last:012d}.parquet"
+        with atomic(path) as tmp:
             pq.write_table(pa.table([list(column) for column in columns], schema=SCHEMA), tmp, write_page_checksum=True)
+        self._found.setdefault(shard, []).append((first, last, path))
 
-    def of_shard(self, shard_name: str) -> tuple[list[Path], int]:
-        """The parts of a shard that follow each other from its first document, and how many documents they cover."""
-        parts, covered = [], 0
-        for path in sorted(self.folder.glob(f"{_short(shard_name)}.{'[0-9]' * 12}-{'[0-9]' * 12}.parquet")):
-            first, last = map(int, path.name.split(".")[1].split("-"))
-            if first == covered:
-                parts.append(path)
-                covered = last
-        return parts, covered
+    def of_shard(self, shard_name: str) -> list[tuple[int, int, Path]]:
+        """The parts of a shard, as (first row, row behind the last, file), by row and without overlap."""
+        parts = []
+        for first, last, path in sorted(self._found.get(_short(shard_name), [])):
+            if not parts or first >= parts[-1][1]:
+                parts.append((first, last, path))
+        return parts
+
+    def missing(self, shard_name: str, num_documents: int) -> list[range]:
+        """Which of a shard's first `num_documents` documents no part covers."""
+        edges = [0, *(edge for first, last, _ in self.of_shard(shard_name) for edge in (first, last)), num_documents]
+        gaps = [range(edges[i], min(edges[i + 1], num_documents)) for i in range(0, len(edges), 2)]
+        return [gap for gap in gaps if gap]
 
 
 def _short(shard_name: str) -> str:

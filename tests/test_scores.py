@@ -62,27 +62,40 @@ def test_slices_say_where_a_document_lies():
 
 
 def test_parts_merge_into_equal_tsv_and_parquet(tmp_path):
-    parts = Parts(tmp_path / "parts")
     rows = [tuple(row) for row in table([("a", 3, 0.25), ("b", 4, math.nan), ("a", 5, -1 / 3)]).itertuples(index=False)]
-    parts.write("data/x_000001", 0, 2, rows[:2])
-    parts.write("data/x_000001", 2, 3, rows[2:])
-    files, covered = parts.of_shard("data/x_000001")
-    assert covered == 3
-    assert merge_parts(files, tmp_path / "out.tsv").num_rows == 3
+    with Parts(tmp_path / "parts") as parts:
+        parts.add("data/x_000001", 0, 2, rows[:2])
+        parts.flush()
+        parts.add("data/x_000001", 2, 3, rows[2:])
+    found = parts.of_shard("data/x_000001")
+    assert [span for *span, _ in found] == [[0, 2], [2, 3]]
+    assert merge_parts([path for *_, path in found], tmp_path / "out.tsv").num_rows == 3
     tsv, parquet = read_scores(tmp_path / "out.tsv"), read_scores(tmp_path / "out.parquet")
     pd.testing.assert_frame_equal(tsv, parquet, rtol=1e-9)
     assert parquet["AI_Score"].tolist()[2] == -1 / 3
     assert np.isnan(tsv["AI_Score"][1])
 
 
-def test_a_gap_ends_what_counts_as_finished(tmp_path):
-    parts = Parts(tmp_path)
-    parts.write("a", 0, 2, [])
-    parts.write("a", 3, 4, [])
-    parts.write("ab", 2, 3, [])
-    [part], covered = parts.of_shard("a")
-    assert (part.name.split(".")[1], covered) == (f"{0:012d}-{2:012d}", 2)
-    assert parts.of_shard("ab") == ([], 0)
+def test_parts_say_what_is_missing_and_join_what_touches(tmp_path):
+    with Parts(tmp_path) as parts:
+        for name, first, last in (("a", 3, 4), ("ab", 2, 3), ("a", 0, 1), ("a", 1, 2)):
+            parts.add(name, first, last, [])
+    with Parts(tmp_path) as parts:
+        assert [span for *span, _ in parts.of_shard("a")] == [[0, 2], [3, 4]]
+        assert parts.missing("a", 9) == [range(2, 3), range(4, 9)]
+        assert parts.missing("a", 3) == [range(2, 3)]
+        assert parts.missing("ab", 3) == [range(2)]
+        assert parts.missing("ab", 1) == [range(1)]
+        assert parts.missing("other", 5) == [range(5)]
+        assert parts.missing("other", 0) == []
+
+
+def test_parts_are_written_when_the_work_is_stopped(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Parts(tmp_path) as parts:
+        parts.add("a", 0, 1, [])
+        raise KeyboardInterrupt
+    with Parts(tmp_path) as parts:
+        assert parts.missing("a", 2) == [range(1, 2)]
 
 
 @pytest.mark.parametrize(

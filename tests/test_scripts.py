@@ -28,6 +28,7 @@ from common import cli
 from common.documents import open_shard
 from common.loss import TokenLosses
 from common.tokenization import load_tokenizer
+from common.units import UnitScorer
 
 WORDS = " ".join(SENTENCES).replace(".", "").split()
 
@@ -185,13 +186,13 @@ def test_scoring_goes_on_from_its_parts_without_scoring_anything_twice(run, spm_
     parts[1].unlink()
     (run / "data/ai_scores.tsv").unlink()
     scored = []
-    score_documents = attention_influence_scoring.score_documents
+    score = UnitScorer.__call__
 
-    def recording(shard, pair, seq_len, rows, *rest):
-        scored.extend(rows)
-        score_documents(shard, pair, seq_len, rows, *rest)
+    def recording(scorer, unit):
+        scored.extend(unit.spans)
+        return score(scorer, unit)
 
-    monkeypatch.setattr(attention_influence_scoring, "score_documents", recording)
+    monkeypatch.setattr(UnitScorer, "__call__", recording)
     attention_influence_scoring.main(flags)
     assert 0 < len(scored) < 90
     assert (run / "data/ai_scores.parquet").read_bytes() == before

@@ -1,0 +1,211 @@
+"""Work on a Ray cluster: units go to workers as they become free, and again to others when a worker is lost."""
+
+import logging
+import os
+import signal
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from common.errors import InputError
+from common.visible import one_line
+
+TRIALS = 3  # a unit that kills so many workers is set aside
+PATIENCE = 60  # seconds until a worker that does not start is spoken of
+REASON_CHARS = 200
+
+
+class _Actor:
+    """A process on the cluster that holds a worker: what `make` gives, called with a unit, yields the unit's pieces."""
+
+    def start(self, make: Callable[[], Any], folder: str) -> Any:
+        """Make the worker, in the folder that the driver runs in; returns the worker's facts."""
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: {error.strerror} on {socket.gethostname()}; every machine needs the project and the models "
+                "under the same path"
+            ) from None
+        self._worker = make()
+        return self._worker.facts
+
+    def work(self, unit: Any) -> Iterator[Any]:
+        yield from self._worker(unit)
+
+
+class _Running(NamedTuple):
+    actor: Any
+    number: int
+    left: Any
+
+
+class Cluster:
+    """Workers on a Ray cluster. Enter it to start them, leave it to stop them.
+
+    Args:
+        make: makes a worker, called in each worker's process. A worker has `facts`, which must be the same in all, and
+            is called with a unit to yield its pieces.
+        behind: what is left of a unit behind a piece, None for nothing.
+        address: of a running cluster; None takes RAY_ADDRESS, or starts one on this machine.
+        num_workers: None is one for each GPU of the cluster; where there is none, one for each machine.
+        on_gpu: give every worker a GPU of its own, if the cluster has any; otherwise a share of the cores.
+        on_failure: called with a line on every worker that is lost.
+
+    Attributes:
+        facts: what the first worker to start said of itself.
+        num_workers: how many were asked for.
+        failures: workers lost so far.
+        set_aside: (unit, reason) of what was given up after killing `TRIALS` workers.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        behind: Callable[[Any, Any], Any],
+        address: str | None,
+        num_workers: int | None,
+        on_gpu: bool,
+        on_failure: Callable[[str], None] = lambda line: None,
+    ):
+        self._make, self._behind, self._address, self._on_gpu = make, behind, address, on_gpu
+        self.num_workers, self.on_failure = num_workers, on_failure
+        self.facts, self.failures, self.set_aside = None, 0, []
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[Any] = []
+        self._in_a_row = 0
+
+    def __enter__(self) -> "Cluster":
+        stopping = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+        try:
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"--ray_address {self._address}: no Ray cluster is reached there ({one_line(str(error))}); start one "
+                "(ray start --head), or leave the flag out for one on this machine"
+            ) from None
+        finally:
+            for number, handler in stopping:  # Ray puts its own in their place
+                signal.signal(number, handler)
+        try:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+            self._resources, default = self._share(nodes)
+            self.num_workers = self.num_workers or default
+            for _ in range(self.num_workers):
+                self._start()
+            while self.facts is None:
+                self._wait(PATIENCE)
+        except BaseException:
+            ray.shutdown()
+            raise
+        return self
+
+    def __exit__(self, *_error) -> None:
+        ray.shutdown()
+
+    def _share(self, nodes: list[dict]) -> tuple[dict, int]:
+        """What a worker gets, and how many workers there are unless somebody says otherwise."""
+        if not nodes:
+            raise InputError("the Ray cluster has no machine with a core; add one with `ray start --address …`")
+        num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        if self._on_gpu and num_gpus:
+            return {"num_gpus": 1, "num_cpus": 1}, num_gpus
+        per_node = -(-(self.num_workers or len(nodes)) // len(nodes))
+        share = min(node["CPU"] for node in nodes) / per_node
+        return {"num_cpus": int(share) if share >= 1 else share}, len(nodes)
+
+    def status(self) -> str:
+        """What there is to show beside a progress bar."""
+        return f", {self.num_workers} workers, {self.failures} failures"
+
+    def run(self, units: Iterable[Any], max_ahead: float = float("inf")) -> Iterator[tuple[int, Any, Any]]:
+        """Have the workers do the units.
+
+        Args:
+            max_ahead: how far beyond the first unit that is not done another may be begun.
+        Yields:
+            (number of the unit, the unit or what was left of it, piece) as they come; pieces of one unit in order.
+        Raises:
+            InputError: raised in a worker; or workers are lost and nothing gets done.
+        """
+        fresh, again, failed = enumerate(units), deque(), Counter()
+        running: dict[Any, _Running] = {}
+        exhausted, following = False, 0
+        while True:
+            while self._idle and (again or not exhausted):
+                oldest = min([run.number for run in running.values()] + [number for number, _ in again], default=None)
+                if again:
+                    number, unit = again.popleft()
+                elif oldest is not None and following - oldest >= max_ahead:
+                    break
+                elif (item := next(fresh, None)) is None:
+                    exhausted = True
+                    break
+                else:
+                    number, unit = item
+                    following = number + 1
+                actor = self._idle.pop()
+                running[actor.work.options(num_returns="streaming").remote(unit)] = _Running(actor, number, unit)
+            if not running and not again and exhausted:
+                return
+            for stream in self._wait(PATIENCE, running):
+                actor, number, left = running.pop(stream)
+                try:
+                    piece = ray.get(next(stream))
+                except StopIteration:
+                    self._idle.append(actor)
+                    continue
+                except RayError as error:
+                    reason = self._lost(actor, error)
+                    failed[number] += 1
+                    if left is not None and failed[number] == TRIALS:
+                        self.set_aside.append((left, reason))
+                    elif left is not None:
+                        again.append((number, left))
+                    continue
+                self._in_a_row = 0
+                yield number, left, piece
+                running[stream] = _Running(actor, number, self._behind(left, piece))
+
+    def _start(self) -> None:
+        actor = ray.remote(_Actor).options(**self._resources).remote()
+        self._starting[actor.start.remote(self._make, str(os.getcwd()))] = actor  # noqa: PTH109
+
+    def _wait(self, seconds: float, running: Iterable[Any] = ()) -> list[Any]:
+        """Wait for something to happen; take new workers in, and return the streams that have something to say."""
+        ready, _ = ray.wait([*self._starting, *running], num_returns=1, timeout=seconds, fetch_local=False)
+        if not ready and not running:
+            self.on_failure(f"no worker has started yet; each needs {self._resources} of the cluster")
+        for ref in ready:
+            if actor := self._starting.pop(ref, None):
+                try:
+                    facts = ray.get(ref)
+                except RayError as error:
+                    self._lost(actor, error)
+                    continue
+                if self.facts is not None and facts != self.facts:
+                    raise InputError(
+                        "two workers loaded different models or tokenizers; every machine needs the same files"
+                    )
+                self.facts = facts
+                self._idle.append(actor)
+        return [ref for ref in ready if ref in running]
+
+    def _lost(self, actor: Any, error: RayError) -> str:
+        """Put a new worker in the place of one that is lost; returns why it was."""
+        if isinstance(error, RayTaskError) and isinstance(error.cause, InputError):
+            raise error.cause
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        reason = one_line(f"{type(cause).__name__}: {str(cause).rpartition('Worker exit detail: ')[2]}")[:REASON_CHARS]
+        self.failures += 1
+        self._in_a_row += 1
+        if self._in_a_row > TRIALS * (self.num_workers + 1):
+            raise InputError(f"{self._in_a_row} workers were lost and nothing was done in between; the last: {reason}")
+        self.on_failure(f"a worker was lost and is replaced ({reason})")
+        ray.kill(actor)
+        self._start()
+        return reason
