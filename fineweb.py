@@ -14,15 +14,18 @@ that spells a special token stays text. A run that was stopped goes on behind it
 
 import argparse
 import hashlib
-import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+
+import numpy as np
 
 from common import cli
 from common.corpus import BadRows, Columns, SourceDocument, expand, read_files, read_hub
 from common.dataset import NAME, DatasetWriter
+from common.engine import EngineOptions, Here, add_engine_flags, engine_options, workers
 from common.errors import InputError
 from common.files import claim, read_json, sole_writer, write_json
 from common.options import DEFAULT_MODEL, add_bad_row_flag, add_trust_flag
@@ -35,6 +38,7 @@ HUB_NAME = "HuggingFaceFW/fineweb"
 HUB_CONFIGS = {"10B": "sample-10BT", "100B": "sample-100BT", "350B": "sample-350BT"}
 BYTES_PER_TOKEN = 4  # about, for the time left; compressed files hold more
 BATCH_DOCUMENTS, BATCH_CHARS = 1024, 4_000_000
+UNITS_AHEAD = 4  # of each worker, in memory at most
 
 
 def parse_args(argv: list[str] | None):
@@ -52,7 +56,12 @@ def parse_args(argv: list[str] | None):
         "--val_tokens", type=cli.non_negative_int, help="tokens set aside first (default: a shard of the hub's, else 0)"
     )
     parser.add_argument("--max_docs", type=cli.positive_int, help="stop after so many documents (default: all)")
-    parser.add_argument("--num_workers", type=cli.positive_int, default=os.cpu_count(), help="tokenizing threads")
+    add_engine_flags(parser)
+    parser.add_argument(
+        "--num_workers",
+        type=cli.positive_int,
+        help="tokenizing threads (default: one for each core); with --engine ray, workers (one for each machine)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="delete what another run left in --out_dir")
     add_trust_flag(parser)
     return parser.parse_args(argv)
@@ -98,19 +107,53 @@ def batches(documents: Iterable[SourceDocument]) -> Iterator[list[SourceDocument
         yield batch
 
 
+class BatchTokenizer:
+    """A worker that encodes documents: the token ids of each, in one array that is cheap to send, and their lengths."""
+
+    def __init__(self, tokenizer: TextTokenizer):
+        self._tokenizer, self.facts = tokenizer, tokenizer.fingerprint
+
+    def __call__(self, documents: list[SourceDocument]) -> Iterator[tuple[np.ndarray, list[int]]]:
+        encoded = self._tokenizer.encode_batch([document.text for document in documents])
+        lengths = [len(token_ids) for token_ids in encoded]
+        yield np.fromiter(chain.from_iterable(encoded), np.uint32, sum(lengths)), lengths
+
+
+def in_order(team: Here, units: Iterable[list[SourceDocument]]) -> Iterator[tuple[list[SourceDocument], tuple]]:
+    """Each unit with what the team made of it, in the order of the units."""
+    waiting, following = {}, 0
+    for number, unit, piece in team.run(units, max_ahead=UNITS_AHEAD * team.num_workers):
+        waiting[number] = unit, piece
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+        if team.set_aside:
+            break
+    for unit, reason in team.set_aside:
+        raise InputError(
+            f"documents {unit[0].id} to {unit[-1].id}: three workers were lost over them ({reason}); take them out, or "
+            "run the same command again"
+        )
+
+
+def nothing_left(_unit: list[SourceDocument], _piece: tuple) -> None:
+    """What is left of a unit behind its only piece."""
+
+
 def tokenize(
-    documents: Iterable[SourceDocument], tokenizer: TextTokenizer, writer: DatasetWriter, expected_tokens: int | None
+    documents: Iterable[SourceDocument], team: Here, writer: DatasetWriter, expected_tokens: int | None
 ) -> None:
     """Encode the documents behind those that the writer already has, and write them."""
     with cli.progress(expected_tokens, "tokenizing") as bar:
         cli.skip(bar, writer.num_tokens)
         try:
-            left = batches(islice(documents, writer.num_documents, None))
-            work = ((batch, tokenizer.encode_batch([document.text for document in batch])) for batch in left)
-            for batch, encoded in read_ahead(work):
-                for document, token_ids in zip(batch, encoded, strict=True):
-                    writer.add(document, token_ids)
-                    bar.update(len(token_ids) + 1)
+            left = read_ahead(batches(islice(documents, writer.num_documents, None)))
+            for batch, (token_ids, lengths) in in_order(team, left):
+                ends = np.cumsum(lengths)
+                for document, start, end in zip(batch, ends - lengths, ends, strict=True):
+                    writer.add(document, token_ids[start:end])
+                bar.set_postfix_str(f"{writer.num_documents:,} documents{team.status()}", refresh=False)
+                bar.update(len(token_ids) + len(batch))
             writer.close()
         finally:
             writer.discard()
@@ -121,6 +164,7 @@ def make_dataset(
     inputs: list[str] | None,
     columns: Columns,
     tokenizer: TextTokenizer,
+    engine: EngineOptions,
     out_dir: Path,
     shard_size: int,
     val_tokens: int,
@@ -153,12 +197,9 @@ def make_dataset(
         summary_path = out_dir / f"{NAME}_summary.json"
         complete = summary_path.exists() and read_json(summary_path) == writer.counts()
         if not complete:
-            tokenize(
-                islice(documents, max_docs and min(max_docs, sys.maxsize)),
-                tokenizer,
-                writer,
-                None if max_docs else expected_tokens,
-            )
+            documents = islice(documents, max_docs and min(max_docs, sys.maxsize))
+            with workers(engine, partial(BatchTokenizer, tokenizer), nothing_left, on_gpu=False) as team:
+                tokenize(documents, team, writer, None if max_docs else expected_tokens)
             if not writer.num_documents:
                 skipped = (
                     f"{bad_rows.count:,} rows skipped, the first: {bad_rows.first}" if bad_rows.count else "give text"
@@ -179,6 +220,7 @@ def main(argv: list[str] | None = None) -> None:
         args.input,
         Columns(args.text_column, args.id_column, args.domain_column),
         load_tokenizer(args.tokenizer, args.trust_remote_code, args.num_workers),
+        engine_options(args),
         args.out_dir or Path("data") / (NAME + ("_local" if args.input else args.version)),
         args.shard_size,
         args.val_tokens if args.val_tokens is not None else (args.shard_size if from_hub else 0),

@@ -10,14 +10,17 @@ Writes  data/top20.tsv and data/top20.parquet: the selected rows, best first wit
 Scores are compared within a domain only, never across.
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from common import cli
 from common.errors import InputError
-from common.files import atomic, refuse_inputs, sole_writer
-from common.scores import read_scores, select, with_slices
+from common.files import atomic, refuse_inputs, scratch, sole_writer
+from common.ranking import Domain, Ranking
+from common.scores import SLICES_SCHEMA, with_slices
 
 
 def parse_args(argv: list[str] | None):
@@ -36,44 +39,55 @@ def rank(scores_path: Path, percent: float, by: str, lowest: bool, out: Path) ->
     refuse_inputs([out, out.with_suffix(".parquet")], [scores_path])
     if scores_path.name:
         refuse_inputs([out], [scores_path.with_suffix(".tsv")])  # the same table, written beside it
-    scores = read_scores(scores_path)
-    selections, num_ranked, lines = (
-        [],
-        0,
-        [("domain", "documents", "tokens", "mean", "threshold", "selected", "share of tokens")],
-    )
-    for domain, rows, chosen in select(scores, percent, by, lowest):
-        selections.append(chosen)
-        num_ranked += len(rows)
+    with sole_writer(out), scratch(out) as folder:
+        ranking = Ranking(scores_path, percent, by, lowest, folder, watch)
+        with (
+            atomic(out) as tsv,
+            atomic(out.with_suffix(".parquet")) as parquet,
+            pq.ParquetWriter(parquet, SLICES_SCHEMA) as writer,
+            tsv.open("w", encoding="utf-8") as text,
+        ):
+            text.write("\t".join(SLICES_SCHEMA.names) + "\n")
+            for table in ranking.selected():
+                table = with_slices(table)
+                writer.write_table(table)
+                table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g")
+    show(ranking.domains)
+    domains = ranking.domains.values()
+    if dropped := ranking.num_rows - sum(domain.num_documents for domain in domains):
+        print(f"{dropped:,} rows have no finite AI_Score and were not ranked")
+    num_selected = sum(domain.num_selected for domain in domains)
+    print(f"wrote {num_selected:,} documents to {out} and {out.with_suffix('.parquet')}")
+    print(f"next: python validate_docs.py --base_model MODEL --scores {scores_path} --top 1 --bottom 1")
+
+
+def watch(batches: Iterable[pa.Table], what: str) -> Iterator[pa.Table]:
+    """The same batches, with a bar that counts their rows."""
+    with cli.progress(None, what, unit="rows") as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch))
+
+
+def show(domains: dict[str, Domain]) -> None:
+    """Print a line per domain."""
+    lines = [("domain", "documents", "tokens", "mean", "threshold", "selected", "share of tokens")]
+    for name, domain in domains.items():
         lines.append(
             (
-                domain,
-                f"{len(rows):,}",
-                f"{rows['num_tokens'].sum():,}",
-                f"{rows['AI_Score'].mean():.4f}",
-                f"{chosen['AI_Score'].iloc[-1]:.4f}",
-                f"{len(chosen):,}",
-                f"{chosen['num_tokens'].sum() / rows['num_tokens'].sum():.1%}",
+                name,
+                f"{domain.num_documents:,}",
+                f"{domain.num_tokens:,}",
+                f"{domain.score_sum / domain.num_documents:.4f}",
+                f"{domain.threshold:.4f}",
+                f"{domain.num_selected:,}",
+                f"{domain.selected_tokens / domain.num_tokens:.1%}",
             )
         )
-    if not selections:
-        raise InputError(f"{scores_path}: no row has a finite AI_Score; look at L_base and L_ref in it")
-    selected = with_slices(pd.concat(selections, ignore_index=True))
-    with sole_writer(out), atomic(out) as tsv, atomic(out.with_suffix(".parquet")) as parquet:
-        selected.to_csv(tsv, sep="\t", index=False, float_format="%.10g")
-        selected.to_parquet(parquet, index=False)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            line[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-        ]
-        print("  ".join(cells))
-    dropped = len(scores) - num_ranked
-    if dropped:
-        print(f"{dropped:,} rows have no finite AI_Score and were not ranked")
-    print(f"wrote {len(selected):,} documents to {out} and {out.with_suffix('.parquet')}")
-    print(f"next: python validate_docs.py --base_model MODEL --scores {scores_path} --top 1 --bottom 1")
+    for name, *cells in lines:
+        aligned = [name.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(cells, widths[1:], strict=True))]
+        print("  ".join(aligned))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -30,8 +30,8 @@ from common.documents import (
 )
 from common.loss import TokenLosses
 from common.options import add_pair_flags, add_separator_flags, pair_options, runtime
+from common.ranking import ends
 from common.reference import Pair, load_pair
-from common.scores import read_scores, select
 from common.shards import check_vocabulary
 from common.tokenization import TextTokenizer
 from common.visible import one_line, visible
@@ -123,14 +123,12 @@ def list_ends(
     scores_path: Path, top: int, bottom: int, read: Callable[[str], Document], tokenizer: TextTokenizer
 ) -> None:
     """Print the best and the lowest documents of each domain, with how they begin."""
-    for domain, _, ranked in select(read_scores(scores_path), 100, "documents", lowest=False):
-        best = ranked.head(top)
-        lowest = ranked.iloc[len(best) :].tail(bottom)
-        print(f"\n{domain}: {len(ranked):,} documents")
+    for domain, count, best, lowest in ends(scores_path, top, bottom):
+        print(f"\n{domain}: {count:,} documents")
         for mark, rows in (("best", best), ("lowest", lowest)):
-            for row in rows.itertuples():
-                beginning = one_line(tokenizer.decode(read(row.doc_id).token_ids[:64].tolist()))
-                print(f"  {mark:6} {row.AI_Score:8.4f}  {row.doc_id}")
+            for row in rows.to_pylist():
+                beginning = one_line(tokenizer.decode(read(row["doc_id"]).token_ids[:64].tolist()))
+                print(f"  {mark:6} {row['AI_Score']:8.4f}  {row['doc_id']}")
                 print(" " * 19 + beginning[:SNIPPET_CHARS])
 
 

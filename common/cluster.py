@@ -2,40 +2,46 @@
 
 import logging
 import os
+import pickle
 import signal
-import socket
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from common.errors import InputError
+from common.tokenization import NUM_THREADS
 from common.visible import one_line
 
+PROJECT = Path(__file__).resolve().parents[1]
 TRIALS = 3  # a unit that kills so many workers is set aside
 PATIENCE = 60  # seconds until a worker that does not start is spoken of
 REASON_CHARS = 200
 
 
 class _Actor:
-    """A process on the cluster that holds a worker: what `make` gives, called with a unit, yields the unit's pieces."""
+    """A process on the cluster that holds a worker. It is sent as it stands here, so nothing here may need the project.
 
-    def start(self, make: Callable[[], Any], folder: str) -> Any:
+    What `start` is given makes the worker, which called with a unit yields the unit's pieces.
+    """
+
+    def start(self, pickled_make: bytes, project: str, folder: str) -> Any:
         """Make the worker, in the folder that the driver runs in; returns the worker's facts."""
-        try:
-            os.chdir(folder)
-        except OSError as error:
-            raise InputError(
-                f"{folder}: {error.strerror} on {socket.gethostname()}; every machine needs the project and the models "
-                "under the same path"
-            ) from None
-        self._worker = make()
+        os.environ[NUM_THREADS] = os.environ.get("OMP_NUM_THREADS", "1")  # which Ray sets to the worker's cores
+        os.chdir(folder)
+        sys.path.insert(0, project)
+        self._worker = pickle.loads(pickled_make)()
         return self._worker.facts
 
     def work(self, unit: Any) -> Iterator[Any]:
         yield from self._worker(unit)
+
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class _Running(NamedTuple):
@@ -173,7 +179,8 @@ class Cluster:
 
     def _start(self) -> None:
         actor = ray.remote(_Actor).options(**self._resources).remote()
-        self._starting[actor.start.remote(self._make, str(os.getcwd()))] = actor  # noqa: PTH109
+        make = ray.cloudpickle.dumps(self._make)
+        self._starting[actor.start.remote(make, str(PROJECT), str(Path.cwd()))] = actor
 
     def _wait(self, seconds: float, running: Iterable[Any] = ()) -> list[Any]:
         """Wait for something to happen; take new workers in, and return the streams that have something to say."""
@@ -200,6 +207,11 @@ class Cluster:
         if isinstance(error, RayTaskError) and isinstance(error.cause, InputError):
             raise error.cause
         cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, OSError | ImportError):
+            raise InputError(
+                f"a worker of the cluster cannot work: {type(cause).__name__}: {cause}; every machine needs the same "
+                "project, models and installed packages, under the same paths"
+            )
         reason = one_line(f"{type(cause).__name__}: {str(cause).rpartition('Worker exit detail: ')[2]}")[:REASON_CHARS]
         self.failures += 1
         self._in_a_row += 1

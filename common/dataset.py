@@ -1,5 +1,6 @@
 """A folder of shards, written document by document: which shard a document goes to, and where a stopped run goes on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.corpus import SourceDocument
@@ -33,7 +34,7 @@ class DatasetWriter:
             shard = open_shard(path)
             self._count(len(shard.spans), len(shard.tokens))
 
-    def add(self, document: SourceDocument, token_ids: list[int]) -> None:
+    def add(self, document: SourceDocument, token_ids: Sequence[int]) -> None:
         """Append a document; the separator is put behind it."""
         length = len(token_ids) + 1
         limit = self.val_tokens if self._is_validation() else self.shard_size
@@ -42,7 +43,8 @@ class DatasetWriter:
         if not self._shard:
             self._shard = ShardWriter(self._path(), token_dtype(self.tokenizer.vocab_size))
         start = self._shard.num_tokens
-        self._shard.append([*token_ids, self.tokenizer.separator_id])
+        self._shard.append(token_ids)
+        self._shard.append([self.tokenizer.separator_id])
         self._rows.append(
             {
                 "start": start,

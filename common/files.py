@@ -93,6 +93,20 @@ def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
 
 
 @contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` while the block runs; call it as the sole writer of `path`."""
+    folder = Path(path).resolve().with_name(f".{path.name}.scratch")
+    with writing(path):
+        remove(folder)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            with undisturbed():
+                remove(folder)
+
+
+@contextmanager
 def undisturbed() -> Iterator[None]:
     """Hold SIGINT and SIGTERM back until the block ends; for moments, not for work."""
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""The table of scores: its columns, the parts it grows from, reading it back, and ranking it.
+"""The table of scores: its columns, the parts it grows from, and reading it back.
 
 `ai_scores.parquet` is the product and `ai_scores.tsv` the same rows for the eye:
 
@@ -9,10 +9,9 @@
 import hashlib
 import math
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -38,8 +37,10 @@ SCHEMA = pa.schema(
         ("AI_Score", pa.float64()),
     ]
 )
+SLICES_SCHEMA = pa.schema([*SCHEMA, ("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
 
 SECONDS_PER_PART = 30
+BATCH_ROWS, BLOCK_BYTES = 2**18, 2**24  # read at once, from parquet and from TSV
 
 
 @dataclass
@@ -192,101 +193,77 @@ def merge_parts(parts: Iterable[Path], out: Path) -> Health:
     return health
 
 
-def read_scores(path: Path) -> pd.DataFrame:
-    """Read a table of scores from TSV or parquet.
+def read_score_batches(path: Path) -> Iterator[pa.Table]:
+    """Read a table of scores from TSV or parquet, some hundred thousand rows at a time.
 
     Raises:
-        InputError: it is neither, lacks a column, or has a broken row; names file, column or row.
+        InputError: it is neither, lacks a column, has a broken row or none at all; names file, column or row.
     """
     path = Path(path)
     make = "make it with attention_influence_scoring.py"
     if not path.exists():
         raise InputError(f"{path}: no such file; {make}")
+    num_rows = 0
     try:
-        if path.suffix == ".parquet":
-            table = pq.read_table(path)
-            table.validate(full=True)
-        else:
-            types = pa.csv.ConvertOptions(column_types=SCHEMA, null_values=["", "nan"], strings_can_be_null=False)
-            # One thread, because only then an error names the row.
-            reading = pa.csv.ReadOptions(use_threads=False)
-            table = pa.csv.read_csv(path, reading, pa.csv.ParseOptions(delimiter="\t"), types)
-        missing = [name for name in SCHEMA.names if name not in table.column_names]
-        if missing:
-            raise InputError(f"{path}: no column {missing[0]!r}, only {', '.join(table.column_names)}; {make}")
-        table = table.select(SCHEMA.names).cast(SCHEMA)
-        table = table.set_column(1, "domain", pc.fill_null(table["domain"], ""))
-        wrong = pc.or_kleene(
-            pc.fill_null(pc.less(table["num_tokens"], 1), True),
-            pc.fill_null(
-                pc.match_substring_regex(pc.binary_join_element_wise(table["doc_id"], table["domain"], ""), r"\pC"),
-                True,
-            ),
-        )
+        with _opened(path) as (names, batches):
+            missing = [name for name in SCHEMA.names if name not in names]
+            if missing:
+                raise InputError(f"{path}: no column {missing[0]!r}, only {', '.join(names)}; {make}")
+            for batch in batches:
+                table = pa.Table.from_batches([batch])
+                table.validate(full=True)
+                table = table.select(SCHEMA.names).cast(SCHEMA)
+                table = table.set_column(1, "domain", pc.fill_null(table["domain"], ""))
+                _check_rows(path, table, num_rows, make)
+                num_rows += len(table)
+                yield table
     except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
         raise InputError(f"{path}: not a table of scores ({error}); {make}") from None
-    if not len(table):
+    if not num_rows:
         raise InputError(f"{path}: no rows in it; {make}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
+    """The names of a table's columns, and its batches."""
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            wanted = [name for name in SCHEMA.names if name in names]
+            yield names, file.iter_batches(BATCH_ROWS, columns=wanted)
+    else:
+        types = pa.csv.ConvertOptions(column_types=SCHEMA, null_values=["", "nan"], strings_can_be_null=False)
+        # One thread, because only then an error names the row.
+        reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
+        with pa.csv.open_csv(path, reading, pa.csv.ParseOptions(delimiter="\t"), types) as file:
+            yield file.schema.names, iter(file)
+
+
+def _check_rows(path: Path, table: pa.Table, first_row: int, make: str) -> None:
+    """Raise InputError for a row without a doc_id or a length, or with text that would break a table."""
+    text = pc.binary_join_element_wise(table["doc_id"], table["domain"], "")
+    wrong = pc.or_kleene(
+        pc.fill_null(pc.less(table["num_tokens"], 1), True),
+        pc.fill_null(pc.match_substring_regex(text, r"\pC"), True),
+    )
     if pc.any(wrong).as_py():
         raise InputError(
-            f"{path}: row {wrong.index(True).as_py() + 1} lacks a doc_id or a number of tokens, or holds a control "
-            f"character; {make}"
+            f"{path}: row {first_row + wrong.index(True).as_py() + 1} lacks a doc_id or a number of tokens, or holds a "
+            f"control character; {make}"
         )
-    repeated = _repeated(table["doc_id"])
-    if repeated:
-        raise InputError(f"{path}: doc_id {repeated} stands there twice; {make}")
-    table = table.set_column(1, "domain", table["domain"].dictionary_encode())
-    text = {pa.string(): pd.ArrowDtype(pa.string())}.get  # strings stay where they are, in Arrow's memory
-    return table.to_pandas(types_mapper=text, split_blocks=True, self_destruct=True)
 
 
-def _repeated(doc_ids: pa.ChunkedArray) -> str | None:
-    """A doc_id that stands there twice, found by hashes because the ids of a large table are most of its memory."""
-    hashes = np.concatenate(
-        [pd.util.hash_array(part.to_numpy(zero_copy_only=False), categorize=False) for part in doc_ids.chunks]
-    )
-    order = np.sort(hashes)
-    twice = order[1:][order[1:] == order[:-1]]
-    suspects = doc_ids.take(np.flatnonzero(np.isin(hashes, twice))).to_pylist() if len(twice) else []
-    return next((doc_id for doc_id, count in Counter(suspects).items() if count > 1), None)
+def read_scores(path: Path) -> pd.DataFrame:
+    """Read a table of scores whole; InputError as `read_score_batches`."""
+    return pa.concat_tables(read_score_batches(path)).to_pandas()
 
 
-def select(
-    scores: pd.DataFrame, percent: float, by: str, lowest: bool
-) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Select the best (or the `lowest`) `percent` of each domain by AI_Score.
-
-    Args:
-        scores: a table of scores; rows without a finite score are never selected.
-        by: `documents` takes that percentage of the domain's documents, rounded up; `tokens` takes documents until
-            they hold that percentage of its tokens.
-    Yields:
-        (domain, all its scored rows, the selected rows, best or lowest first), domains by name. Ties keep the
-        table's order.
-    """
-    scores = scores[np.isfinite(scores["AI_Score"])]
-    for domain, rows in scores.groupby("domain", sort=True, observed=True):
-        ranked = rows.sort_values("AI_Score", ascending=lowest, kind="stable")
-        share = Fraction(str(percent)) / 100
-        if by == "documents":
-            count = math.ceil(share * len(ranked))
-        else:
-            budget = share * int(ranked["num_tokens"].sum())
-            count = int(np.searchsorted(ranked["num_tokens"].cumsum().to_numpy(), math.ceil(budget))) + 1
-        yield str(domain), rows, ranked.head(count)
-
-
-def with_slices(selected: pd.DataFrame) -> pd.DataFrame:
+def with_slices(table: pa.Table) -> pa.Table:
     """Add what a loader needs to read each document: `shard` (the `.bin` file), `start` and `end` in tokens."""
-    doc_ids = pa.array(selected["doc_id"], pa.string())
-    places = pc.extract_regex(doc_ids, DOC_ID_PATTERN)
+    places = pc.extract_regex(table["doc_id"], DOC_ID_PATTERN)
     starts, ends = (pc.struct_field(places, name).cast(pa.int64()) for name in ("start", "end"))
     wrong = pc.fill_null(pc.greater_equal(starts, ends), True)
     if pc.any(wrong).as_py():
-        parse_doc_id(doc_ids[wrong.index(True).as_py()].as_py())  # which says what is wrong with it
+        parse_doc_id(table["doc_id"][wrong.index(True).as_py()].as_py())  # which says what is wrong with it
     shards = pc.binary_join_element_wise(pc.struct_field(places, "shard"), ".bin", "")
-    return selected.assign(
-        shard=pd.array(shards, pd.ArrowDtype(pa.string())),
-        start=starts.to_numpy(),
-        end=ends.to_numpy(),
-    )
+    return table.append_column("shard", shards).append_column("start", starts).append_column("end", ends)

@@ -12,6 +12,7 @@ index file beside the shard. In theirs these fields are zero. The rest is zero, 
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,9 +108,12 @@ class ShardWriter:
         self._tmp = path.with_name(f".{path.name}.tmp")
         self._file = None  # opened later: who is interrupted here has nothing on disk that no writer knows of
 
-    def append(self, token_ids: list[int]) -> None:
-        """Append one document's tokens, its separator included."""
-        data = np.asarray(token_ids, dtype=self.dtype).tobytes()
+    def append(self, token_ids: Sequence[int]) -> None:
+        """Append some tokens; ValueError when one does not fit the shard's layout."""
+        array = np.asarray(token_ids, dtype=np.int64)
+        if array.size and not 0 <= array.min() <= array.max() <= np.iinfo(self.dtype).max:
+            raise ValueError(f"{self.path}: a token id does not fit {self.dtype}")
+        data = array.astype(self.dtype).tobytes()
         with writing(self.path):
             self._open()
             self._file.write(data)

@@ -20,6 +20,8 @@ FINGERPRINT_TEXT = (
     "naïve café Größe señor Привет мир Γειά σου שלום مرحبا नमस्ते 你好,世界。我们今天去学习 こんにちは 안녕하세요 "
     "∑∫√ 🙂👩‍🚀"
 )
+# How many threads encode a batch, in the environment because the tokenizers library reads it there.
+NUM_THREADS = "RAYON_NUM_THREADS"
 
 
 class TextTokenizer:
@@ -72,8 +74,7 @@ class TextTokenizer:
 
 
 class _HuggingFaceTokenizer(TextTokenizer):
-    def __init__(self, name: str, trust_remote_code: bool, num_threads: int):
-        os.environ["RAYON_NUM_THREADS"] = str(num_threads)  # read when the first batch is encoded
+    def __init__(self, name: str, trust_remote_code: bool):
         transformers.logging.set_verbosity_error()
         self.name = name
         try:
@@ -125,8 +126,7 @@ class _HuggingFaceTokenizer(TextTokenizer):
 
 
 class _TiktokenTokenizer(TextTokenizer):
-    def __init__(self, encoding: str, num_threads: int):
-        self._num_threads = num_threads
+    def __init__(self, encoding: str):
         try:
             self._encoding = tiktoken.get_encoding(encoding)
         except ValueError as error:
@@ -142,7 +142,7 @@ class _TiktokenTokenizer(TextTokenizer):
         self.bos_id = None
 
     def encode_batch(self, texts):
-        return self._encoding.encode_ordinary_batch(texts, num_threads=self._num_threads)
+        return self._encoding.encode_ordinary_batch(texts, num_threads=int(os.environ[NUM_THREADS]))
 
     def encode_with_offsets(self, text):
         token_ids = self.encode(text)
@@ -161,10 +161,10 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, num_threads: int 
     Raises:
         InputError: it is not there, or cannot be read.
     """
-    num_threads = num_threads or os.cpu_count() or 1
+    os.environ[NUM_THREADS] = str(num_threads or os.cpu_count() or 1)
     if name.startswith("tiktoken:"):
-        return _TiktokenTokenizer(name.removeprefix("tiktoken:"), num_threads)
-    return _HuggingFaceTokenizer(name, trust_remote_code, num_threads)
+        return _TiktokenTokenizer(name.removeprefix("tiktoken:"))
+    return _HuggingFaceTokenizer(name, trust_remote_code)
 
 
 def _first_line(error: Exception) -> str:

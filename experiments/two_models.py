@@ -15,9 +15,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from common.documents import INDEX_SUFFIX, read_index
-from common.scores import read_scores, with_slices
+from common.scores import with_slices
 
 ROOT = Path(__file__).parents[1]
 RUNS = {
@@ -31,7 +32,7 @@ MARKS = re.compile(r"(<!-- two models -->\n).*(<!-- /two models -->)", re.DOTALL
 
 def scores_by_source(folder: Path) -> pd.DataFrame:
     """A run's scores with the source's own id of each document as index."""
-    scores = with_slices(read_scores(folder / "ai_scores.parquet"))
+    scores = with_slices(pq.read_table(folder / "ai_scores.parquet")).to_pandas()
     indexes = []
     for shard in scores["shard"].unique():
         index = read_index((ROOT / shard).with_suffix(INDEX_SUFFIX))[0].to_pandas()

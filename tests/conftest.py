@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read at import; no test waits for a hub
 
 import pytest
 import sentencepiece

@@ -3,11 +3,10 @@
 import random
 import resource
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +15,7 @@ from common.corpus import SourceDocument
 from common.dataset import DatasetWriter
 from common.documents import open_shard, parse_doc_id, separated_spans, windows
 from common.errors import InputError
-from common.scores import select, with_slices
+from common.scores import with_slices
 from common.shards import read_shard
 
 SEPARATOR = 9
@@ -99,48 +98,11 @@ def test_any_text_is_an_id_or_refused(text):
     assert text.endswith(f"-{end}") or text.split("-")[-1].lstrip("0") == str(end)
 
 
-scores = st.lists(
-    st.tuples(
-        st.sampled_from(["a", "b", "c d"]),
-        st.integers(1, 50),
-        st.one_of(st.integers(-3, 3).map(float), st.sampled_from([float("nan"), float("inf"), -float("inf")])),
-    ),
-    min_size=1,
-    max_size=40,
-)
-
-
-@given(scores, st.sampled_from([1, 20, 33.3, 100]), st.sampled_from(["documents", "tokens"]), st.booleans())
-def test_the_selection_is_that_of_a_plain_loop(rows, percent, by, lowest):
-    table = pd.DataFrame(
-        [(f"x:{i}-{i + n}", domain, n, 1.0, 1.0, score) for i, (domain, n, score) in enumerate(rows)],
-        columns=["doc_id", "domain", "num_tokens", "L_base", "L_ref", "AI_Score"],
-    )
-    expected = {}
-    for domain in sorted({domain for domain, _, score in rows if np.isfinite(score)}):
-        ranked = [(score, i, n) for i, (d, n, score) in enumerate(rows) if d == domain and np.isfinite(score)]
-        ranked.sort(key=lambda row: (row[0] if lowest else -row[0], row[1]))
-        share = Fraction(str(percent)) / 100
-        chosen, taken = [], 0
-        for _, i, n in ranked:
-            full = (
-                len(chosen) >= share * len(ranked) if by == "documents" else taken >= share * sum(r[2] for r in ranked)
-            )
-            if full:
-                break
-            chosen.append(i)
-            taken += n
-        expected[domain] = chosen
-    found = {domain: chosen.index.tolist() for domain, _, chosen in select(table, percent, by, lowest)}
-    assert found == expected
-
-
 @given(st.lists(st.tuples(st.text("ab/_ é.", min_size=1), st.integers(0, 10**9)), min_size=1, max_size=9))
 def test_slices_of_a_selection_are_those_of_its_ids(places):
     ids = [f"{name}:{start}-{start + 5}" for name, start in places]
-    table = with_slices(pd.DataFrame({"doc_id": pd.array(ids)}))
-    for row in table.itertuples():
-        assert (Path(row.shard), row.start, row.end) == parse_doc_id(row.doc_id)
+    for row in with_slices(pa.table({"doc_id": ids})).to_pylist():
+        assert (Path(row["shard"]), row["start"], row["end"]) == parse_doc_id(row["doc_id"])
 
 
 def damage(rng: random.Random, data: bytes, other: bytes) -> bytes:

@@ -1,13 +1,14 @@
-"""The table of scores: parts, reading, and ranking within domains."""
+"""The table of scores: parts, and reading."""
 
 import math
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from common.errors import InputError
-from common.scores import Parts, merge_parts, read_scores, select, with_slices
+from common.scores import SCHEMA, Parts, merge_parts, read_scores, with_slices
 
 
 def table(rows):
@@ -18,51 +19,16 @@ def table(rows):
             (f"data/x_000001:{start}-{start + num_tokens}", domain, num_tokens, 2.0, 2.0 + 2 * ai_score, ai_score)
         )
         start += num_tokens
-    return pd.DataFrame(out, columns=["doc_id", "domain", "num_tokens", "L_base", "L_ref", "AI_Score"])
-
-
-def chosen(scores, percent, by="documents", lowest=False):
-    return {domain: rows["AI_Score"].tolist() for domain, _, rows in select(scores, percent, by, lowest)}
-
-
-def test_each_domain_gets_its_own_best_however_low_they_are():
-    scores = table([("high", 10, s / 10) for s in range(10)] + [("low", 10, -s) for s in range(5)])
-    assert chosen(scores, 20) == {"high": [0.9, 0.8], "low": [0]}
-    assert chosen(scores, 20, lowest=True) == {"high": [0.0, 0.1], "low": [-4]}
-    assert chosen(scores, 100)["low"] == [0, -1, -2, -3, -4]
-
-
-@pytest.mark.parametrize(("documents", "percent", "count"), [(7, 20, 2), (5, 20, 1), (10, 30, 3), (1, 0.1, 1)])
-def test_a_percentage_of_documents_is_rounded_up_and_never_by_a_float_error(documents, percent, count):
-    assert len(chosen(table([("a", 5, i) for i in range(documents)]), percent)["a"]) == count
-
-
-def test_a_percentage_of_tokens_is_filled_by_the_best_documents():
-    scores = table([("a", 10, 0.9), ("a", 30, 0.8), ("a", 60, 0.7)])
-    assert chosen(scores, 10, by="tokens") == {"a": [0.9]}
-    assert chosen(scores, 11, by="tokens") == {"a": [0.9, 0.8]}
-    assert chosen(scores, 40, by="tokens") == {"a": [0.9, 0.8]}
-    assert chosen(scores, 100, by="tokens") == {"a": [0.9, 0.8, 0.7]}
-
-
-def test_ties_keep_the_order_of_the_table():
-    scores = table([("a", n, 0.5) for n in (3, 1, 2, 5)])
-    [(_, _, rows)] = select(scores, 75, "documents", False)
-    assert rows["num_tokens"].tolist() == [3, 1, 2]
-
-
-def test_a_score_that_is_not_finite_is_never_selected():
-    scores = table([("a", 1, math.nan), ("a", 1, math.inf), ("a", 1, 0.1), ("b", 1, math.nan)])
-    assert chosen(scores, 100) == {"a": [0.1]}
+    return pa.table([list(column) for column in zip(*out, strict=True)], schema=SCHEMA)
 
 
 def test_slices_say_where_a_document_lies():
-    row = with_slices(table([("a", 7, 0.1), ("a", 5, 0.1)])).iloc[1]
+    row = with_slices(table([("a", 7, 0.1), ("a", 5, 0.1)])).to_pylist()[1]
     assert (row["shard"], row["start"], row["end"]) == ("data/x_000001.bin", 7, 12)
 
 
 def test_parts_merge_into_equal_tsv_and_parquet(tmp_path):
-    rows = [tuple(row) for row in table([("a", 3, 0.25), ("b", 4, math.nan), ("a", 5, -1 / 3)]).itertuples(index=False)]
+    rows = [tuple(row.values()) for row in table([("a", 3, 0.25), ("b", 4, math.nan), ("a", 5, -1 / 3)]).to_pylist()]
     with Parts(tmp_path / "parts") as parts:
         parts.add("data/x_000001", 0, 2, rows[:2])
         parts.flush()

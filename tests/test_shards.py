@@ -134,10 +134,11 @@ def test_offsets_beyond_the_first_block_count_from_the_shard_s_start(tmp_path):
         check_vocabulary(tmp_path / "x.bin", tokens, 10)
 
 
-def test_an_id_that_does_not_fit_the_layout_is_not_written_as_another(tmp_path):
+@pytest.mark.parametrize("token_ids", [[65536], [5, -1], np.array([65536], np.uint32)], ids=str)
+def test_an_id_that_does_not_fit_the_layout_is_not_written_as_another(tmp_path, token_ids):
     writer = ShardWriter(tmp_path / "x.bin", SMALL)
-    with pytest.raises((InputError, OverflowError, ValueError)):
-        writer.append([65536])
+    with pytest.raises(ValueError, match="does not fit"):
+        writer.append(token_ids)
 
 
 def test_nothing_is_on_disk_before_whoever_asked_for_the_writer_has_it(tmp_path):

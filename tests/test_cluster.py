@@ -1,0 +1,240 @@
+"""The same rows from a real Ray cluster of two nodes as from one process, whoever is lost on the way."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import torch
+from conftest import SENTENCES, byte_level_bpe, save_bpe, tiny_model
+from ray.cluster_utils import Cluster
+
+import attention_influence_scoring
+import common.scores
+import fineweb
+import make_reference_model
+from common import cli
+from common.units import UnitScorer
+
+ROOT = Path(__file__).parents[1]
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+SHARDS = "--tokenizer model --input text.jsonl --domain_column domain --shard_size 20_000"
+SCORES = "--base_model model --seq_len 128 --tokens_per_batch 256 --data data/shards/*.bin"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster.add_node(**NODE)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Models, shards and scores that one process made."""
+    folder = tmp_path_factory.mktemp("cluster")
+    rng = random.Random(0)
+    words = " ".join(SENTENCES).split()
+    with (folder / "text.jsonl").open("w") as file:
+        for number in range(700):
+            text = " ".join(rng.choices(words, k=rng.randint(1, 120)))
+            file.write(json.dumps({"text": text, "domain": ["plays", "maths"][number % 2]}) + "\n")
+    before, threads = Path.cwd(), torch.get_num_threads()
+    os.chdir(folder)
+    torch.set_num_threads(1)  # as a worker with one core has, for equal bits
+    try:
+        save_bpe("model", byte_level_bpe(400))
+        tiny_model("Llama", num_hidden_layers=8).save_pretrained("model")
+        Path("data").mkdir()
+        Path("data/retrieval_heads.txt").write_text("4,3\n5,6\n")
+        make_reference_model.main(["--base_model", "model"])
+        fineweb.main([*SHARDS.split(), "--out_dir", "data/shards"])
+        attention_influence_scoring.main(SCORES.split())
+    finally:
+        os.chdir(before)
+        torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture
+def on_cluster(run, cluster, monkeypatch):
+    monkeypatch.chdir(run)
+    monkeypatch.setattr(common.scores, "SECONDS_PER_PART", 0)
+    return f"--engine ray --ray_address {cluster.address} --num_workers 2"
+
+
+def working() -> list[psutil.Process]:
+    """The workers that are doing a unit."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::_Actor.work"):
+            found.append(process)
+    return found
+
+
+@contextmanager
+def during(wanted, action):
+    """Once `wanted` gives something while the block runs, do `action` with it."""
+    ended, done = threading.Event(), []
+
+    def watch():
+        while not (ended.is_set() or done):
+            if found := wanted():
+                action(found)
+                done.append(found)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    assert done
+
+
+def once_parts_are_written(out: Path):
+    """The workers, as soon as two work and have something written."""
+
+    def wanted():
+        found = working()
+        return found if len(found) == 2 and list(out.with_suffix(".parts").glob("*.parquet")) else None
+
+    return wanted
+
+
+def same(out: str) -> bool:
+    return Path(out).read_bytes() == Path("data/ai_scores.tsv").read_bytes()
+
+
+def documents_in(err: str) -> int:
+    """How many documents the progress bar has counted."""
+    return int(err.rpartition(" documents")[0].rpartition(" ")[2].replace(",", ""))
+
+
+def test_two_workers_give_the_rows_of_one_process(on_cluster, capfd):
+    attention_influence_scoring.main([*SCORES.split(), *on_cluster.split(), "--out", "data/two.tsv"])
+    assert same("data/two.tsv")
+    err = capfd.readouterr().err
+    assert documents_in(err) == 700
+    assert "tokens/s, 700 documents, 2 workers, 0 failures" in err
+
+
+def test_the_work_of_a_killed_worker_is_done_by_another_once(on_cluster, capfd):
+    out = Path("data/killed.tsv")
+    with during(once_parts_are_written(out), lambda found: found[0].kill()):
+        attention_influence_scoring.main([*SCORES.split(), *on_cluster.split(), "--out", str(out)])
+    err = capfd.readouterr().err
+    assert same(out)
+    assert documents_in(err) == 700
+    assert "1 failures" in err
+    assert err.count("a worker was lost and is replaced") == 1
+
+
+def test_the_work_of_a_lost_node_is_done_on_another_once(on_cluster, cluster, capfd):
+    out = Path("data/node.tsv")
+    [node] = cluster.worker_nodes
+    with during(once_parts_are_written(out), lambda _: cluster.remove_node(node, allow_graceful=False)):
+        attention_influence_scoring.main([*SCORES.split(), *on_cluster.split(), "--out", str(out)])
+    cluster.add_node(**NODE)
+    err = capfd.readouterr().err
+    assert same(out)
+    assert documents_in(err) == 700
+    assert err.count("a worker was lost and is replaced") == 1
+
+
+def test_a_killed_driver_goes_on_from_the_finished_units(on_cluster, capfd):
+    command = [*SCORES.split(), *on_cluster.split(), "--out", "data/driver.tsv"]
+    script = (
+        f"import common.scores, attention_influence_scoring as s; common.scores.SECONDS_PER_PART = 0; s.main({command})"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    wanted = once_parts_are_written(Path("data/driver.tsv"))
+    while driver.poll() is None and not wanted():
+        time.sleep(0.05)
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    assert not Path("data/driver.tsv").exists()
+    capfd.readouterr()
+    attention_influence_scoring.main(command)
+    assert same("data/driver.tsv")
+    assert 0 < documents_in(capfd.readouterr().err) < 700
+
+
+class Poisoned(UnitScorer):
+    """Dies of one document."""
+
+    def __call__(self, unit):
+        for piece in super().__call__(unit):
+            if unit.shard_name.endswith("000001") and piece.first <= 50 < piece.last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield piece
+
+
+def test_a_unit_that_kills_three_workers_is_set_aside_and_named(on_cluster, monkeypatch, capfd):
+    command = [*SCORES.split(), *on_cluster.split(), "--out", "data/poison.tsv"]
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with monkeypatch.context() as patch:
+        patch.setattr(attention_influence_scoring, "UnitScorer", Poisoned)
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(lambda: attention_influence_scoring.main(command))
+    assert exit_.value.code == 3
+    err = capfd.readouterr().err
+    assert "3 failures" in err
+    [line] = [line for line in err.splitlines() if line.startswith("set aside: ")]
+    rows = Path("data/ai_scores.tsv").read_text().splitlines()
+    left = Path("data/poison.tsv").read_text().splitlines()
+    missing = [row.split("\t")[0] for row in rows if row not in left]
+    assert 0 < len(missing) < 100
+    assert left == [row for row in rows if row.split("\t")[0] not in missing]
+    first, last = missing[0].rpartition("-")[0], missing[-1].rpartition("-")[2]
+    assert f"{first}-{last}, whose worker was lost three times" in line
+    attention_influence_scoring.main(command)
+    assert same("data/poison.tsv")
+
+
+def test_a_term_signal_keeps_the_work_and_says_how_to_go_on(on_cluster, capfd):
+    command = [*SCORES.split(), *on_cluster.split(), "--out", "data/term.tsv"]
+    stop = once_parts_are_written(Path("data/term.tsv"))
+    with during(stop, lambda _: os.kill(os.getpid(), signal.SIGTERM)), pytest.raises(SystemExit) as exit_:
+        cli.run(lambda: attention_influence_scoring.main(command))
+    assert exit_.value.code == 143
+    assert "the same command" in capfd.readouterr().err
+    attention_influence_scoring.main(command)
+    assert same("data/term.tsv")
+
+
+def test_shards_are_those_of_one_process_though_a_worker_is_killed(on_cluster, monkeypatch, capfd):
+    monkeypatch.setattr(fineweb, "BATCH_DOCUMENTS", 5)
+    with during(working, lambda found: found[0].kill()):
+        fineweb.main([*SHARDS.split(), *on_cluster.split(), "--out_dir", "data/again"])
+    names = sorted(path.name for path in Path("data/shards").iterdir() if path.name != ".dataset.json.lock")
+    for name in names:
+        assert Path("data/again", name).read_bytes() == Path("data/shards", name).read_bytes(), name
+    assert len(names) > 5
+    assert "1 failures" in capfd.readouterr().err
+
+
+def test_an_error_in_a_worker_is_one_line(on_cluster, capfd):
+    Path("broken").mkdir()
+    command = [*SCORES.split(), *on_cluster.split(), "--reference_model", "broken", "--out", "data/broken.tsv"]
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda: attention_influence_scoring.main(command))
+    assert exit_.value.code == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith("error: broken: ")
+
+
+def test_without_the_flag_nothing_of_ray_is_imported(run):
+    script = f"import sys, attention_influence_scoring as s; s.main({SCORES.split()}); assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=run, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
