@@ -30,7 +30,7 @@ from common.corpus import expand
 from common.documents import Shard, check_tokenizer, open_shard
 from common.engine import Here, add_engine_flags, engine_options, workers
 from common.errors import InputError
-from common.files import claim, refuse_folder, sole_writer
+from common.files import as_path, claim, refuse_folder, sole_writer
 from common.options import add_pair_flags, add_separator_flags, pair_options
 from common.read_ahead import read_ahead
 from common.scores import Parts, merge_parts
@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None):
         "--data", nargs="+", default=["data/fineweb10B/fineweb_train_*.bin"], help="shards, as files or globs"
     )
     parser.add_argument("--max_tokens", type=cli.positive_int, help="score up to the document that reaches so many")
-    parser.add_argument("--out", type=Path, default=Path("data/ai_scores.tsv"), help="the table; .parquet beside it")
+    parser.add_argument("--out", type=as_path, default=Path("data/ai_scores.tsv"), help="the table; .parquet beside it")
     parser.add_argument("--overwrite", action="store_true", help="delete what another run left beside --out")
     add_engine_flags(parser)
     parser.add_argument(

@@ -27,7 +27,7 @@ from common.corpus import BadRows, Columns, SourceDocument, expand, read_files, 
 from common.dataset import NAME, DatasetWriter
 from common.engine import EngineOptions, Here, add_engine_flags, engine_options, workers
 from common.errors import InputError
-from common.files import claim, read_json, sole_writer, write_json
+from common.files import as_path, claim, read_json, sole_writer, write_json
 from common.options import DEFAULT_MODEL, add_bad_row_flag, add_trust_flag
 from common.read_ahead import read_ahead
 from common.sample import sample_documents
@@ -44,13 +44,13 @@ UNITS_AHEAD = 4  # of each worker, in memory at most
 def parse_args(argv: list[str] | None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--version", choices=[*HUB_CONFIGS, "sample"], default="10B", help="which text to tokenize")
-    parser.add_argument("--input", nargs="+", help="local files or globs, in place of --version")
+    parser.add_argument("--input", nargs="+", help="files, globs or URLs (s3://…), in place of --version")
     parser.add_argument("--text_column", default="text", help="column that holds the text")
     parser.add_argument("--id_column", help="column that holds the source's id (default: id, or file and line)")
     parser.add_argument("--domain_column", help="column that holds the domain (default: all one domain)")
     add_bad_row_flag(parser)
     parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="model name or folder, or tiktoken:gpt2")
-    parser.add_argument("--out_dir", type=Path, help="where the shards go (default: data/fineweb and the version)")
+    parser.add_argument("--out_dir", type=as_path, help="where the shards go (default: data/fineweb and the version)")
     parser.add_argument("--shard_size", type=shard_size, default=10**8, help="most tokens in a shard")
     parser.add_argument(
         "--val_tokens", type=cli.non_negative_int, help="tokens set aside first (default: a shard of the hub's, else 0)"

@@ -18,19 +18,19 @@ import pyarrow.parquet as pq
 
 from common import cli
 from common.errors import InputError
-from common.files import atomic, refuse_inputs, scratch, sole_writer
+from common.files import as_path, atomic, refuse_inputs, scratch, sole_writer
 from common.ranking import Domain, Ranking
 from common.scores import SLICES_SCHEMA, with_slices
 
 
 def parse_args(argv: list[str] | None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--scores", type=Path, default=Path("data/ai_scores.tsv"), help="table of step 5")
+    parser.add_argument("--scores", type=as_path, default=Path("data/ai_scores.tsv"), help="table of step 5")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--top_pct", type=cli.percentage, default=20, help="take the best so many percent")
     which.add_argument("--bottom_pct", type=cli.percentage, help="take the lowest so many percent instead")
     parser.add_argument("--by", choices=["documents", "tokens"], default="documents", help="what the percentage is of")
-    parser.add_argument("--out", type=Path, help="the selection (default: data/top20.tsv, or as the percentage is)")
+    parser.add_argument("--out", type=as_path, help="the selection (default: data/top20.tsv, or as the percentage is)")
     return parser.parse_args(argv)
 
 
@@ -61,9 +61,9 @@ def rank(scores_path: Path, percent: float, by: str, lowest: bool, out: Path) ->
     print(f"next: python validate_docs.py --base_model MODEL --scores {scores_path} --top 1 --bottom 1")
 
 
-def watch(batches: Iterable[pa.Table], what: str) -> Iterator[pa.Table]:
+def watch(batches: Iterable[pa.Table], what: str, num_rows: int | None) -> Iterator[pa.Table]:
     """The same batches, with a bar that counts their rows."""
-    with cli.progress(None, what, unit="rows") as bar:
+    with cli.progress(num_rows, what, unit="rows") as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch))

@@ -28,6 +28,7 @@ from common.documents import (
     require_inside,
     windows,
 )
+from common.files import as_path
 from common.loss import TokenLosses
 from common.options import add_pair_flags, add_separator_flags, pair_options, runtime
 from common.ranking import ends
@@ -43,11 +44,11 @@ def parse_args(argv: list[str] | None):
     parser = cli.Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--doc_id", nargs="+", help="path/of/shard:start-end")
-    what.add_argument("--scores", type=Path, help="a table of scores to take the ends of each domain from")
+    what.add_argument("--scores", type=as_path, help="a table of scores to take the ends of each domain from")
     parser.add_argument(
         "--data_dir",
         nargs="+",
-        type=Path,
+        type=as_path,
         help="folders that an id may lead into (default: the current folder)",
     )
     parser.add_argument("--top", type=cli.non_negative_int, default=1, help="with --scores: how many of the best")

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import BadRow, InputError
+from common.files import as_path, is_url, source
 from common.visible import one_line
 
 DEFAULT_DOMAIN = "default"
@@ -66,7 +67,7 @@ class BadRows:
 
 
 def read_files(patterns: Sequence[str], columns: Columns, bad_rows: BadRows) -> Iterator[SourceDocument]:
-    """Stream the documents of local files, in the order of the patterns and of the names within each.
+    """Stream the documents of files, in the order of the patterns and of the names within each.
 
     `.parquet` and `.jsonl` (or `.json`; also `.gz`, `.zst`) hold a document a row, any other file is one document.
 
@@ -89,13 +90,22 @@ def expand(patterns: Sequence[str]) -> list[Path]:
     """The files that the patterns match, each once; InputError for a pattern that matches none."""
     found: dict[Path, Path] = {}
     for pattern in patterns:
-        matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
-        matches = [Path(name) for name in matches if Path(name).is_file()]
+        matches = [path for path in _matches(pattern) if path.is_file()]
         if not matches:
             raise InputError(f"{pattern}: no such file; check the path, and quote patterns with * in the shell")
         for path in matches:
             found.setdefault(path.resolve(), path)
     return list(found.values())
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The paths that a pattern means: the one it spells, or those it matches, by name."""
+    path = as_path(pattern)
+    if path.is_file():
+        return [path]
+    if is_url(path):
+        return [as_path(path.fs.unstrip_protocol(name)) for name in sorted(path.fs.glob(path.path))]
+    return [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
 
 
 def read_hub(
@@ -156,7 +166,7 @@ def _label(value: object, default: str) -> str:
 
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(source(path)) as file:
             names = file.schema_arrow.names
             needed = {columns.text, columns.id, columns.domain} - {None}
             # Where one is missing, the caller reports it, and wants to see all names.
@@ -205,11 +215,11 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[Row]:
 
 def _opener(path: Path) -> Callable[[Path], io.BufferedIOBase]:
     openers = {
-        ".gz": gzip.open,
+        ".gz": lambda path: gzip.GzipFile(fileobj=path.open("rb")),
         # pyarrow's reader, because zstandard's takes a file that is cut short for a whole one
-        ".zst": lambda name: io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(name)), "zstd")),
+        ".zst": lambda path: io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(path.open("rb")), "zstd")),
     }
-    return openers.get(path.suffix, lambda name: Path(name).open("rb"))
+    return openers.get(path.suffix, lambda path: path.open("rb"))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from common.corpus import DEFAULT_DOMAIN
 from common.errors import InputError
-from common.files import atomic
+from common.files import as_path, atomic, is_url, source
 from common.shards import Digests, file_digest, read_shard
 from common.tokenization import TextTokenizer
 
@@ -98,7 +98,7 @@ def write_index(path: Path, rows: list[dict], info: ShardInfo) -> None:
 def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
     """Read a shard's index; InputError when it is not one."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(source(path))
         table.validate(full=True)
         info = ShardInfo(**json.loads(table.schema.metadata[METADATA_KEY]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -117,7 +117,7 @@ def open_shard(path: Path, eot_id: int | None = None, eot_side: str = "first") -
     Raises:
         InputError: the shard is damaged, disagrees with its index, or has neither index nor `eot_id`.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix != ".bin":
         raise InputError(f"{path}: a shard's name ends with .bin, and doc_ids leave that out; rename the file")
     name = str(path.with_suffix(""))
@@ -187,7 +187,7 @@ def require_inside(doc_id: str, path: Path, folders: Sequence[Path]) -> None:
 
     A link inside a folder counts as the folder's own.
     """
-    for inside in (*folders, *(Path.cwd() / folder for folder in folders)):
+    for inside in (*folders, *(Path.cwd() / folder for folder in folders if not is_url(folder))):
         if path.is_relative_to(inside) and ".." not in path.relative_to(inside).parts:
             return
     raise InputError(
@@ -205,7 +205,7 @@ def parse_doc_id(doc_id: str) -> tuple[Path, int, int]:
     match = re.fullmatch(DOC_ID_PATTERN, doc_id)
     if not match or int(match["start"]) >= int(match["end"]):
         raise InputError(f"doc_id {doc_id!r}: expected path/of/shard:start-end with start below end")
-    return Path(match["shard"] + ".bin"), int(match["start"]), int(match["end"])
+    return as_path(match["shard"] + ".bin"), int(match["start"]), int(match["end"])
 
 
 def find_document(shard: Shard, start: int, end: int) -> int:

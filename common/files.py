@@ -1,16 +1,23 @@
-"""Files that appear whole or not at all, one writer at a time, and the small JSON records beside them."""
+"""Files that appear whole or not at all, one writer at a time, and the small JSON records beside them.
+
+A path may also be a URL that fsspec knows, `s3://bucket/key` say; `as_path` tells the two apart, and both have the
+methods of `pathlib.Path`. What an object store cannot give is a lock: two runs on one output there are not noticed.
+"""
 
 import errno
 import json
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
+from upath import UPath
 
 from common.errors import InputError
 
@@ -19,12 +26,41 @@ CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
+def as_path(text: str | Path) -> Path | UPath:
+    """A path; of the class that pathlib or, for a URL, universal_pathlib has for it.
+
+    Raises:
+        InputError: nothing that is installed reads such a URL.
+    """
+    if "://" not in str(text):
+        return Path(text)
+    try:
+        path = UPath(text)
+        path.fs  # noqa: B018 - which loads what reads it
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{text}: cannot be reached ({error}); s3:// needs `pip install s3fs`") from None
+    return path
+
+
+def is_url(path: Path | UPath) -> bool:
+    """Whether a path leads into an object store."""
+    return "://" in str(path)
+
+
+def source(path: Path | UPath) -> Path | BinaryIO:
+    """What pyarrow can read: a path as it is, what a URL leads to opened."""
+    return path.open("rb") if is_url(path) else path
+
+
 @contextmanager
 def sole_writer(path: Path) -> Iterator[None]:
-    """Inside the block no other process on the machine writes `path`, or InputError.
+    """Inside the block no other process on the machine writes `path`, or InputError; nothing for a URL.
 
     The lock is the operating system's and ends with the process, however it ends; the empty file `.name.lock` stays.
     """
+    if is_url(path):
+        yield
+        return
     whole = Path(path).resolve()
     lock = FileLock(whole.with_name(f".{whole.name}.lock"), timeout=0)
     with writing(path):
@@ -47,17 +83,19 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in CANNOT_WRITE:
+        if error.errno not in CANNOT_WRITE and not is_url(path):
             raise
+        reason = os.strerror(error.errno) if error.errno else error
         raise InputError(
-            f"{path}: cannot be written ({os.strerror(error.errno)}); mend that and run the same command again, "
-            "finished work is kept"
+            f"{path}: cannot be written ({reason}); mend that and run the same command again, finished work is kept"
         ) from None
 
 
 @contextmanager
 def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
     """Yield a temporary name in `path`'s folder; when the block ends well, flush it and rename it to `path`.
+
+    For a URL it is a local file that is uploaded in the end, and an object store shows no half of an object.
 
     The block may make a file or a folder there. When it fails, the temporary is removed and `path` stays as it was.
     What a killed process left is removed by the next that writes `path`.
@@ -70,7 +108,14 @@ def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
     >>> with atomic(Path("out.txt")) as tmp:
     ...     tmp.write_text("whole")
     """
+    path = as_path(path)
     refuse_folder(path, marker)
+    if is_url(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            with writing(path):
+                path.fs.put_file(f"{folder}/{path.name}", path.path)
+        return
     shown, path = path, Path(path).resolve()
     tmp, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
     with writing(shown):
@@ -94,7 +139,11 @@ def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
 
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` while the block runs; call it as the sole writer of `path`."""
+    """An empty folder beside `path` (or in TMPDIR) while the block runs; call it as the sole writer of `path`."""
+    if is_url(path):
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+        return
     folder = Path(path).resolve().with_name(f".{path.name}.scratch")
     with writing(path):
         remove(folder)
@@ -149,7 +198,7 @@ def flush(path: Path) -> None:
 
 def refuse_folder(path: Path, marker: str | None = None) -> None:
     """Raise InputError if `path` is a folder, unless it is empty or holds `marker` where a folder is to be written."""
-    path = Path(path)
+    path = as_path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise InputError(f"{path}: not a file but a device or pipe, and not replaced; give another output")
     if path.is_dir() and not (marker and ((path / marker).exists() or not any(path.iterdir()))):
@@ -158,9 +207,9 @@ def refuse_folder(path: Path, marker: str | None = None) -> None:
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raise InputError if an output would be written over an input."""
-    read = {Path(path).resolve() for path in inputs}
+    read = {as_path(path).resolve() for path in inputs}
     for path in outputs:
-        if Path(path).resolve() in read:
+        if as_path(path).resolve() in read:
             raise InputError(f"{path}: this is an input itself and would be overwritten; give another --out")
 
 
@@ -173,7 +222,7 @@ def write_json(path: Path, record: dict) -> None:
 def read_json(path: Path) -> dict:
     """Read a JSON object; InputError names the file and line when it is not one."""
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json.loads(as_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

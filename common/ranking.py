@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from common.scores import SCHEMA, read_score_batches
+from common.scores import SCHEMA, count_rows, read_score_batches
 
 # A bin holds the scores that share sign, exponent and the first 8 bits of the mantissa: that differ by 0.4 % at most.
 BITS = 20
@@ -61,7 +61,8 @@ class Ranking:
         by: `documents` takes that percentage of the domain's documents, rounded up; `tokens` takes documents until
             they hold that percentage of its tokens.
         scratch: an empty folder for what does not fit into memory.
-        watch: passes the batches of a pass through, to show how far it is.
+        watch: called with the batches of a pass, what the pass does and how many rows there are, None if that is not
+            known; gives the batches back, and may show how far it is.
 
     Attributes:
         domains: by name, in order; complete once `selected` is exhausted.
@@ -69,7 +70,7 @@ class Ranking:
     """
 
     def __init__(
-        self, path: Path, percent: float, by: str, lowest: bool, scratch: Path, watch=lambda batches, _: batches
+        self, path: Path, percent: float, by: str, lowest: bool, scratch: Path, watch=lambda batches, *_: batches
     ):
         self._path, self._by, self._lowest = path, by, lowest
         self._share = Fraction(str(percent)) / 100
@@ -88,16 +89,15 @@ class Ranking:
             raise InputError(f"{self._path}: no row has a finite AI_Score; look at L_base and L_ref in it")
         self.domains = dict(sorted(self.domains.items()))
         last_places, edges = self._plan()
-        for bucket in self._spill(last_places, edges, twice):
-            table = self._cut(bucket)
-            bucket.unlink()
-            yield table
+        buckets = self._spill(last_places, edges, twice)
+        expected = sum(domain.limit for domain in self.domains.values()) if self._by == "documents" else None
+        yield from self._watch(map(self._cut, buckets), "writing", expected)
 
     def _count(self) -> np.ndarray:
         """The first pass; returns the hashes that occur twice."""
         with ExitStack() as stack:
             files = [stack.enter_context((self._scratch / f"hashes{n}").open("wb")) for n in range(HASH_FILES)]
-            for table in self._watch(read_score_batches(self._path), "reading"):
+            for table in self._watch(read_score_batches(self._path), "reading", count_rows(self._path)):
                 self.num_rows += len(table)
                 hashes = np.sort(_hashes(table))
                 for file, part in zip(files, np.split(hashes, _edges_of_hash_files(hashes)), strict=True):
@@ -151,7 +151,7 @@ class Ranking:
         seen: set[str] = set()
         with ExitStack() as stack:
             writers = [stack.enter_context(pa.ipc.new_stream(str(f), SCHEMA, options=COMPRESSED)) for f in files]
-            for table in self._watch(read_score_batches(self._path), "selecting"):
+            for table in self._watch(read_score_batches(self._path), "selecting", self.num_rows):
                 if len(twice):
                     self._refuse_repeated(table, twice, seen)
                 table, names, codes, _, _, bins = _ranked(table, self._lowest)
@@ -171,6 +171,7 @@ class Ranking:
         """Sort a bucket, take what is selected, and count it."""
         with pa.ipc.open_stream(str(bucket)) as reader:
             table = reader.read_all()
+        bucket.unlink()
         names = table["domain"].combine_chunks().dictionary_encode()
         ranks = {name: rank for rank, name in enumerate(self.domains)}
         domain_ranks = np.array([ranks[name] for name in names.dictionary.to_pylist()])[names.indices.to_numpy()]

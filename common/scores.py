@@ -10,7 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from common.documents import DOC_ID_PATTERN, parse_doc_id
 from common.errors import InputError
-from common.files import atomic
+from common.files import as_path, atomic, source
 
 SCHEMA = pa.schema(
     [
@@ -182,7 +182,7 @@ def merge_parts(parts: Iterable[Path], out: Path) -> Health:
         text.write("\t".join(SCHEMA.names) + "\n")
         for part in parts:
             try:
-                table = pq.read_table(part, page_checksum_verification=True).cast(SCHEMA)
+                table = pq.read_table(source(part), page_checksum_verification=True).cast(SCHEMA)
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise InputError(f"{part}: damaged ({error}); delete it and run this again to score it anew") from None
             writer.write_table(table)
@@ -199,7 +199,7 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
     Raises:
         InputError: it is neither, lacks a column, has a broken row or none at all; names file, column or row.
     """
-    path = Path(path)
+    path = as_path(path)
     make = "make it with attention_influence_scoring.py"
     if not path.exists():
         raise InputError(f"{path}: no such file; {make}")
@@ -223,11 +223,18 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
         raise InputError(f"{path}: no rows in it; {make}")
 
 
+def count_rows(path: Path) -> int | None:
+    """How many rows a table has, where its format says so: parquet does, if it is one."""
+    with suppress(OSError, pa.ArrowException):
+        return pq.read_metadata(source(path)).num_rows
+    return None
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
     """The names of a table's columns, and its batches."""
     if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(source(path)) as file:
             names = file.schema_arrow.names
             wanted = [name for name in SCHEMA.names if name in names]
             yield names, file.iter_batches(BATCH_ROWS, columns=wanted)
@@ -235,7 +242,7 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
         types = pa.csv.ConvertOptions(column_types=SCHEMA, null_values=["", "nan"], strings_can_be_null=False)
         # One thread, because only then an error names the row.
         reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-        with pa.csv.open_csv(path, reading, pa.csv.ParseOptions(delimiter="\t"), types) as file:
+        with pa.csv.open_csv(source(path), reading, pa.csv.ParseOptions(delimiter="\t"), types) as file:
             yield file.schema.names, iter(file)
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
-from common.files import flush, writing
+from common.files import as_path, atomic, is_url, writing
 
 HEADER_BYTES = 256 * 4
 LAYOUTS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
@@ -34,23 +34,25 @@ class Digests(NamedTuple):
 
 
 def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
-    """Memory-map a shard's tokens, after checking magic, version, count and exact file size.
+    """Memory-map a shard's tokens, after checking magic, version, count and exact file size; a URL's are read whole.
 
     Returns:
         Tokens, read-only, shape [num_tokens], uint16 or uint32; and the header's digests, None where it has none.
     Raises:
         InputError: what differs, at which offset, and what to do.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: not a file; give a shard, a .bin file")
     try:
         size = path.stat().st_size
-        header = np.fromfile(path, dtype="<i4", count=256)
+        data = path.read_bytes() if is_url(path) else None
+        start = data[:HEADER_BYTES] if data is not None else np.fromfile(path, "u1", count=HEADER_BYTES).tobytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if header.size < 256:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if len(start) < HEADER_BYTES:
         raise InputError(f"{path}: {size} bytes is shorter than a shard's header of {HEADER_BYTES}; tokenize it anew")
+    header = np.frombuffer(start, "<i4")
     magic, version, num_tokens = (int(field) for field in header[:3])
     if magic not in LAYOUTS:
         known = " or ".join(map(str, LAYOUTS))
@@ -68,12 +70,14 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
     digests = Digests(stored[:32], stored[32:]) if any(stored) else None
     if num_tokens == 0:
         return np.empty(0, dtype=dtype), digests
+    if data is not None:
+        return np.frombuffer(data, dtype, offset=HEADER_BYTES), digests
     return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(num_tokens,)), digests
 
 
 def file_digest(path: Path) -> bytes:
     """SHA-256 of a file."""
-    with Path(path).open("rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
@@ -105,7 +109,7 @@ class ShardWriter:
     def __init__(self, path: Path, dtype: np.dtype):
         self.path, self.dtype, self.num_tokens = path, dtype, 0
         self._digest = hashlib.sha256()
-        self._tmp = path.with_name(f".{path.name}.tmp")
+        self._whole = contextlib.ExitStack()
         self._file = None  # opened later: who is interrupted here has nothing on disk that no writer knows of
 
     def append(self, token_ids: Sequence[int]) -> None:
@@ -138,19 +142,21 @@ class ShardWriter:
             self._file.seek(0)
             self._file.write(header.tobytes())
             self._file.close()
-            flush(self._tmp)
-            self._tmp.replace(self.path)
-            flush(self.path.parent)
+        self._whole.close()
 
     def discard(self) -> None:
         """Drop what was written so far."""
         with contextlib.suppress(OSError):  # what the disk has no room for is dropped too
             if self._file:
                 self._file.close()
-        self._tmp.unlink(missing_ok=True)
+        with contextlib.suppress(_Discarded), self._whole:
+            raise _Discarded
 
     def _open(self) -> None:
         if not self._file:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._tmp.open("wb")
+            self._file = self._whole.enter_context(atomic(self.path)).open("wb")
             self._file.write(bytes(HEADER_BYTES))
+
+
+class _Discarded(Exception):
+    """Ends an `atomic` block without its file."""

@@ -1,0 +1,137 @@
+"""Shards, parts, scores and the selection in an object store: a local S3 server, and fsspec's memory."""
+
+import json
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+from conftest import byte_level_bpe, save_bpe, tiny_model
+from moto.server import ThreadedMotoServer
+
+import attention_influence_scoring
+import fineweb
+import make_reference_model
+import rank_scores
+import validate_docs
+from common import cli
+from common.errors import InputError
+from common.files import as_path, atomic, claim
+from common.scores import Parts
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A bucket on a server of its own."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    own = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    own |= {"AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(params=["s3", "memory"])
+def store(request):
+    return request.getfixturevalue("s3") if request.param == "s3" else "memory://bucket"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder, before = tmp_path_factory.mktemp("models"), Path.cwd()
+    os.chdir(folder)
+    try:
+        save_bpe("model", byte_level_bpe(400))
+        tiny_model("Llama").save_pretrained("model")
+        Path("heads.txt").write_text("2,3\n")
+        make_reference_model.main("--base_model model --retrieval_heads heads.txt".split())
+        texts = [f"The quick brown fox number {n} jumps over the lazy dog." * (1 + n % 5) for n in range(60)]
+        Path("text.jsonl").write_text("".join(json.dumps({"text": text, "id": text[:9]}) + "\n" for text in texts))
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def steps(out: str, text: str) -> None:
+    """Tokenize, score and rank, all under `out`."""
+    fineweb.main(f"--tokenizer model --input {text} --out_dir {out}/shards --shard_size 1000".split())
+    scoring = f"--base_model model --seq_len 64 --data {out}/shards/fineweb_train_*.bin --out {out}/scores.tsv"
+    attention_influence_scoring.main(scoring.split())
+    rank_scores.main(f"--scores {out}/scores.parquet --out {out}/top.tsv".split())
+
+
+def test_the_whole_run_in_a_store_gives_what_it_gives_on_a_disk(store, models, monkeypatch, capsys):
+    monkeypatch.chdir(models)
+    steps("disk", "text.jsonl")
+    as_path(f"{store}/text.jsonl").write_bytes(Path("text.jsonl").read_bytes())
+    steps(store, f"{store}/*.jsonl")
+    names = sorted(path.name for path in as_path(f"{store}/shards").iterdir())
+    assert len(names) > 6
+    for name in names:
+        if name != "dataset.json":  # which names its source
+            assert as_path(f"{store}/shards/{name}").read_bytes() == Path("disk/shards", name).read_bytes(), name
+    for name in ("scores.tsv", "top.tsv"):
+        assert as_path(f"{store}/{name}").read_text().replace(store, "disk") == Path("disk", name).read_text()
+    capsys.readouterr()
+    steps(store, f"{store}/*.jsonl")
+    assert f"reusing {store}/shards/" in capsys.readouterr().out
+    doc_id = as_path(f"{store}/top.tsv").read_text().splitlines()[1].split("\t")[0]
+    looking = f"--doc_id {doc_id} --base_model model --seq_len 64"
+    validate_docs.main([*looking.split(), "--data_dir", f"{store}/shards"])
+    assert f"=== {doc_id}" in capsys.readouterr().out
+    with pytest.raises(InputError, match="leads outside"):
+        validate_docs.main(looking.split())
+
+
+def test_a_stopped_run_goes_on_from_its_parts_in_a_store(store, models, monkeypatch):
+    monkeypatch.chdir(models)
+    steps("disk", "text.jsonl")
+    steps(f"{store}/again", "text.jsonl")
+    parts = sorted(as_path(f"{store}/again/scores.parts").glob("*.parquet"))
+    assert len(parts) > 2
+    parts[1].unlink()
+    as_path(f"{store}/again/scores.tsv").unlink()
+    added, add = [], Parts.add
+    monkeypatch.setattr(Parts, "add", lambda self, *piece: (added.append(piece), add(self, *piece)))
+    steps(f"{store}/again", "text.jsonl")
+    assert 0 < sum(last - first for _, first, last, _ in added) < 60
+    assert (
+        as_path(f"{store}/again/scores.tsv").read_text().replace(f"{store}/again", "disk")
+        == Path("disk/scores.tsv").read_text()
+    )
+
+
+def test_nothing_half_written_appears_in_a_store(store):
+    path = as_path(f"{store}/half/x.json")
+    with pytest.raises(KeyboardInterrupt), atomic(path) as tmp:
+        tmp.write_text("half")
+        raise KeyboardInterrupt
+    assert not path.exists()
+    claim(path, {"a": 1}, False, "*.parquet")
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def error_of(script, command: str, capsys) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda: script.main(command.split()))
+    assert exit_.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_is_wrong_with_a_url_is_one_line(s3, models, monkeypatch, capsys):
+    monkeypatch.chdir(models)
+    scoring = "--base_model model --seq_len 64 --data"
+    assert "nothing/*.bin: no such file" in error_of(
+        attention_influence_scoring, f"{scoring} {s3}/nothing/*.bin", capsys
+    )
+    assert "cannot be reached" in error_of(attention_influence_scoring, f"{scoring} nowhere://b/*.bin", capsys)
+    assert "s3://none/top.parquet: cannot be written" in error_of(
+        rank_scores, f"--scores {models}/disk/scores.tsv --out s3://none/top.tsv", capsys
+    )
+    as_path(f"{s3}/bad/x.bin").write_bytes(b"short")
+    assert "x.bin: 5 bytes is shorter" in error_of(attention_influence_scoring, f"{scoring} {s3}/bad/x.bin", capsys)
