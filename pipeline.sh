@@ -68,7 +68,7 @@ fi
 
 # The sample run has the scripts' own default paths; any other has a folder of its own.
 data=data
-reference=reference-model
+reference="reference-model"
 if [ "$model" != "$sample_model" ] || [ "$version" != sample ]; then
     data=data/${model//\//_}-$version
     reference=$data/reference-model

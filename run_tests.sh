@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 . common/setup.sh
-setup requirements-dev.txt requirements.txt
+setup requirements-dev.txt requirements.txt requirements-ray.txt
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 exec "$python" -m pytest "$@"

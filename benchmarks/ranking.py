@@ -1,9 +1,10 @@
-"""Ranking a table of 10 million made-up rows in 8 domains: time and peak memory of the whole process.
+"""Ranking tables of 10 and 100 million made-up rows in 8 domains: time and peak memory of the whole process.
 
 bash benchmarks/run.sh ranking
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measure import peak_memory_gb, save
+from measure import save
 
 from common.scores import SCHEMA
 
@@ -38,33 +39,38 @@ def write_table(path: Path, num_rows: int, num_domains: int) -> None:
             writer.write_table(pa.table(columns, schema=SCHEMA))
 
 
+def rank(table: Path, out: Path) -> tuple[float, float]:
+    """Seconds and peak memory in GB of the whole process."""
+    command = [sys.executable, str(ROOT / "rank_scores.py"), "--scores", str(table), "--out", str(out)]
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit("rank_scores.py failed")
+    return time.perf_counter() - begin, usage.ru_maxrss * 1024 / 1e9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000_000, 100_000_000])
     args = parser.parse_args()
-    seconds = []
+    sizes = []
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "scores.parquet"
-        write_table(table, args.rows, 8)
-        for _round in range(args.rounds):
-            command = [
-                sys.executable,
-                str(ROOT / "rank_scores.py"),
-                "--scores",
-                str(table),
-                "--out",
-                f"{folder}/top.tsv",
-            ]
-            begin = time.perf_counter()
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-            seconds.append(time.perf_counter() - begin)
+        for num_rows in args.rows:
+            write_table(table, num_rows, 8)
+            seconds, memory = rank(table, Path(folder) / "top.tsv")
+            sizes.append({"rows": num_rows, "seconds": seconds, "peak_memory_gb": memory})
+            print(sizes[-1], flush=True)
+    first, last = sizes[0], sizes[-1]
+    millions = (last["rows"] - first["rows"]) / 1e6
+    slope = {key: (last[key] - first[key]) / millions if millions else None for key in ("seconds", "peak_memory_gb")}
     save(
         "ranking",
         {
-            "what": f"{args.rows:,} rows, 8 domains, parquet in, TSV and parquet out",
-            "seconds": seconds,
-            "peak_memory_gb": peak_memory_gb(),
+            "what": "8 domains, the best 20 %, parquet in, TSV and parquet out, one run each",
+            "sizes": sizes,
+            "more_for_each_million_rows": slope,
         },
     )
 

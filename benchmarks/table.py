@@ -37,13 +37,9 @@ def rows() -> list[tuple[str, str, str]]:
     for peer in ("datasets.map", "datatrove"):
         found.append(("tokenizing 50 MB", peer, times(tokenizing["times_as_fast_as"][peer]) if tokenizing else missing))
     ranking = load("ranking")
-    found.append(
-        (
-            "ranking 10 million rows",
-            "",
-            f"{max(ranking['seconds']):.0f} s, {ranking['peak_memory_gb']:.1f} GB" if ranking else missing,
-        )
-    )
+    for size in ranking["sizes"] if ranking else []:
+        measured = f"{size['seconds']:.0f} s, {size['peak_memory_gb']:.2f} GB"
+        found.append((f"ranking {size['rows'] / 1e6:.0f} million rows", "", measured))
     gpu = load("scoring_gpu")
     for peer in ("plain loop", "padded batches"):
         found.append(("scoring, GPU, 1.3B", peer, times(gpu["times_as_fast_as"][peer]) if gpu else missing))

@@ -166,7 +166,7 @@ def _label(value: object, default: str) -> str:
 
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
     try:
-        with pq.ParquetFile(source(path)) as file:
+        with pq.ParquetFile(source(path), pre_buffer=False) as file:  # which would keep all of it in memory
             names = file.schema_arrow.names
             needed = {columns.text, columns.id, columns.domain} - {None}
             # Where one is missing, the caller reports it, and wants to see all names.

@@ -234,7 +234,7 @@ def count_rows(path: Path) -> int | None:
 def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
     """The names of a table's columns, and its batches."""
     if path.suffix == ".parquet":
-        with pq.ParquetFile(source(path)) as file:
+        with pq.ParquetFile(source(path), pre_buffer=False) as file:  # which would keep all of it in memory
             names = file.schema_arrow.names
             wanted = [name for name in SCHEMA.names if name in names]
             yield names, file.iter_batches(BATCH_ROWS, columns=wanted)

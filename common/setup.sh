@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by pipeline.sh and run_tests.sh: make .venv once, and again when a requirements file has changed.
 # Called with the requirements files that the caller needs.
 

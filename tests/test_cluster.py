@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import ray
@@ -233,6 +235,28 @@ def test_an_error_in_a_worker_is_one_line(on_cluster, capfd):
         cli.run(lambda: attention_influence_scoring.main(command))
     assert exit_.value.code == 2
     assert capfd.readouterr().err.splitlines()[-1].startswith("error: broken: ")
+
+
+def test_the_body_of_the_example_for_slurm_scores_on_one_node(run):
+    (run / "attention_influence_scoring.py").symlink_to(ROOT / "attention_influence_scoring.py")
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, "PYTHON": sys.executable, "RAY_PORT": str(port)}
+    command = ["bash", ROOT / "examples/slurm.sh", *SCORES.split(), "--out", "data/slurm.tsv"]
+    done = subprocess.run(command, cwd=run, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 nodes have joined the Ray cluster" in done.stdout
+    found, expected = (pd.read_csv(run / f"data/{name}.tsv", sep="\t") for name in ("slurm", "ai_scores"))
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+
+
+def test_shell_scripts_are_clean():
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    scripts = [*ROOT.glob("*.sh"), *ROOT.glob("[!.]*/*.sh"), ROOT / ".ci/run"]
+    assert ROOT / "examples/slurm.sh" in scripts
+    done = subprocess.run([shellcheck, "--external-sources", *scripts], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
 
 
 def test_without_the_flag_nothing_of_ray_is_imported(run):

@@ -1,0 +1,77 @@
+"""Scoring with Ray on this machine: one worker with all cores, a worker for each core, and no Ray at all.
+
+    bash pipeline.sh
+    bash benchmarks/run.sh workers
+
+The same documents in turn, each time with new workers. What every run pays once, starting Ray and loading the models,
+is told apart from scoring.
+"""
+
+import argparse
+import os
+import time
+from functools import partial
+
+import torch
+from measure import ratios, save
+
+from common.corpus import expand
+from common.documents import open_shard
+from common.engine import EngineOptions, workers
+from common.options import PairOptions, Runtime
+from common.units import Unit, UnitScorer, cut
+
+TOKENS_PER_UNIT = 2000  # a unit of this run; so that, as in a long run, the last ones are a small part of all
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base_model", default="data/SmolLM2-135M-Instruct")
+    parser.add_argument("--reference_model", default="reference-model")
+    parser.add_argument("--data", nargs="+", default=["data/finewebsample/fineweb_train_*.bin"])
+    parser.add_argument("--max_tokens", type=int, default=30_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    units = []
+    for shard in map(open_shard, expand(args.data)):
+        units += cut(shard, range(len(shard.spans)), TOKENS_PER_UNIT)
+    num_tokens = 0
+    taken = []
+    for unit in units[:: max(1, sum(len(unit.tokens) for unit in units) // args.max_tokens)]:
+        num_tokens += len(unit.tokens)
+        taken.append(unit)
+    options = PairOptions(args.base_model, args.reference_model, 1024, runtime=Runtime("cpu", "float32"))
+    cores = os.cpu_count()
+    engines = {
+        "no Ray": EngineOptions("local", None, None),
+        f"1 worker, {cores} cores": EngineOptions("ray", None, 1),
+        f"{cores} workers, 1 core each": EngineOptions("ray", None, cores),
+    }
+    seconds = {name: [] for name in engines}
+    starting = {name: [] for name in engines}
+    for number in range(args.rounds):
+        for name, engine in engines.items():
+            begin = time.perf_counter()
+            with workers(engine, partial(UnitScorer, options), Unit.behind, on_gpu=False) as team:
+                while len(getattr(team, "_idle", [None])) < team.num_workers:  # all of them
+                    team._wait(60)
+                started = time.perf_counter()
+                rows = sum(len(piece.scores) for _, _, piece in team.run(taken))
+                seconds[name].append(time.perf_counter() - started)
+            starting[name].append(started - begin)
+            print(f"round {number}: {name} {rows} documents in {seconds[name][-1]:.1f} s", flush=True)
+    several = list(engines)[-1]
+    save(
+        "workers",
+        {
+            "what": f"{num_tokens:,} tokens of the sample in {len(taken)} units, SmolLM2-135M, {torch.get_num_threads()} "
+            "threads without Ray",
+            "tokens_per_second": {name: [num_tokens / s for s in each] for name, each in seconds.items()},
+            "seconds_to_start": starting,
+            "times_as_fast_as": ratios(seconds, several),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

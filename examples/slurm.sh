@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Score shards on every GPU of a Slurm allocation.
+#
+#     sbatch examples/slurm.sh --base_model MODEL --data 'data/fineweb10B/fineweb_train_*.bin'
+#
+# Change the lines below to what your cluster has. The arguments go to attention_influence_scoring.py. The project, its
+# .venv and the models lie in a folder that all nodes share; run `sbatch` in it. The same command goes on from what a
+# stopped or failed job has finished. Without Slurm, `bash examples/slurm.sh …` does the same on one machine.
+#
+#SBATCH --job-name=attention-influence
+#SBATCH --nodes=16
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=64
+#SBATCH --gpus-per-node=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:TERM@120
+#SBATCH --output=slurm-%j.log
+
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-.}"
+python=${PYTHON:-.venv/bin/python}
+port=${RAY_PORT:-6379}
+
+if [ -n "${SLURM_JOB_NODELIST:-}" ]; then
+    mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    on() { srun --nodes=1 --ntasks=1 --overlap --nodelist="$1" "${@:2}"; }
+else
+    hosts=("$(hostname)")
+    on() { "${@:2}"; }
+fi
+
+# What Slurm grants is all that Ray may use of a node.
+ray=("$python" -m ray.scripts.scripts start --block --disable-usage-stats)
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then ray+=(--num-cpus="$SLURM_CPUS_PER_TASK"); fi
+if [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then ray+=(--num-gpus="$SLURM_GPUS_ON_NODE"); fi
+
+ip=$(on "${hosts[0]}" hostname -I | cut -d ' ' -f 1)
+head="$ip:$port"
+started=()
+trap 'kill "${started[@]}" 2>/dev/null || true' EXIT
+
+on "${hosts[0]}" "${ray[@]}" --head --node-ip-address="$ip" --port="$port" --include-dashboard=false &
+started+=($!)
+for host in "${hosts[@]:1}"; do
+    on "$host" "${ray[@]}" --address="$head" &
+    started+=($!)
+done
+
+joined() { "$python" -c "import ray; ray.init('$head', log_to_driver=False); print(len(ray.nodes()))" 2>/dev/null || true; }
+for _ in {1..60}; do
+    [ "$(joined)" = "${#hosts[@]}" ] && break
+    sleep 2
+done
+echo "$(joined) of ${#hosts[@]} nodes have joined the Ray cluster at $head"
+
+# In the background, so that the signal that Slurm sends before the time is up reaches it.
+"$python" attention_influence_scoring.py --engine ray --ray_address "$head" "$@" &
+driver=$!
+trap 'kill -TERM "$driver"' TERM INT
+code=0
+wait "$driver" || code=$?
+while kill -0 "$driver" 2>/dev/null; do # woken by a signal: what is finished is being saved
+    code=0
+    wait "$driver" || code=$?
+done
+exit "$code"
