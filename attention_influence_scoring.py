@@ -10,8 +10,8 @@ Writes  data/ai_scores.parquet and data/ai_scores.tsv, a row per document:
         data/finewebsample/fineweb_train_000001:0-214  plays   214         3.4121  3.6106  0.0582
 
 L_base and L_ref are mean nats per predicted token, AI_Score = (L_ref - L_base) / L_base. Documents longer than
---seq_len are scored in windows. Finished work is kept in data/ai_scores.parts/ every 30 seconds, behind each shard and
-when the run is stopped; the same command goes on from there.
+--seq_len are scored in windows. Finished work is kept in data/ai_scores.parts/ every 30 seconds and when the run is
+stopped; the same command goes on from there. On many GPUs: --engine ray.
 """
 
 import math
@@ -39,6 +39,7 @@ from common.tokenization import TextTokenizer
 from common.units import Piece, Unit, UnitScorer, cut, tokens_per_unit
 from common.visible import one_line
 
+SECONDS_PER_PIECE = 1  # from a worker of a cluster, which may have hundreds
 INCOMPLETE = 3  # exit status
 
 
@@ -194,7 +195,8 @@ def main(argv: list[str] | None = None) -> None:
     open_one = partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side)
     work = plan(expand(args.data), tokenizer, open_one, args.max_tokens)
     on_gpu = not options.runtime.device.startswith("cpu")
-    with sole_writer(args.out), workers(engine, partial(UnitScorer, options), Unit.behind, on_gpu) as team:
+    make = partial(UnitScorer, options, SECONDS_PER_PIECE if engine.engine == "ray" else 0)
+    with sole_writer(args.out), workers(engine, make, Unit.behind, on_gpu) as team:
         score(team, args.seq_len, work, open_one, args.out, args.overwrite)
 
 

