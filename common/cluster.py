@@ -3,7 +3,9 @@
 import logging
 import os
 import pickle
+import re
 import signal
+import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -87,14 +89,12 @@ class Cluster:
         self._in_a_row = 0
 
     def __enter__(self) -> "Cluster":
+        self._check_address()
         stopping = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
         try:
             ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"--ray_address {self._address}: no Ray cluster is reached there ({one_line(str(error))}); start one "
-                "(ray start --head), or leave the flag out for one on this machine"
-            ) from None
+            raise self._not_reached(error) from None
         finally:
             for number, handler in stopping:  # Ray puts its own in their place
                 signal.signal(number, handler)
@@ -113,6 +113,22 @@ class Cluster:
 
     def __exit__(self, *_error) -> None:
         ray.shutdown()
+
+    def _check_address(self) -> None:
+        """Raise InputError if nothing listens at `host:port`, for which Ray would look without end."""
+        address = self._address or os.environ.get("RAY_ADDRESS", "")
+        if match := re.fullmatch(r"\[?([^/]+?)]?:([0-9]{1,5})", address):
+            try:
+                socket.create_connection((match[1], int(match[2])), timeout=PATIENCE).close()
+            except (OSError, OverflowError) as error:
+                raise self._not_reached(error) from None
+
+    def _not_reached(self, error: Exception) -> InputError:
+        return InputError(
+            f"--ray_address {self._address or os.environ.get('RAY_ADDRESS')}: no Ray cluster is reached there "
+            f"({one_line(str(error))}); start one (ray start --head), set RAY_AUTH_MODE=token if it wants a token, or "
+            "leave the flag out for one on this machine"
+        )
 
     def _share(self, nodes: list[dict]) -> tuple[dict, int]:
         """What a worker gets, and how many workers there are unless somebody says otherwise."""

@@ -20,13 +20,17 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 python=${PYTHON:-.venv/bin/python}
 port=${RAY_PORT:-6379}
+export RAY_AUTH_MODE=token # nobody else on the network may use this Ray cluster
+RAY_AUTH_TOKEN=$("$python" -c 'import secrets; print(secrets.token_hex(32))')
+export RAY_AUTH_TOKEN
 
+# on HOST COMMAND …, to be called in a subshell
 if [ -n "${SLURM_JOB_NODELIST:-}" ]; then
     mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-    on() { srun --nodes=1 --ntasks=1 --overlap --nodelist="$1" "${@:2}"; }
+    on() { exec srun --nodes=1 --ntasks=1 --overlap --nodelist="$1" "${@:2}"; }
 else
     hosts=("$(hostname)")
-    on() { "${@:2}"; }
+    on() { exec "${@:2}"; }
 fi
 
 # What Slurm grants is all that Ray may use of a node.
@@ -37,7 +41,7 @@ if [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then ray+=(--num-gpus="$SLURM_GPUS_ON_NODE"
 ip=$(on "${hosts[0]}" hostname -I | cut -d ' ' -f 1)
 head="$ip:$port"
 started=()
-trap 'kill "${started[@]}" 2>/dev/null || true' EXIT
+trap 'kill "${started[@]}" 2>/dev/null || true; wait' EXIT
 
 on "${hosts[0]}" "${ray[@]}" --head --node-ip-address="$ip" --port="$port" --include-dashboard=false &
 started+=($!)
@@ -46,12 +50,15 @@ for host in "${hosts[@]:1}"; do
     started+=($!)
 done
 
-joined() { "$python" -c "import ray; ray.init('$head', log_to_driver=False); print(len(ray.nodes()))" 2>/dev/null || true; }
-for _ in {1..60}; do
-    [ "$(joined)" = "${#hosts[@]}" ] && break
-    sleep 2
-done
-echo "$(joined) of ${#hosts[@]} nodes have joined the Ray cluster at $head"
+timeout 300 "$python" - "$head" "${#hosts[@]}" <<'END'
+import sys, time
+import ray
+
+ray.init(sys.argv[1], log_to_driver=False)
+while (joined := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[2]):
+    time.sleep(1)
+print(f"{joined} nodes have joined the Ray cluster at {sys.argv[1]}")
+END
 
 # In the background, so that the signal that Slurm sends before the time is up reaches it.
 "$python" attention_influence_scoring.py --engine ray --ray_address "$head" "$@" &
