@@ -1,4 +1,4 @@
-"""Scoring with Ray on this machine: one worker with all cores, a worker for each core, and no Ray at all.
+"""Scoring with Ray on this machine: a worker with one core, two such workers, one with both, and no Ray at all.
 
     bash pipeline.sh
     bash benchmarks/run.sh workers
@@ -8,11 +8,12 @@ is told apart from scoring.
 """
 
 import argparse
-import os
 import time
+from dataclasses import replace
 from functools import partial
 
 from measure import ratios, save
+from ray.cluster_utils import Cluster
 
 from common.corpus import expand
 from common.documents import open_shard
@@ -40,33 +41,36 @@ def main() -> None:
         num_tokens += len(unit.tokens)
         taken.append(unit)
     options = PairOptions(args.base_model, args.reference_model, 1024, runtime=Runtime("cpu", "float32"))
-    cores = os.cpu_count()
-    engines = {
-        "no Ray": EngineOptions("local", None, None),
-        f"1 worker, {cores} cores": EngineOptions("ray", None, 1),
-        f"{cores} workers, 1 core each": EngineOptions("ray", None, cores),
+    engines = {  # and how many cores Ray may use
+        "no Ray": (EngineOptions("local", None, None), None),
+        "1 worker, 1 core": (EngineOptions("ray", None, 1), 1),
+        "1 worker, 2 cores": (EngineOptions("ray", None, 1), 2),
+        "2 workers, 1 core each": (EngineOptions("ray", None, 2), 2),
     }
     seconds = {name: [] for name in engines}
     starting = {name: [] for name in engines}
     for number in range(args.rounds):
-        for name, engine in engines.items():
+        for name, (engine, cores) in engines.items():
             begin = time.perf_counter()
+            cluster = Cluster(True, head_node_args={"num_cpus": cores, "include_dashboard": False}) if cores else None
+            engine = replace(engine, ray_address=cluster and cluster.address)
             with workers(engine, partial(UnitScorer, options), Unit.behind, on_gpu=False) as team:
                 while team.num_started < team.num_workers:
                     list(team.run(taken[:1]))  # until the last has come
                 started = time.perf_counter()
                 rows = sum(len(piece.scores) for _, _, piece in team.run(taken))
                 seconds[name].append(time.perf_counter() - started)
+            if cluster:
+                cluster.shutdown()
             starting[name].append(started - begin)
             print(f"round {number}: {name} {rows} documents in {seconds[name][-1]:.1f} s", flush=True)
-    several = list(engines)[-1]
     save(
         "workers",
         {
             "what": f"{num_tokens:,} tokens of the sample in {len(taken)} units, SmolLM2-135M, float32",
             "tokens_per_second": {name: [num_tokens / s for s in each] for name, each in seconds.items()},
             "seconds_to_start": starting,
-            "times_as_fast_as": ratios(seconds, several),
+            "times_as_fast_as": ratios(seconds, "2 workers, 1 core each"),
         },
     )
 

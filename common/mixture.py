@@ -1,0 +1,178 @@
+"""Training sequences drawn from several sources by token share, straight from the shards; nothing is copied.
+
+    from common.mixture import Mixture, Source
+
+    sources = {
+        "selected": Source.of_selection("data/top20.parquet"),
+        "baseline": Source.of_shards(["data/fineweb10B/fineweb_train_*.bin"]),
+    }
+    mixture = Mixture(sources, {"selected": 0.7, "baseline": 0.3}, seq_len=4096)
+    loader = torch.utils.data.DataLoader(mixture, batch_size=8, sampler=range(rank, len(mixture), world_size))
+
+A sequence follows from its number alone, so ranks and loader workers that take different numbers never overlap, and a
+run that has seen `n` sequences goes on with number `n`. The order is shuffled already: take the numbers as they come.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from common.corpus import expand
+from common.documents import open_shard
+from common.errors import InputError
+from common.files import as_path, source
+from common.shards import read_shard
+
+BLOCK = 1024  # sequences in which each source has its share, up to rounding
+
+
+class Source:
+    """Documents in shards, read behind each other in an order that is shuffled anew for every epoch, without end.
+
+    Args:
+        shards: their tokens.
+        shard_of: of each document, which shard it is in, shape [num_documents].
+        spans: where it lies there, int64, shape [num_documents, 2].
+
+    Attributes:
+        num_tokens: of an epoch.
+    """
+
+    def __init__(self, shards: Sequence[np.ndarray], shard_of: np.ndarray, spans: np.ndarray):
+        self._shards, self._shard_of = shards, shard_of
+        self._starts, self._lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
+        self.num_tokens = int(self._lengths.sum())
+        self._orders: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    @classmethod
+    def of_shards(cls, patterns: Sequence[str], eot_id: int | None = None) -> "Source":
+        """All documents of some shards; InputError as `expand` and `open_shard`."""
+        shards = [open_shard(path, eot_id) for path in expand(patterns)]
+        counts = [len(shard.spans) for shard in shards]
+        return cls(
+            [shard.tokens for shard in shards],
+            np.repeat(np.arange(len(shards), dtype=np.int32), counts),
+            np.concatenate([shard.spans for shard in shards]),
+        )._unless_empty(" ".join(patterns))
+
+    @classmethod
+    def of_selection(cls, path: str | Path) -> "Source":
+        """The documents of a selection that rank_scores.py wrote, the `.parquet`.
+
+        Raises:
+            InputError: it is not one, or a shard of it is damaged or shorter than it says.
+        """
+        try:
+            table = pq.read_table(source(as_path(path)), columns=["shard", "start", "end"])
+            names = table["shard"].combine_chunks().dictionary_encode()
+            spans = np.stack([pc.cast(table[name], pa.int64()).to_numpy() for name in ("start", "end")], axis=1)
+            shard_of = names.indices.to_numpy().astype(np.int32)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{path}: not a selection ({error}); make it with rank_scores.py") from None
+        shards = [read_shard(as_path(name))[0] for name in names.dictionary.to_pylist()]
+        ends = np.array([len(tokens) for tokens in shards], np.int64)[shard_of]
+        wrong = np.flatnonzero((spans[:, 0] < 0) | (spans[:, 0] >= spans[:, 1]) | (spans[:, 1] > ends))
+        if len(wrong):
+            name, (start, end) = names.dictionary[int(shard_of[wrong[0]])], spans[wrong[0]]
+            raise InputError(f"{path}: row {wrong[0] + 1}, tokens {start} to {end} are not in {name}; rank anew")
+        return cls(shards, shard_of, spans)._unless_empty(str(path))
+
+    def _unless_empty(self, name: str) -> "Source":
+        if not self.num_tokens:
+            raise InputError(f"{name}: no tokens in it")
+        return self
+
+    def read(self, first: int, count: int, seed: int) -> np.ndarray:
+        """Tokens [first, first + count) of the endless stream, int64, shape [count]."""
+        tokens, filled = np.empty(count, np.int64), 0
+        while filled < count:
+            epoch, offset = divmod(first + filled, self.num_tokens)
+            order, ends = self._order(seed, epoch)
+            place = int(np.searchsorted(ends, offset, side="right"))
+            while filled < count and place < len(order):
+                row, left = order[place], int(ends[place]) - offset
+                taken = min(count - filled, left)
+                start = int(self._starts[row] + self._lengths[row]) - left
+                tokens[filled : filled + taken] = self._shards[self._shard_of[row]][start : start + taken]
+                filled, offset, place = filled + taken, offset + taken, place + 1
+        return tokens
+
+    def _order(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The documents of an epoch in their order, and where each ends in the epoch's tokens."""
+        if (seed, epoch) not in self._orders:
+            order = np.random.default_rng([seed, epoch]).permutation(len(self._lengths))
+            kept = list(self._orders.items())[-1:]  # a sequence may begin in one epoch and end in the next
+            self._orders = dict([*kept, ((seed, epoch), (order, np.cumsum(self._lengths[order])))])
+        return self._orders[seed, epoch]
+
+
+class Mixture(torch.utils.data.Dataset):
+    """Packed sequences of tokens, each from one source, the sources by share.
+
+    Args:
+        sources: by name.
+        shares: of the tokens, by the same names; they need not add up to 1.
+        seq_len: tokens in a sequence; documents follow each other across its edges.
+        num_sequences: how many there are; default: as many as the sources hold tokens for at these shares before the
+            first of them begins anew.
+
+    >>> mixture[0]["input_ids"].shape
+    torch.Size([4096])
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, Source],
+        shares: dict[str, float],
+        seq_len: int,
+        seed: int = 0,
+        num_sequences: int | None = None,
+    ):
+        if sources.keys() != shares.keys() or not sources:
+            raise InputError(f"--mix: shares for {', '.join(shares)}, but the sources are {', '.join(sources)}")
+        whole = sum(Fraction(str(share)) for share in shares.values())
+        self._shares = {name: Fraction(str(shares[name])) / whole for name in sources if shares[name] >= 0 and whole}
+        if len(self._shares) < len(shares) or min(self._shares.values()) * BLOCK < 1:
+            raise InputError(f"--mix: a share is below 1/{BLOCK} of all; leave that source out")
+        self._sources, self._seq_len, self._seed = sources, seq_len, seed
+        fitting = min(sources[name].num_tokens / (share * seq_len) for name, share in self._shares.items())
+        self._num_sequences = max(1, int(fitting)) if num_sequences is None else num_sequences
+        self._block: tuple[int, np.ndarray, list[int]] = (-1, np.empty(0), [])
+
+    def __len__(self) -> int:
+        return self._num_sequences
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """`input_ids` and `labels`, both the same int64 tokens, as transformers' causal models want them."""
+        if not 0 <= number < self._num_sequences:
+            raise IndexError(number)
+        name, index = self.place(number)
+        stream = self._sources[name].read(index * self._seq_len, self._seq_len, self._seed)
+        tokens = torch.from_numpy(stream)
+        return {"input_ids": tokens, "labels": tokens}
+
+    def place(self, number: int) -> tuple[str, int]:
+        """Which source a sequence is from, and how many of that source come before it."""
+        block, position = divmod(int(number), BLOCK)
+        if self._block[0] != block:
+            before, behind = self._counts(block * BLOCK), self._counts((block + 1) * BLOCK)
+            which = np.repeat(np.arange(len(before)), np.subtract(behind, before))
+            self._block = (block, np.random.default_rng([self._seed, block]).permutation(which), before)
+        _, which, before = self._block
+        source_ = int(which[position])
+        return list(self._sources)[source_], before[source_] + int(np.count_nonzero(which[:position] == source_))
+
+    def _counts(self, number: int) -> list[int]:
+        """How many of the first `number` sequences are from each source."""
+        edges, total = [0], Fraction(0)
+        for share in self._shares.values():
+            total += share
+            edges.append(int(total * number))
+        return [last - first for first, last in pairwise(edges)]
