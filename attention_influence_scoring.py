@@ -65,6 +65,7 @@ class Work:
     """The documents of one shard that are to be scored: the first `num_documents`, of `num_tokens` in all."""
 
     path: Path
+    tokens_in_shard: int
     num_documents: int
     num_tokens: int
     digest: str
@@ -88,7 +89,7 @@ def plan(
         check_tokenizer(shard, tokenizer)
         ends = np.concatenate([[0], shard.spans[:, 1]])
         count = min(int(np.searchsorted(ends, max(left, 0))), len(shard.spans))
-        work.append(Work(path, count, int(ends[count]), shard.digest()))
+        work.append(Work(path, len(shard.tokens), count, int(ends[count]), shard.digest()))
         left -= int(ends[count])
     return work
 
@@ -103,10 +104,15 @@ def tokens_missing(item: Work, parts: Parts, open_one: Callable[[Path], Shard]) 
 
 
 def units(
-    work: list[Work], parts: Parts, open_one: Callable[[Path], Shard], checked: bool, vocab_size: int
+    work: list[Work],
+    parts: Parts,
+    open_one: Callable[[Path], Shard],
+    checked: bool,
+    vocab_size: int,
+    device: str,
 ) -> Iterator[Unit]:
     """What is not scored yet, cut into units; a shard is read whole and checked before its first, unless it was."""
-    size = tokens_per_unit(sum(item.num_tokens for item in work))
+    size = tokens_per_unit(sum(item.tokens_in_shard for item in work), device)
     for item in work:
         if gaps := parts.missing(item.name, item.num_documents):
             shard = open_one(item.path)
@@ -159,9 +165,10 @@ def score(
     print(one_line(f"{out}: {facts.summary}"))
     with Parts(folder) as parts, cli.progress(sum(item.num_tokens for item in work), "scoring") as bar:
         cli.skip(bar, sum(item.num_tokens - tokens_missing(item, parts, open_one) for item in work))
-        tally = Tally(parts, bar, team.status)
-        left = units(work, parts, open_one, overwrite, facts.vocab_size)
-        for _, unit, piece in team.run(read_ahead(left)):
+        covered = sum(last - first for item in work for first, last, _ in parts.of_shard(item.name))
+        tally = Tally(parts, bar, team.status, covered)
+        left = units(work, parts, open_one, overwrite, facts.vocab_size, facts.device)
+        for _, unit, piece in team.run(read_ahead(left, 2 * team.num_workers)):
             tally.take(unit, piece)
     for unit, reason in team.set_aside:
         start, end = unit.spans[0, 0], unit.spans[-1, 1]
@@ -170,7 +177,10 @@ def score(
             f"times ({reason})",
             file=sys.stderr,
         )
-    finished = [part for item in work for part in parts.of_shard(item.name)]
+    # Behind the documents that are wanted there may be parts of a run that wanted more, with gaps between them.
+    finished = [part for item in work for part in parts.of_shard(item.name) if part[0] < item.num_documents]
+    if team.set_aside and not finished:
+        sys.exit(INCOMPLETE)
     health = merge_parts([path for *_, path in finished], out)
     print(f"wrote {health.num_rows:,} scores to {out} and {out.with_suffix('.parquet')}")
     if skipped := sum(last - first for first, last, _ in finished) - health.num_rows:
@@ -191,6 +201,10 @@ def main(argv: list[str] | None = None) -> None:
     engine, options = engine_options(args), pair_options(args)
     if engine.num_workers and engine.engine == "local":
         raise InputError("--num_workers: only --engine ray has workers to count; give both or neither")
+    if engine.engine == "ray" and ":" in options.runtime.device:
+        raise InputError(
+            f"--device {options.runtime.device}: with --engine ray each worker gets a GPU; give cuda or auto"
+        )
     tokenizer = load_model_tokenizer(args.base_model, options.runtime)
     open_one = partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side)
     work = plan(expand(args.data), tokenizer, open_one, args.max_tokens)

@@ -21,7 +21,7 @@ from common.engine import EngineOptions, workers
 from common.options import PairOptions, Runtime
 from common.units import Unit, UnitScorer, cut
 
-TOKENS_PER_UNIT = 2000  # a unit of this run; so that, as in a long run, the last ones are a small part of all
+TOKENS_PER_UNIT = 500  # small, so that the last units of so short a run are a small part of all
 
 
 def main() -> None:

@@ -15,6 +15,9 @@ from common.corpus import BadRows
 from common.errors import InputError
 from common.visible import one_line
 
+# Packages whose exceptions tell of no credentials, no network, no such endpoint: not ours to import.
+OBJECT_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs"}
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help shows the script's docstring and every default, and whose errors are one line."""
@@ -128,6 +131,10 @@ def run(main: Callable[[], None]) -> None:
         if error.filename is None:
             _drop_stdout()
         sys.exit(_fail(f"{error.filename or 'writing'}: {error.strerror}"))
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in OBJECT_STORES:
+            raise
+        sys.exit(_fail(f"the object store did not do it ({type(error).__name__}: {error}); finished work is kept"))
     except KeyboardInterrupt as stopped:
         print(
             "\nstopped: finished work is kept and nothing half written is left; the same command (without --overwrite) "

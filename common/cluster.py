@@ -21,6 +21,7 @@ from common.visible import one_line
 
 PROJECT = Path(__file__).resolve().parents[1]
 TRIALS = 3  # a unit that kills so many workers is set aside
+BEGUN = "begun"
 PATIENCE = 60  # seconds until a worker that does not start is spoken of
 REASON_CHARS = 200
 
@@ -31,15 +32,16 @@ class _Actor:
     What `start` is given makes the worker, which called with a unit yields the unit's pieces.
     """
 
-    def start(self, pickled_make: bytes, project: str, folder: str) -> Any:
+    def start(self, pickled_make: bytes, project: str, folder: str, num_threads: int) -> Any:
         """Make the worker, in the folder that the driver runs in; returns the worker's facts."""
-        os.environ[NUM_THREADS] = os.environ.get("OMP_NUM_THREADS", "1")  # which Ray sets to the worker's cores
+        os.environ["OMP_NUM_THREADS"] = os.environ[NUM_THREADS] = str(num_threads)
         os.chdir(folder)
         sys.path.insert(0, project)
         self._worker = pickle.loads(pickled_make)()
         return self._worker.facts
 
     def work(self, unit: Any) -> Iterator[Any]:
+        yield BEGUN
         yield from self._worker(unit)
 
 
@@ -50,6 +52,7 @@ class _Running(NamedTuple):
     actor: Any
     number: int
     left: Any
+    begun: bool = False  # only then is the unit to blame for the worker's end
 
 
 class Cluster:
@@ -61,7 +64,8 @@ class Cluster:
         behind: what is left of a unit behind a piece, None for nothing.
         address: of a running cluster; None takes RAY_ADDRESS, or starts one on this machine.
         num_workers: None is one for each GPU of the cluster; where there is none, one for each machine.
-        on_gpu: give every worker a GPU of its own, if the cluster has any; otherwise a share of the cores.
+        on_gpu: give every worker a GPU of its own, if the cluster has any; otherwise a share of the smallest machine's
+            cores.
         on_failure: called with a line on every worker that is lost.
 
     Attributes:
@@ -81,19 +85,21 @@ class Cluster:
         on_gpu: bool,
         on_failure: Callable[[str], None] = lambda line: None,
     ):
-        self._make, self._behind, self._address, self._on_gpu = make, behind, address, on_gpu
+        self._make, self._behind, self._on_gpu = make, behind, on_gpu
+        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
         self.num_workers, self.on_failure = num_workers, on_failure
         self.facts, self.failures, self.num_started, self.set_aside = None, 0, 0, []
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
-        self._in_a_row = 0
+        self._failed_starts = 0
+        self._aside_in_a_row = 0
 
     def __enter__(self) -> "Cluster":
         self._check_address()
         stopping = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
         try:
             ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             raise self._not_reached(error) from None
         finally:
             for number, handler in stopping:  # Ray puts its own in their place
@@ -116,18 +122,19 @@ class Cluster:
 
     def _check_address(self) -> None:
         """Raise InputError if nothing listens at `host:port`, for which Ray would look without end."""
-        address = self._address or os.environ.get("RAY_ADDRESS", "")
-        if match := re.fullmatch(r"\[?([^/]+?)]?:([0-9]{1,5})", address):
+        if match := re.fullmatch(r"\[?([^/]+?)]?:([0-9]{1,5})", self._address):
             try:
                 socket.create_connection((match[1], int(match[2])), timeout=PATIENCE).close()
             except (OSError, OverflowError) as error:
                 raise self._not_reached(error) from None
 
     def _not_reached(self, error: Exception) -> InputError:
+        reason = one_line(str(error))[:REASON_CHARS]
+        if self._address == "local":
+            return InputError(f"--engine ray: Ray does not start on this machine ({reason})")
         return InputError(
-            f"--ray_address {self._address or os.environ.get('RAY_ADDRESS')}: no Ray cluster is reached there "
-            f"({one_line(str(error))}); start one (ray start --head), set RAY_AUTH_MODE=token if it wants a token, or "
-            "leave the flag out for one on this machine"
+            f"--ray_address {self._address}: no Ray cluster is reached there ({reason}); start one (ray start --head), "
+            "set RAY_AUTH_MODE=token if it wants a token, or leave the flag out for one on this machine"
         )
 
     def _share(self, nodes: list[dict]) -> tuple[dict, int]:
@@ -153,7 +160,7 @@ class Cluster:
         Yields:
             (number of the unit, the unit or what was left of it, piece) as they come; pieces of one unit in order.
         Raises:
-            InputError: raised in a worker; or workers are lost and nothing gets done.
+            InputError: raised in a worker; or no worker is left; or unit after unit is set aside.
         """
         fresh, again, failed = enumerate(units), deque(), Counter()
         running: dict[Any, _Running] = {}
@@ -176,32 +183,40 @@ class Cluster:
             if not running and not again and exhausted:
                 return
             for stream in self._wait(PATIENCE, running):
-                actor, number, left = running.pop(stream)
+                actor, number, left, begun = running.pop(stream)
                 try:
                     piece = ray.get(next(stream))
                 except StopIteration:
                     self._idle.append(actor)
                     continue
                 except RayError as error:
+                    if isinstance(error, RayTaskError) and isinstance(error.cause, InputError):
+                        raise error.cause from None
                     self.num_started -= 1
                     reason = self._lost(actor, error)
-                    failed[number] += 1
+                    self._start()
+                    failed[number] += begun
                     if left is not None and failed[number] == TRIALS:
-                        self.set_aside.append((left, reason))
+                        self._set_aside(left, reason)
                     elif left is not None:
                         again.append((number, left))
                     continue
-                self._in_a_row = 0
-                yield number, left, piece
-                running[stream] = _Running(actor, number, self._behind(left, piece))
+                if piece != BEGUN:
+                    self._aside_in_a_row = 0
+                    yield number, left, piece
+                    left = self._behind(left, piece)
+                running[stream] = _Running(actor, number, left, begun=True)
 
     def _start(self) -> None:
-        actor = ray.remote(_Actor).options(**self._resources).remote()
+        actor = ray.remote(_Actor).options(**self._resources, scheduling_strategy="SPREAD").remote()
         make = ray.cloudpickle.dumps(self._make)
-        self._starting[actor.start.remote(make, str(PROJECT), str(Path.cwd()))] = actor
+        num_threads = max(1, int(self._resources["num_cpus"]))
+        self._starting[actor.start.remote(make, str(PROJECT), str(Path.cwd()), num_threads)] = actor
 
     def _wait(self, seconds: float, running: Iterable[Any] = ()) -> list[Any]:
         """Wait for something to happen; take new workers in, and return the streams that have something to say."""
+        if not (self._starting or self._idle or running):
+            raise InputError(f"no worker is left, and {self._failed_starts} could not be started; see the warnings")
         ready, _ = ray.wait([*self._starting, *running], num_returns=1, timeout=seconds, fetch_local=False)
         if not ready and not running:
             self.on_failure(f"no worker has started yet; each needs {self._resources} of the cluster")
@@ -210,7 +225,7 @@ class Cluster:
                 try:
                     facts = ray.get(ref)
                 except RayError as error:
-                    self._lost(actor, error)
+                    self._not_started(actor, error)
                     continue
                 if self.facts is not None and facts != self.facts:
                     raise InputError(
@@ -221,22 +236,32 @@ class Cluster:
                 self._idle.append(actor)
         return [ref for ref in ready if ref in running]
 
-    def _lost(self, actor: Any, error: RayError) -> str:
-        """Put a new worker in the place of one that is lost; returns why it was."""
-        if isinstance(error, RayTaskError) and isinstance(error.cause, InputError):
-            raise error.cause
+    def _not_started(self, actor: Any, error: RayError) -> None:
+        """What keeps the first worker from starting ends the run; later, it is that machine's own trouble."""
         cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(cause, OSError | ImportError):
+        if self.facts is None and isinstance(cause, OSError | ImportError):
             raise InputError(
-                f"a worker of the cluster cannot work: {type(cause).__name__}: {cause}; every machine needs the same "
-                "project, models and installed packages, under the same paths"
+                f"a worker cannot start: {type(cause).__name__}: {cause}; every machine needs the same project, models "
+                "and installed packages, under the same paths"
             )
+        if self.facts is None and isinstance(cause, InputError):
+            raise cause
+        self._lost(actor, error)
+        self._failed_starts += 1
+        if self._failed_starts < TRIALS * self.num_workers:
+            self._start()
+
+    def _lost(self, actor: Any, error: RayError) -> str:
+        """Count a worker that is lost; returns why it was."""
+        cause = error.cause if isinstance(error, RayTaskError) else error
         reason = one_line(f"{type(cause).__name__}: {str(cause).rpartition('Worker exit detail: ')[2]}")[:REASON_CHARS]
         self.failures += 1
-        self._in_a_row += 1
-        if self._in_a_row > TRIALS * (self.num_workers + 1):
-            raise InputError(f"{self._in_a_row} workers were lost and nothing was done in between; the last: {reason}")
-        self.on_failure(f"a worker was lost and is replaced ({reason})")
+        self.on_failure(f"a worker was lost ({reason})")
         ray.kill(actor)
-        self._start()
         return reason
+
+    def _set_aside(self, unit: Any, reason: str) -> None:
+        self.set_aside.append((unit, reason))
+        self._aside_in_a_row += 1
+        if self._aside_in_a_row > TRIALS + self.num_workers:
+            raise InputError(f"{self._aside_in_a_row} units in a row killed {TRIALS} workers each; the last: {reason}")

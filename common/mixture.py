@@ -136,11 +136,11 @@ class Mixture(torch.utils.data.Dataset):
         num_sequences: int | None = None,
     ):
         if sources.keys() != shares.keys() or not sources:
-            raise InputError(f"--mix: shares for {', '.join(shares)}, but the sources are {', '.join(sources)}")
+            raise InputError(f"the mix has shares for {', '.join(shares)}, but the sources are {', '.join(sources)}")
         whole = sum(Fraction(str(share)) for share in shares.values())
         self._shares = {name: Fraction(str(shares[name])) / whole for name in sources if shares[name] >= 0 and whole}
         if len(self._shares) < len(shares) or min(self._shares.values()) * BLOCK < 1:
-            raise InputError(f"--mix: a share is below 1/{BLOCK} of all; leave that source out")
+            raise InputError(f"the mix: a share is below 1/{BLOCK} of all; leave that source out")
         self._sources, self._seq_len, self._seed = sources, seq_len, seed
         fitting = min(sources[name].num_tokens / (share * seq_len) for name, share in self._shares.items())
         self._num_sequences = max(1, int(fitting)) if num_sequences is None else num_sequences

@@ -3,7 +3,7 @@
 A table is read twice. The first pass counts, in each domain, the documents of every bin of scores, which gives the bin
 that the threshold falls into. The second puts the documents up to that bin aside on disk, in buckets that follow each
 other in the order of the result; bucket by bucket they are sorted, cut at the exact threshold and handed on. Memory
-holds a batch of rows, the counts, and one bucket.
+holds a batch of rows, the counts, and one bucket: a million rows, or those of one bin where that has more.
 """
 
 import math
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -179,10 +180,10 @@ class Ranking:
         table, domain_ranks = table.take(order), domain_ranks[order]
         lengths, scores = table["num_tokens"].to_numpy(), table["AI_Score"].to_numpy()
         chosen = []
-        for name, domain in self.domains.items():
-            first, last = np.searchsorted(domain_ranks, [ranks[name], ranks[name] + 1])
-            if first == last:
-                continue
+        present = sorted(names.dictionary.to_pylist())
+        edges = [0, *(np.flatnonzero(np.diff(domain_ranks)) + 1).tolist(), len(table)]
+        for name, (first, last) in zip(present, pairwise(edges), strict=True):
+            domain = self.domains[name]
             weights = lengths[first:last] if self._by == "tokens" else np.ones(last - first, np.int64)
             before = domain.taken + np.cumsum(weights) - weights
             count = int(np.searchsorted(before, domain.limit))

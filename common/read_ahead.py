@@ -11,12 +11,12 @@ READ_AHEAD = 2
 T = TypeVar("T")
 
 
-def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, fetched by a thread while the caller works on earlier ones.
+def read_ahead(items: Iterator[T], depth: int = READ_AHEAD) -> Iterator[T]:
+    """The same items, fetched by a thread while the caller works on earlier ones; up to `depth` of them wait.
 
     The thread is a daemon, so that a source that hangs does not keep the program from ending.
     """
-    fetched: Queue[tuple[T | None, BaseException | None]] = Queue(READ_AHEAD)
+    fetched: Queue[tuple[T | None, BaseException | None]] = Queue(depth)
     stopped, end = Event(), object()
 
     def hand_over(item: T | object | None, error: BaseException | None = None) -> None:

@@ -37,6 +37,7 @@ class Pair:
         tokenizer: the base model's.
         identity: what a run's results depend on: digests of both models, and the tokenizer.
         summary: one line on how the reference relates to the base.
+        device: type of the device that both are on.
     """
 
     scorer: PairScorer
@@ -44,6 +45,7 @@ class Pair:
     vocab_size: int
     identity: dict[str, str | int | None]
     summary: str
+    device: str
 
 
 def load_pair(options: PairOptions) -> Pair:
@@ -87,7 +89,7 @@ def load_pair(options: PairOptions) -> Pair:
         summary = f"two separate models: {found}"
         scorer = PairScorer(base, reference, tokens_per_batch=options.tokens_per_batch)
     _check_losses(scorer, base, reference)
-    return Pair(scorer, tokenizer, vocab_size, identity, summary)
+    return Pair(scorer, tokenizer, vocab_size, identity, summary, base.device.type)
 
 
 @torch.no_grad()

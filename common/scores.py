@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
 SLICES_SCHEMA = pa.schema([*SCHEMA, ("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
 
 SECONDS_PER_PART = 30
+WRITERS = 16  # parts written at once
 BATCH_ROWS, BLOCK_BYTES = 2**18, 2**24  # read at once, from parquet and from TSV
 
 
@@ -130,6 +132,7 @@ class Parts:
     def flush(self) -> None:
         """Write what was taken in, stretches that touch as one part."""
         pending, self._pending, self._flushed = self._pending, [], time.monotonic()
+        writing: list[tuple] = []
         for shard_name, stretches in groupby(sorted(pending, key=itemgetter(0, 1)), key=itemgetter(0)):
             whole: list[tuple[int, int, list[tuple]]] = []
             for _, first, last, rows in stretches:
@@ -137,15 +140,17 @@ class Parts:
                     whole[-1] = (whole[-1][0], last, whole[-1][2] + rows)
                 else:
                     whole.append((first, last, rows))
-            for stretch in whole:
-                self._write(_short(shard_name), *stretch)
+            writing += [(_short(shard_name), *stretch) for stretch in whole]
+        with ThreadPoolExecutor(WRITERS) as pool:  # hundreds of workers make hundreds of stretches
+            for shard, part in pool.map(self._write, *zip(*writing, strict=True)) if writing else ():
+                self._found.setdefault(shard, []).append(part)
 
-    def _write(self, shard: str, first: int, last: int, rows: list[tuple]) -> None:
+    def _write(self, shard: str, first: int, last: int, rows: list[tuple]) -> tuple[str, tuple[int, int, Path]]:
         columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
         path = self.folder / f"{shard}.{first:012d}-{last:012d}.parquet"
         with atomic(path) as tmp:
             pq.write_table(pa.table([list(column) for column in columns], schema=SCHEMA), tmp, write_page_checksum=True)
-        self._found.setdefault(shard, []).append((first, last, path))
+        return shard, (first, last, path)
 
     def of_shard(self, shard_name: str) -> list[tuple[int, int, Path]]:
         """The parts of a shard, as (first row, row behind the last, file), by row and without overlap."""
@@ -172,7 +177,7 @@ def merge_parts(parts: Iterable[Path], out: Path) -> Health:
     Raises:
         InputError: a part is damaged, or there is no row at all.
     """
-    health = Health()
+    health, waiting = Health(), []
     with (
         atomic(out) as tsv,
         atomic(out.with_suffix(".parquet")) as parquet,
@@ -185,9 +190,14 @@ def merge_parts(parts: Iterable[Path], out: Path) -> Health:
                 table = pq.read_table(source(part), page_checksum_verification=True).cast(SCHEMA)
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise InputError(f"{part}: damaged ({error}); delete it and run this again to score it anew") from None
-            writer.write_table(table)
+            waiting.append(table)
+            if sum(map(len, waiting)) >= BATCH_ROWS:
+                writer.write_table(pa.concat_tables(waiting), row_group_size=BATCH_ROWS)
+                waiting.clear()
             table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g", na_rep="nan")
             health.add(table)
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=BATCH_ROWS)
         if not health.num_rows:
             raise InputError(f"{out}: no document in the data has two tokens or more, so there are no scores to write")
     return health

@@ -16,8 +16,9 @@ from common.documents import Shard, is_scorable, windows
 from common.options import PairOptions
 from common.reference import load_pair
 
-# A unit's tokens: the least, the most, and how many units there should be where that leaves a choice.
-MIN_TOKENS, MAX_TOKENS, UNITS = 2**13, 2**19, 256
+# A unit's tokens: the least, which is a few batches, and the most; and how many units there should be where that leaves
+# a choice.
+MIN_TOKENS, MAX_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**17}, 2**19, 2048
 
 
 class Piece(NamedTuple):
@@ -84,9 +85,10 @@ class Unit:
                 yield row, list(windows(token_ids, seq_len, bos_id))
 
 
-def tokens_per_unit(num_tokens: int) -> int:
-    """How many tokens to put into a unit of so many in all."""
-    return min(max(num_tokens // UNITS, MIN_TOKENS), MAX_TOKENS)
+def tokens_per_unit(num_tokens: int, device: str) -> int:
+    """How many tokens to put into a unit, of so many in all."""
+    least = MIN_TOKENS["cpu" if device == "cpu" else "cuda"]
+    return min(max(num_tokens // UNITS, least), MAX_TOKENS)
 
 
 def cut(shard: Shard, rows: range, size: int) -> Iterator[Unit]:
@@ -115,11 +117,13 @@ class Facts(NamedTuple):
     Attributes:
         identity: what the results depend on: digests of both models, and the tokenizer.
         summary: one line on how the reference relates to the base.
+        device: what computes: `cpu` or `cuda`, say.
     """
 
     identity: dict[str, str | int | None]
     vocab_size: int
     summary: str
+    device: str
 
 
 class UnitScorer:
@@ -133,7 +137,7 @@ class UnitScorer:
 
     def __init__(self, options: PairOptions, seconds_per_piece: float = 0):
         self._pair, self._seq_len, self._seconds = load_pair(options), options.seq_len, seconds_per_piece
-        self.facts = Facts(self._pair.identity, self._pair.vocab_size, self._pair.summary)
+        self.facts = Facts(self._pair.identity, self._pair.vocab_size, self._pair.summary, self._pair.device)
 
     def __call__(self, unit: Unit) -> Iterator[Piece]:
         """Scores of the unit's documents, in order, as they are computed."""

@@ -50,14 +50,16 @@ for host in "${hosts[@]:1}"; do
     started+=($!)
 done
 
-timeout 300 "$python" - "$head" "${#hosts[@]}" <<'END'
+# Nodes that do not come within five minutes are done without; those that come later are not used.
+timeout 400 "$python" - "$head" "${#hosts[@]}" <<'END'
 import sys, time
 import ray
 
+wanted, deadline = int(sys.argv[2]), time.monotonic() + 300
 ray.init(sys.argv[1], log_to_driver=False)
-while (joined := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[2]):
+while (joined := sum(node["Alive"] for node in ray.nodes())) < wanted and time.monotonic() < deadline:
     time.sleep(1)
-print(f"{joined} nodes have joined the Ray cluster at {sys.argv[1]}")
+print(f"{joined} of {wanted} nodes have joined the Ray cluster at {sys.argv[1]}")
 END
 
 # In the background, so that the signal that Slurm sends before the time is up reaches it.

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -21,10 +22,12 @@ from conftest import SENTENCES, byte_level_bpe, save_bpe, tiny_model
 from ray.cluster_utils import Cluster
 
 import attention_influence_scoring
+import common.cluster as ray_cluster
 import common.scores
 import fineweb
 import make_reference_model
 from common import cli
+from common.errors import InputError
 from common.units import UnitScorer
 
 ROOT = Path(__file__).parents[1]
@@ -75,13 +78,14 @@ def on_cluster(run, cluster, monkeypatch):
     return f"--engine ray --ray_address {cluster.address} --num_workers 2"
 
 
+def actors(title: str) -> list[psutil.Process]:
+    """The workers' processes whose title begins so; one that is doing a unit says `work` in its own."""
+    return [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith(f"ray::{title}")]
+
+
 def working() -> list[psutil.Process]:
     """The workers that are doing a unit."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith("ray::_Actor.work"):
-            found.append(process)
-    return found
+    return actors("_Actor.work")
 
 
 @contextmanager
@@ -141,7 +145,7 @@ def test_the_work_of_a_killed_worker_is_done_by_another_once(on_cluster, capfd):
     assert same(out)
     assert documents_in(err) == 700
     assert "1 failures" in err
-    assert err.count("a worker was lost and is replaced") == 1
+    assert err.count("a worker was lost (") == 1
 
 
 def test_the_work_of_a_lost_node_is_done_on_another_once(on_cluster, cluster, capfd):
@@ -153,10 +157,10 @@ def test_the_work_of_a_lost_node_is_done_on_another_once(on_cluster, cluster, ca
     err = capfd.readouterr().err
     assert same(out)
     assert documents_in(err) == 700
-    assert err.count("a worker was lost and is replaced") == 1
+    assert err.count("a worker was lost (") == 1
 
 
-def test_a_killed_driver_goes_on_from_the_finished_units(on_cluster, capfd):
+def test_a_killed_driver_goes_on_from_the_finished_units(on_cluster, monkeypatch, capfd):
     command = [*SCORES.split(), *on_cluster.split(), "--out", "data/driver.tsv"]
     script = (
         f"import common.scores, attention_influence_scoring as s; common.scores.SECONDS_PER_PART = 0; s.main({command})"
@@ -168,10 +172,13 @@ def test_a_killed_driver_goes_on_from_the_finished_units(on_cluster, capfd):
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
     assert not Path("data/driver.tsv").exists()
+    added, add = [], common.scores.Parts.add
+    monkeypatch.setattr(common.scores.Parts, "add", lambda self, *piece: (added.append(piece), add(self, *piece)))
     capfd.readouterr()
     attention_influence_scoring.main(command)
     assert same("data/driver.tsv")
-    assert 0 < documents_in(capfd.readouterr().err) < 700
+    assert 0 < sum(last - first for _, first, last, _ in added) < 700
+    assert documents_in(capfd.readouterr().err) == 700
 
 
 class Poisoned(UnitScorer):
@@ -202,8 +209,6 @@ def test_a_unit_that_kills_three_workers_is_set_aside_and_named(on_cluster, monk
     assert left == [row for row in rows if row.split("\t")[0] not in missing]
     first, last = missing[0].rpartition("-")[0], missing[-1].rpartition("-")[2]
     assert f"{first}-{last}, whose worker was lost three times" in line
-    attention_influence_scoring.main(command)
-    assert same("data/poison.tsv")
 
 
 def test_a_term_signal_keeps_the_work_and_says_how_to_go_on(on_cluster, capfd):
@@ -258,7 +263,7 @@ def test_the_body_of_the_example_for_slurm_scores_on_one_node(run):
     command = ["bash", ROOT / "examples/slurm.sh", *SCORES.split(), "--out", "data/slurm.tsv"]
     done = subprocess.run(command, cwd=run, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "1 nodes have joined the Ray cluster" in done.stdout
+    assert "1 of 1 nodes have joined the Ray cluster" in done.stdout
     found, expected = (pd.read_csv(run / f"data/{name}.tsv", sep="\t") for name in ("slurm", "ai_scores"))
     pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-5)
 
@@ -269,6 +274,79 @@ def test_shell_scripts_are_clean():
     assert ROOT / "examples/slurm.sh" in scripts
     done = subprocess.run([shellcheck, "--external-sources", *scripts], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
+
+
+class Light:
+    """A worker that needs no model; a unit says what to do."""
+
+    facts = "light"
+
+    def __init__(self, kind: str, folder: Path):
+        first = folder / "first"
+        if kind == "only one starts" and first.exists():
+            raise RuntimeError("no room here")
+        first.touch()
+        if kind == "all differ":
+            self.facts = os.getpid()
+
+    def __call__(self, unit):
+        if unit == "die":
+            os._exit(1)
+        if unit == "slow":
+            time.sleep(2)
+        yield unit
+
+
+@contextmanager
+def light(cluster, tmp_path, kind="", num_workers=2):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    make = partial(Light, kind, tmp_path)
+    with ray_cluster.Cluster(make, lambda unit, piece: None, cluster.address, num_workers, on_gpu=False) as workers:
+        yield workers
+
+
+def test_a_unit_is_not_to_blame_for_workers_that_died_idle(cluster, tmp_path):
+    def all_of_six():
+        found = [
+            p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith("ray::_Actor")
+        ]
+        return found if len(found) == 6 and working() else None
+
+    with light(cluster, tmp_path, num_workers=6) as workers:
+        while workers.num_started < 6:
+            assert [piece for *_, piece in workers.run(["x"])] == ["x"]
+        with during(all_of_six, lambda found: [process.kill() for process in found]):
+            assert [piece for *_, piece in workers.run(["slow"])] == ["slow"]
+        assert workers.failures >= 2
+        assert workers.set_aside == []
+
+
+def test_workers_that_do_not_start_are_done_without(cluster, tmp_path):
+    with light(cluster, tmp_path, "only one starts") as workers:
+        while workers.failures < ray_cluster.TRIALS * 2:
+            assert [piece for *_, piece in workers.run(["x"])] == ["x"]
+        assert sorted(piece for *_, piece in workers.run(map(str, range(9)))) == list("012345678")
+        assert workers.num_started == 1
+
+
+def test_workers_of_different_models_are_refused(cluster, tmp_path):
+    with light(cluster, tmp_path, "all differ") as workers, pytest.raises(InputError, match="different models"):
+        while True:
+            list(workers.run(["x"]))
+
+
+def test_units_that_all_kill_their_workers_end_the_run(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "TRIALS", 1)
+    with light(cluster, tmp_path, num_workers=1) as workers, pytest.raises(InputError, match="3 units in a row"):
+        list(workers.run(["die"] * 9))
+
+
+def test_a_gpu_by_number_and_ray_do_not_go_together(run, monkeypatch):
+    monkeypatch.chdir(run)
+    with pytest.raises(InputError, match="--device cuda:1"):
+        attention_influence_scoring.main([*SCORES.split(), "--engine", "ray", "--device", "cuda:1"])
+    with pytest.raises(InputError, match="--num_workers"):
+        attention_influence_scoring.main([*SCORES.split(), "--num_workers", "2"])
 
 
 def test_without_the_flag_nothing_of_ray_is_imported(run):

@@ -129,9 +129,9 @@ def test_a_selection_that_does_not_fit_its_shards_is_refused(tmp_path, rows, say
 def test_a_wrong_mix_or_table_is_refused(tmp_path):
     one = source([4] * 10)
     for shares in ({"b": 1}, {"a": 1, "b": 1}, {"a": 0}, {"a": -1}):
-        with pytest.raises(InputError, match="--mix"):
+        with pytest.raises(InputError, match="the mix"):
             Mixture({"a": one}, shares, 8)
-    with pytest.raises(InputError, match="--mix"):
+    with pytest.raises(InputError, match="the mix"):
         Mixture({"a": one, "b": one}, {"a": 1, "b": 1e-6}, 8)
     (tmp_path / "x.parquet").write_text("no table")
     with pytest.raises(InputError, match=r"x.parquet: not a selection"):

@@ -206,6 +206,18 @@ def test_scoring_stops_behind_the_document_that_reaches_max_tokens(run, spm_fold
     assert few["num_tokens"].sum() >= 700 > few["num_tokens"].iloc[:-1].sum()
 
 
+def test_fewer_tokens_after_a_run_with_gaps_give_the_beginning_alone(run, spm_folder):
+    flags = ["--base_model", spm_folder, "--data", "data/mine/*.bin", "--seq_len", "64"]
+    whole = pd.read_parquet("data/ai_scores.parquet")
+    second = whole["doc_id"].str.startswith("data/mine/fineweb_train_000002").idxmax()
+    for part in (run / "data/ai_scores.parts").glob("*.parquet"):
+        if pd.read_parquet(part)["doc_id"].iloc[0] == whole["doc_id"][second]:
+            part.unlink()
+    attention_influence_scoring.main([*flags, "--max_tokens", "300"])
+    beginning = pd.read_parquet("data/ai_scores.parquet")
+    pd.testing.assert_frame_equal(beginning, whole[:second])
+
+
 def test_a_second_run_of_tokenizing_reuses_and_a_stopped_one_goes_on(run, spm_folder, corpus):
     flags = f"--tokenizer {spm_folder} --domain_column kind --out_dir data/mine --shard_size 500".split()
     flags += ["--input", str(corpus)]

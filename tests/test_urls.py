@@ -135,3 +135,14 @@ def test_what_is_wrong_with_a_url_is_one_line(s3, models, monkeypatch, capsys):
     )
     as_path(f"{s3}/bad/x.bin").write_bytes(b"short")
     assert "x.bin: 5 bytes is shorter" in error_of(attention_influence_scoring, f"{scoring} {s3}/bad/x.bin", capsys)
+
+
+def test_an_object_store_that_cannot_be_reached_is_one_line(s3, models, monkeypatch, capsys):
+    monkeypatch.chdir(models)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    type(fsspec.filesystem("s3")).clear_instance_cache()
+    try:
+        line = error_of(rank_scores, f"--scores {s3}/scores.tsv --out top.tsv", capsys)
+    finally:
+        type(fsspec.filesystem("s3")).clear_instance_cache()
+    assert line.startswith("error: the object store did not do it (EndpointConnectionError")
