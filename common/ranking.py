@@ -114,7 +114,7 @@ class Ranking:
         tokens = np.bincount(group_of, lengths).astype(np.int64)
         sums = np.bincount(group_of, scores)
         for group, count, num_tokens, score_sum in zip(
-            groups.tolist(), rows.tolist(), tokens.tolist(), sums, strict=True
+            groups.tolist(), rows.tolist(), tokens.tolist(), sums.tolist(), strict=True
         ):
             domain = self.domains.setdefault(names[group >> BITS], Domain())
             bin_ = group & (1 << BITS) - 1

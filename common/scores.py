@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from common.documents import DOC_ID_PATTERN, parse_doc_id
 from common.errors import InputError
-from common.files import as_path, atomic, source
+from common.files import as_path, atomic, source, undisturbed
 
 SCHEMA = pa.schema(
     [
@@ -141,7 +141,8 @@ class Parts:
                 else:
                     whole.append((first, last, rows))
             writing += [(_short(shard_name), *stretch) for stretch in whole]
-        with ThreadPoolExecutor(WRITERS) as pool:  # hundreds of workers make hundreds of stretches
+        # Hundreds of workers make hundreds of stretches. A signal must not come between a thread and who waits for it.
+        with undisturbed(), ThreadPoolExecutor(WRITERS) as pool:
             for shard, part in pool.map(self._write, *zip(*writing, strict=True)) if writing else ():
                 self._found.setdefault(shard, []).append(part)
 

@@ -259,7 +259,7 @@ def test_the_body_of_the_example_for_slurm_scores_on_one_node(run):
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    env = {**os.environ, "PYTHON": sys.executable, "RAY_PORT": str(port)}
+    env = {**os.environ, "PYTHON": sys.executable, "RAY_PORT": str(port), "SLURM_CPUS_PER_TASK": "1"}
     command = ["bash", ROOT / "examples/slurm.sh", *SCORES.split(), "--out", "data/slurm.tsv"]
     done = subprocess.run(command, cwd=run, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
