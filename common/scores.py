@@ -129,6 +129,7 @@ class Parts:
         if time.monotonic() - self._flushed > SECONDS_PER_PART:
             self.flush()
 
+    @undisturbed()  # a signal must not come between a thread and who waits for it
     def flush(self) -> None:
         """Write what was taken in, stretches that touch as one part."""
         pending, self._pending, self._flushed = self._pending, [], time.monotonic()
@@ -141,8 +142,7 @@ class Parts:
                 else:
                     whole.append((first, last, rows))
             writing += [(_short(shard_name), *stretch) for stretch in whole]
-        # Hundreds of workers make hundreds of stretches. A signal must not come between a thread and who waits for it.
-        with undisturbed(), ThreadPoolExecutor(WRITERS) as pool:
+        with ThreadPoolExecutor(WRITERS) as pool:  # hundreds of workers make hundreds of stretches
             for shard, part in pool.map(self._write, *zip(*writing, strict=True)) if writing else ():
                 self._found.setdefault(shard, []).append(part)
 

