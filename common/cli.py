@@ -120,6 +120,8 @@ def run(main: Callable[[], None]) -> None:
         main()
         if sys.stdout:
             sys.stdout.flush()
+        for stop in (signal.SIGINT, signal.SIGTERM):  # all is done: what comes now must not make it look undone
+            signal.signal(stop, signal.SIG_IGN)
     except InputError as error:
         sys.exit(_fail(error))
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough

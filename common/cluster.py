@@ -246,17 +246,17 @@ class Cluster:
             )
         if self.facts is None and isinstance(cause, InputError):
             raise cause
-        self._lost(actor, error)
+        self._lost(actor, error, "a worker did not start")
         self._failed_starts += 1
         if self._failed_starts < TRIALS * self.num_workers:
             self._start()
 
-    def _lost(self, actor: Any, error: RayError) -> str:
-        """Count a worker that is lost; returns why it was."""
+    def _lost(self, actor: Any, error: RayError, what: str = "a worker was lost") -> str:
+        """Count a worker that is no more, and say so; returns why it is."""
         cause = error.cause if isinstance(error, RayTaskError) else error
         reason = one_line(f"{type(cause).__name__}: {str(cause).rpartition('Worker exit detail: ')[2]}")[:REASON_CHARS]
         self.failures += 1
-        self.on_failure(f"a worker was lost ({reason})")
+        self.on_failure(f"{what} ({reason})")
         ray.kill(actor)
         return reason
 

@@ -209,7 +209,7 @@ class Trial:
                 status = finish(start(self.step, work, self.rng.randint(1, self.events), sent))
             else:
                 child = start(self.step, work)
-                time.sleep(self.rng.uniform(0.05, 1.0) * self.seconds)
+                time.sleep(0.05 + self.rng.random() * self.seconds)  # by then the handlers are in place
                 os.kill(child, sent)
                 begin = time.monotonic()
                 status = finish(child)
