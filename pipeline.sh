@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Steps 1 to 6, from nothing to a ranked selection.
+# Steps 1 to 6, from nothing to a ranked selection; with --all also 7 and 8, a model trained on it and evaluated.
 #
 #   bash pipeline.sh                                                  SmolLM2-135M on the sample text; needs only pip
 #   bash pipeline.sh --model hfl/chinese-llama-2-1.3b --version 10B   a model and FineWeb from the hub
@@ -7,6 +7,7 @@
 # Makes .venv on the first run. A step is not run again while its command and its input file stay as they were;
 # tokenizing and scoring go on where they were stopped. Other models and versions get a folder of their own in data/.
 # --overwrite scores anew where the scores belong to other heads or another text.
+# --all trains a model of examples/config.json (on the sample a few steps of a very small one, to show the way).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -14,18 +15,23 @@ sample_model=data/SmolLM2-135M-Instruct
 model=$sample_model
 version=sample
 overwrite=()
+all=no
 while [ $# -gt 0 ]; do
     case "$1" in
         --model) model=${2:?--model needs a name or folder}; shift 2 ;;
         --version) version=${2:?--version needs sample, 10B, 100B or 350B}; shift 2 ;;
         --overwrite) overwrite=(--overwrite); shift ;;
-        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) echo "error: unknown flag $1 (--model, --version, --overwrite)" >&2; exit 2 ;;
+        --all) all=yes; shift ;;
+        -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) echo "error: unknown flag $1 (--model, --version, --overwrite, --all)" >&2; exit 2 ;;
     esac
 done
 
 . common/setup.sh
 setup requirements.txt
+if [ $all = yes ]; then
+    setup requirements-eval.txt
+fi
 
 # Run a script, and show the command.
 run() {
@@ -59,11 +65,17 @@ if [ "$version" = sample ]; then
     check=(--max_probes 8)
     seq_len=1024
     shards=(--shard_size 30_000)
+    config=examples/config-sample.json
+    training=(--seq_len 256 --batch_size 16 --device_batch_size 4 --max_tokens 100_000 --learning_rate 2e-3)
+    evaluation=(--tasks "probes,local_piqa,local_squad" --limit 8)
 else
     probes=()
     check=()
     seq_len=4096
     shards=()
+    config=examples/config.json
+    training=()
+    evaluation=()
 fi
 
 # The sample run has the scripts' own default paths; any other has a folder of its own.
@@ -90,4 +102,10 @@ run attention_influence_scoring.py --base_model "$model" --reference_model "$ref
 run rank_scores.py --scores "$data/ai_scores.tsv" --out "$data/top20.tsv"
 run validate_docs.py --base_model "$model" --reference_model "$reference" --seq_len "$seq_len" \
     --scores "$data/ai_scores.tsv" --top 1 --bottom 1
+if [ $all = yes ]; then
+    run pretrain.py --config "$config" --selected "$data/top20.parquet" \
+        --data "$data/fineweb$version/fineweb_train_*.bin" "${training[@]}" --out_dir "$data/pretrained" "${overwrite[@]}"
+    run evaluate.py --models "$data/pretrained/model" "$model" "$reference" --probes "$data/probes.jsonl" \
+        "${evaluation[@]}" --out "$data/evaluation.tsv" "${overwrite[@]}"
+fi
 echo "(before you type a command of your own: . .venv/bin/activate)"

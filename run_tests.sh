@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 . common/setup.sh
-setup requirements-dev.txt requirements.txt requirements-ray.txt
+setup requirements-dev.txt requirements.txt requirements-ray.txt requirements-eval.txt
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 export OMP_NUM_THREADS=1

@@ -36,6 +36,12 @@ def rows() -> list[tuple[str, str, str]]:
     tokenizing = load("tokenizing")
     for peer in ("datasets.map", "datatrove"):
         found.append(("tokenizing 50 MB", peer, times(tokenizing["times_as_fast_as"][peer]) if tokenizing else missing))
+    mixture = load("mixture")
+    measured = missing
+    if mixture:
+        rates = mixture["tokens_per_second"]
+        measured = f"{rates['mixture'] / 1e6:.0f} million tokens/s; {times(mixture['times_as_fast_as']['crops'])}"
+    found.append(("training sequences, 1 core", "random crops of one file", measured))
     ranking = load("ranking")
     for size in ranking["sizes"] if ranking else []:
         measured = f"{size['seconds']:.0f} s, {size['peak_memory_gb']:.2f} GB"

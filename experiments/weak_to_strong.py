@@ -1,0 +1,272 @@
+"""Is the selection worth it? Small models trained on four diets from one corpus, three seeds each.
+
+    python experiments/weak_to_strong.py                about two hours on two cores with AMX; goes on where it stopped
+    python experiments/weak_to_strong.py --tokens 20_000_000             the same with more to train on
+
+Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements-eval.txt, --no-deps -r requirements-tasks.txt
+Writes  data/weak_to_strong/: corpus, shards, scores, selections, models
+        experiments/results/weak_to_strong.json and .png, and the table in README.md between its `weak to strong` marks
+
+The corpus (corpus.py) is tokenized twice: its first POOL_DOCUMENTS documents with SmolLM2's tokenizer, and the first
+POOL_TOKENS of them scored by SmolLM2; and whole with a vocabulary of 8,192, which suits models of 9M parameters. All
+four diets have the same number of tokens, and for a seed the same model, order and learning rate:
+
+baseline  the corpus
+selected  70 % from the fifth of the scored tokens with the highest AI_Score, 30 % from the corpus
+random    70 % from a random fifth of them, 30 % from the corpus
+bottom    70 % from the fifth with the lowest AI_Score, 30 % from the corpus
+
+Fifths are of the tokens of each domain, so no diet changes the share of a domain, and all repeat their part equally.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import transformers
+from corpus import DOMAINS
+from matplotlib.figure import Figure
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from common.documents import INDEX_SUFFIX, open_shard, read_index
+
+ROOT = Path(__file__).parents[1]
+WORK = Path("data/weak_to_strong")
+SCORER = "data/SmolLM2-135M-Instruct"
+TOKENIZER, SEPARATOR, VOCABULARY = WORK / "tokenizer", "<|endoftext|>", 8192
+POOL_DOCUMENTS, POOL_TOKENS = 3600, 1_300_000
+ARMS = ("baseline", "selected", "random", "bottom")
+SEEDS = (0, 1, 2)
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+}
+SEQ_LEN, BATCH_SIZE, LEARNING_RATE = 512, 16, 2e-3
+HELD_OUT_DOCUMENTS = 60  # of each domain, at most
+QUESTIONS = 200
+EARLY, LATE = slice(40, 60), slice(490, 510)  # around token 50 and token 500
+RESULT = Path(__file__).parent / "results/weak_to_strong.json"
+README = ROOT / "README.md"
+MARKS = re.compile(r"(<!-- weak to strong -->\n).*(<!-- /weak to strong -->)", re.DOTALL)
+
+
+def run(script: str, flags: str) -> None:
+    """A script of the project, which knows what it has done already."""
+    print(f"$ python {script} {flags}", flush=True)
+    subprocess.run([sys.executable, script, *flags.split()], cwd=ROOT, check=True)
+
+
+def make_tokenizer() -> None:
+    """A byte-level BPE of the corpus."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((row["text"] for row in read_jsonl(WORK / "corpus.jsonl")), trainer)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SEPARATOR).save_pretrained(TOKENIZER)
+
+
+def read_jsonl(path: Path) -> Iterator[dict]:
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def places(pattern: str) -> pd.DataFrame:
+    """Where the documents of shards lie, in the order in which they were tokenized."""
+    found = []
+    for path in sorted(WORK.glob(pattern)):
+        index = read_index(path.with_suffix(INDEX_SUFFIX))[0].to_pandas()
+        found.append(index[["start", "end"]].assign(shard=str(path)))
+    return pd.concat(found, ignore_index=True)
+
+
+def select() -> None:
+    """The three fifths of the pool, and the same documents in the shards that are trained on."""
+    scores = pq.read_table(WORK / "scores.parquet")
+    chance = np.random.default_rng(0).permutation(len(scores)).astype(np.float64)
+    column = scores.schema.get_field_index("AI_Score")
+    field = scores.schema.field(column)
+    pq.write_table(scores.set_column(column, field, pa.array(chance).cast(field.type)), WORK / "chance.parquet")
+    pool, corpus = places("pool/*.bin"), places("shards/*.bin")
+    for arm, table, end in (("selected", "scores", "top"), ("random", "chance", "top"), ("bottom", "scores", "bottom")):
+        run("rank_scores.py", f"--scores {WORK}/{table}.parquet --by tokens --{end}_pct 20 --out {WORK}/pool_{arm}.tsv")
+        chosen = pq.read_table(WORK / f"pool_{arm}.parquet", columns=["shard", "start"]).to_pandas()
+        numbered = pool.reset_index(names="number").merge(chosen, on=["shard", "start"])
+        assert len(numbered) == len(chosen)
+        pq.write_table(
+            pa.Table.from_pandas(corpus.loc[numbered["number"]], preserve_index=False), WORK / f"{arm}.parquet"
+        )
+
+
+def train(arm: str, seed: int, tokens: int) -> Path:
+    """Train one model; returns where it is."""
+    mix = "baseline=1" if arm == "baseline" else f"selected=0.7 baseline=0.3 --selected {WORK}/{arm}.parquet"
+    folder = WORK / f"models-{tokens}/{arm}-{seed}"
+    run(
+        "pretrain.py",
+        f"--config {WORK}/config.json --data {WORK}/shards/*.bin --mix {mix} --max_tokens {tokens} --seq_len {SEQ_LEN} "
+        f"--batch_size {BATCH_SIZE} --device_batch_size {BATCH_SIZE} --learning_rate {LEARNING_RATE} --warmup_pct 5 "
+        f"--seed {seed} --num_workers 0 --log_every 5 --out_dir {folder}",
+    )
+    return folder / "model"
+
+
+def questions(task: str, before: str, after: str) -> list[str]:
+    """Questions with their worked answers, from what tasks/ reads."""
+    sys.path.insert(0, str(ROOT / "tasks"))
+    import local
+
+    rows = local.read_requests(task)[:QUESTIONS]
+    return [f"{row['doc'][before]}\n{row['doc'][after]}" for row in rows]
+
+
+class Texts:
+    """What all models are asked, in tokens."""
+
+    def __init__(self):
+        self.by_domain: dict[str, list[list[int]]] = {domain: [] for domain in DOMAINS}
+        for path in sorted(WORK.glob("held_out/*.bin")):
+            shard = open_shard(path)
+            for domain, (start, end) in zip(shard.domains, shard.spans, strict=True):
+                if len(self.by_domain[domain]) < HELD_OUT_DOCUMENTS:
+                    self.by_domain[domain].append(shard.tokens[start:end].astype(np.int64).tolist())
+        tokenizer = transformers.AutoTokenizer.from_pretrained(TOKENIZER)
+        encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+        self.by_domain["GSM8K"] = [encode(text) for text in questions("gsm8k/gold_bpb_5shot", "question", "answer")]
+        maths = questions("minerva_math_algebra/gold_bpb_0shot", "problem", "solution")
+        self.by_domain["MATH"] = [encode(text) for text in maths]
+        self.probes = [
+            (encode(probe["prompt"]), encode(probe["prompt"] + probe["answer"]))
+            for probe in read_jsonl(WORK / "probes.jsonl")
+        ]
+
+
+@torch.inference_mode()
+def losses(model: transformers.PreTrainedModel, token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each token but the first: its loss in nats, and whether it was the likeliest; at most 1,024 tokens."""
+    ids = torch.tensor([token_ids[: MODEL["max_position_embeddings"]]])
+    logits = model(input_ids=ids).logits[0, :-1].float()
+    targets = ids[0, 1:]
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets
+
+
+def measure(path: Path, texts: Texts) -> dict[str, float]:
+    """Everything that a model is compared by."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(ROOT / path, dtype=torch.float32).eval()
+    found, early, late = {}, [], []
+    for domain, documents in texts.by_domain.items():
+        each = [losses(model, document)[0] for document in documents]
+        found[f"loss, {domain}"] = torch.cat(each).mean().item()
+        if domain in DOMAINS:
+            long = [loss for loss in each if len(loss) >= LATE.stop]
+            early += [loss[EARLY].mean().item() for loss in long]
+            late += [loss[LATE].mean().item() for loss in long]
+    found["loss, mean of the domains"] = statistics.mean(found[f"loss, {domain}"] for domain in DOMAINS)
+    found["gain from token 50 to 500"] = statistics.mean(early) - statistics.mean(late)
+    answers = [tuple(part[len(prompt) - 1 :] for part in losses(model, whole)) for prompt, whole in texts.probes]
+    found["loss, probes' answers"] = torch.cat([loss for loss, _ in answers]).mean().item()
+    found["token accuracy on probes"] = torch.cat([hit for _, hit in answers]).float().mean().item()
+    return found
+
+
+def table(result: dict) -> str:
+    """Means and standard deviations over seeds as a Markdown table."""
+    runs = result["runs"]
+    lines = [f"| | {' | '.join(ARMS)} |", "| --- |" + " ---: |" * len(ARMS)]
+    for name in runs[0]["found"]:
+        cells = []
+        for arm in ARMS:
+            values = [one["found"][name] for one in runs if one["arm"] == arm]
+            cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(result: dict, path: Path) -> None:
+    """Each diet's difference to the baseline of the same seed, a point a seed."""
+    runs = {(one["arm"], one["seed"]): one["found"] for one in result["runs"]}
+    names = list(result["runs"][0]["found"])
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for shift, arm, colour in zip((-0.22, 0, 0.22), ARMS[1:], ("tab:green", "tab:gray", "tab:red"), strict=True):
+        for seed in SEEDS:
+            differences = [runs[arm, seed][name] - runs["baseline", seed][name] for name in names]
+            places_ = np.arange(len(names)) + shift
+            axes.scatter(differences, places_, color=colour, s=22, label=arm if seed == SEEDS[0] else None)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("difference to the baseline of the same seed")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(title="70 % of the tokens from")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="to train each model on")
+    tokens = parser.parse_args().tokens
+    if not (WORK / "held_out.jsonl").exists():
+        run("experiments/corpus.py", f"--out_dir {WORK}")
+    if not TOKENIZER.exists():
+        make_tokenizer()
+    common = "--domain_column domain --input"
+    run(
+        "fineweb.py",
+        f"--tokenizer {TOKENIZER} {common} {WORK}/corpus.jsonl --shard_size 5_000_000 --out_dir {WORK}/shards",
+    )
+    run("fineweb.py", f"--tokenizer {TOKENIZER} {common} {WORK}/held_out.jsonl --out_dir {WORK}/held_out")
+    run(
+        "fineweb.py",
+        f"--tokenizer {SCORER} {common} {WORK}/corpus.jsonl --max_docs {POOL_DOCUMENTS} --shard_size 200_000 "
+        f"--out_dir {WORK}/pool",
+    )
+    run(
+        "attention_influence_scoring.py",
+        f"--base_model {SCORER} --data {WORK}/pool/*.bin --seq_len 2048 --dtype bfloat16 --max_tokens {POOL_TOKENS} "
+        f"--out {WORK}/scores.tsv",
+    )
+    select()
+    run(
+        "generate_retrieval_probes.py",
+        f"--tokenizer {TOKENIZER} --num_probes 100 --max_tokens 500 --out {WORK}/probes.jsonl",
+    )
+    (WORK / "config.json").write_text(json.dumps(MODEL))
+    texts = Texts()
+    result = {"tokens": tokens, "torch": torch.__version__, "runs": []}
+    for seed in SEEDS:
+        for arm in ARMS:
+            found = measure(train(arm, seed, tokens), texts)
+            result["runs"].append({"arm": arm, "seed": seed, "found": found})
+            print(json.dumps(found), flush=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draw(result, RESULT.with_suffix(".png"))
+    text = README.read_text(encoding="utf-8")
+    README.write_text(MARKS.sub(lambda marks: marks[1] + table(result) + marks[2], text), encoding="utf-8")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Evaluation: the harness's figures on our task files against plain loops; side by side, resumed, refused."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import transformers
+from conftest import SENTENCES, tiny_model
+
+import evaluate
+import generate_retrieval_probes
+from common import cli
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tasks"))
+import local  # noqa: E402
+
+LIMIT = 12
+ASKED = ["local_lambada", "local_arc_easy", "local_mmlu", "local_squad", "local_drop", "local_gsm8k", "probes"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bpe_folder):
+    """Two tiny models that continue text at random, and probes."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(bpe_folder)
+    for name, seed in (("one", 0), ("two", 1)):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(tiny_model("Llama", max_position_embeddings=4096).config)
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "sentences.txt").write_text("\n\n".join(SENTENCES))
+    flags = f"--tokenizer {folder}/one --num_probes 4 --max_tokens 900 --key_length 6 --corpus {folder}/sentences.txt"
+    generate_retrieval_probes.main([*flags.split(), "--out", str(folder / "probes.jsonl")])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder):
+    flags = (
+        f"--models {folder}/one {folder}/two --tasks {','.join(ASKED)} --limit {LIMIT} --probes {folder}/probes.jsonl"
+    )
+    evaluate.main([*flags.split(), "--out", str(folder / "evaluation.tsv")])
+    return flags, folder / "evaluation.tsv"
+
+
+def value(table: Path, task: str, metric: str, model: Path) -> float:
+    rows = pd.read_csv(table, sep="\t")
+    [found] = rows[(rows["task"] == task) & (rows["metric"] == metric) & (rows["model"] == str(model))].to_dict(
+        "records"
+    )
+    return found
+
+
+class Plain:
+    """A model asked without the harness."""
+
+    def __init__(self, folder: Path):
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def asked(self, context: str, continuation: str) -> tuple[float, bool]:
+        """Log-likelihood of the continuation, and whether greedy decoding would give it."""
+        before = self.tokenizer(context, add_special_tokens=False)["input_ids"]
+        whole = self.tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = self.model(input_ids=torch.tensor([whole])).logits[0, :-1].log_softmax(-1)
+        rows, targets = logits[len(before) - 1 :], torch.tensor(whole[len(before) :])
+        likelihood = rows.gather(1, targets[:, None]).sum().item()
+        return likelihood, bool((rows.argmax(-1) == targets).all())
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_likelihoods_are_those_of_a_plain_loop(folder, evaluated, name):
+    table, plain = evaluated[1], Plain(folder / name)
+    rows = local.asked("lambada/bpb_0shot")["test"].select(range(LIMIT))
+    found = [plain.asked(row["query"], " " + row["answers"][0][0]) for row in rows]
+    perplexity = torch.tensor([likelihood for likelihood, _ in found]).mean().neg().exp().item()
+    assert value(table, "local_lambada", "perplexity", folder / name)["value"] == pytest.approx(perplexity, rel=1e-3)
+    assert value(table, "local_lambada", "acc", folder / name)["value"] == sum(hit for _, hit in found) / LIMIT
+    assert value(table, "local_lambada", "acc", folder / name)["num_documents"] == LIMIT
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_choices_are_those_of_a_plain_loop(folder, evaluated, name):
+    plain, hits, hits_by_length = Plain(folder / name), 0, 0
+    for row in local.stored("ai2_arc/ARC-Easy/validation")["test"].select(range(LIMIT)):
+        choices, answer = row["choices"]["text"], row["choices"]["label"].index(row["answerKey"])
+        likelihoods = [plain.asked(f"Question: {row['question']}\nAnswer:", f" {choice}")[0] for choice in choices]
+        hits += max(range(len(choices)), key=lambda n: likelihoods[n]) == answer
+        hits_by_length += max(range(len(choices)), key=lambda n: likelihoods[n] / len(choices[n])) == answer
+    assert value(evaluated[1], "local_arc_easy", "acc", folder / name)["value"] == pytest.approx(hits / LIMIT)
+    assert value(evaluated[1], "local_arc_easy", "acc_norm", folder / name)["value"] == pytest.approx(
+        hits_by_length / LIMIT
+    )
+
+
+def test_all_of_it_is_in_the_files_with_standard_errors(folder, evaluated):
+    table = pd.read_csv(evaluated[1], sep="\t")
+    assert list(table.columns) == ["task", "metric", "model", "value", "stderr", "num_documents"]
+    assert set(table["task"]) == set(ASKED)
+    record = json.loads(evaluated[1].with_suffix(".json").read_text())
+    assert record["settings"]["limit"] == LIMIT
+    found = record["models"][str(folder / "two")]["tasks"]["local_arc_easy"]["local_arc_easy"]
+    share = found["acc,none"]
+    assert found["acc_stderr,none"] == pytest.approx((share * (1 - share) / (LIMIT - 1)) ** 0.5)
+    assert value(evaluated[1], "probes", "acc", folder / "one")["num_documents"] == 4
+
+
+def test_a_second_run_asks_nothing_again_and_shows_the_table(evaluated, monkeypatch, capsys):
+    flags, out = evaluated
+    before = out.read_bytes()
+    monkeypatch.setattr(evaluate.Evaluator, "__call__", None)
+    evaluate.main([*flags.split(), "--out", str(out)])
+    assert out.read_bytes() == before
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0].split() == ["task", "metric", "documents", "one", "two"]
+    assert "±" in shown
+
+
+def test_a_model_that_changed_is_asked_anew(folder, evaluated, tmp_path):
+    flags, out = evaluated
+    record = json.loads(out.with_suffix(".json").read_text())
+    name = str(folder / "one")
+    record["models"][name] = {"digest": "of another model", "tasks": {"probes": {"probes": {"acc,none": 7.0}}}}
+    (tmp_path / "e.json").write_text(json.dumps(record))
+    fewer = flags.replace(",".join(ASKED), "probes").split()
+    evaluate.main([*fewer, "--out", str(tmp_path / "e.tsv")])
+    assert value(tmp_path / "e.tsv", "probes", "acc", folder / "one")["value"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ("--limit 3", "made with limit 12, now 3"),
+        ("--tasks local_nothing", "--tasks local_nothing: neither"),
+        ("--models nowhere", "nowhere: no causal language model"),
+        ("--probes nowhere.jsonl", "nowhere.jsonl"),
+        ("--tasks wikitext --out other.tsv", "--tasks wikitext"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_evaluated_is_one_line_and_status_2(evaluated, changed, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags, out = evaluated
+    before = out.read_bytes(), out.with_suffix(".json").read_bytes()
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda: evaluate.main([*flags.split(), "--out", str(out), *changed.split()]))
+    assert exit_.value.code == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert says in line
+    assert (out.read_bytes(), out.with_suffix(".json").read_bytes()) == before
