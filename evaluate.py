@@ -13,6 +13,7 @@ The table on the screen shows every metric with its standard error. `local_*` ne
 """
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from common.options import Runtime, add_runtime_flags, runtime
 from common.shards import file_digest
 
 TASKS = Path(__file__).parent / "tasks"
+BOOTSTRAP = 1000  # resamples, for the standard error of what is no mean
+os.environ["DISABLE_MULTIPROC"] = "1"  # in this process, not in a pool of them
 Row = tuple[str, str, str, float, float | None, int]  # task, metric, model, value, standard error, documents
 
 
@@ -83,7 +86,7 @@ class Evaluator:
                 num_fewshot=num_fewshot,
                 task_manager=manager,
                 log_samples=False,
-                bootstrap_iters=1000,
+                bootstrap_iters=BOOTSTRAP,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(

