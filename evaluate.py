@@ -26,6 +26,7 @@ from common import cli
 from common.errors import InputError
 from common.files import atomic, read_json, refuse_inputs, sole_writer, write_json
 from common.options import add_runtime_flags, runtime
+from common.probes import read_probes
 from common.shards import file_digest
 
 
@@ -114,11 +115,14 @@ def main(argv: list[str] | None = None) -> None:
     refuse_inputs([args.out, path], [args.probes])
     asked = harness.Harness(args.probes, args.limit, args.num_fewshot)
     tasks, models = asked.tasks(args.tasks), list(dict.fromkeys(args.models))
+    if "probes" in tasks:
+        read_probes(args.probes)  # which checks them
     settings = {
         "limit": args.limit,
         "num_fewshot": args.num_fewshot,
         "dtype": args.dtype,
         "probes": file_digest(args.probes).hex()[:16] if "probes" in tasks else None,
+        "tasks": harness.tasks_digest(),
         "lm_eval": harness.VERSION,
         "transformers": transformers.__version__,
     }

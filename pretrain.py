@@ -26,9 +26,10 @@ import transformers
 from common import cli
 from common.checkpoints import model_digest
 from common.checkpoints import settings as checkpoint_settings
+from common.corpus import expand
 from common.documents import ShardInfo
 from common.errors import InputError
-from common.files import atomic, claim, remove, sole_writer
+from common.files import atomic, claim, read_json, refuse_folder, remove, sole_writer, write_json
 from common.mixture import Mixture, Source
 from common.options import add_trust_flag
 from common.tokenization import TextTokenizer, load_tokenizer
@@ -43,7 +44,8 @@ from common.training import (
     whole_checkpoint,
 )
 
-SELECTED, BASELINE = "selected", "baseline"
+SELECTED, BASELINE, VALIDATION = "selected", "baseline", "validation"
+RECORD = "pretraining.json"  # in the model's folder: how it was trained
 VALIDATION_TOKENS = 1_000_000  # at most, of --val_data
 # What a later start may change without becoming another run.
 SPEED_ONLY = ("device_batch_size", "num_workers", "log_every", "save_every", "cpu")
@@ -110,23 +112,20 @@ def setting(text: str) -> tuple[str, object]:
         return name, value
 
 
-def open_sources(mix: dict[str, float], selected: Path, data: list[str], eot_id: int | None) -> dict[str, Source]:
-    """The sources of the mix; InputError if they have other tokens."""
-    sources = {}
-    for name in mix:
-        sources[name] = Source.of_selection(selected) if name == SELECTED else Source.of_shards(data, eot_id)
+def open_sources(
+    mix: dict[str, float], selected: Path, data: list[str], val_data: list[str] | None, eot_id: int | None
+) -> dict[str, Source]:
+    """The sources of the mix, and `validation` if there is one; InputError if they have other tokens, or overlap."""
+    if val_data and (both := {*expand(val_data)} & {*expand(data)}):
+        raise InputError(f"--val_data {min(both)}: trained on too (--data); give shards that are not")
+    sources = {name: Source.of_shards(data, eot_id) for name in mix if name == BASELINE}
+    if SELECTED in mix:
+        sources[SELECTED] = Source.of_selection(selected, eot_id)
+    if val_data:
+        sources[VALIDATION] = Source.of_shards(val_data, eot_id)
     if len({source.made_by and source.made_by.fingerprint for source in sources.values()}) > 1:
-        raise InputError(f"{selected} and {' '.join(data)}: tokenized in different ways; select from these shards")
+        raise InputError("the shards of --data, --selected and --val_data were tokenized in different ways")
     return sources
-
-
-def held_out(patterns: list[str], seq_len: int, eot_id: int | None) -> Mixture:
-    """The first sequences of shards that are not trained on."""
-    source = Source.of_shards(patterns, eot_id)
-    count = min(source.num_tokens, VALIDATION_TOKENS) // seq_len
-    if not count:
-        raise InputError(f"{' '.join(patterns)}: fewer tokens than a sequence of --seq_len {seq_len}")
-    return Mixture({"validation": source}, {"validation": 1}, seq_len, num_sequences=count)
 
 
 def saved_tokenizer(name: str | None, made_by: ShardInfo | None) -> TextTokenizer | None:
@@ -136,7 +135,7 @@ def saved_tokenizer(name: str | None, made_by: ShardInfo | None) -> TextTokenize
         return None
     tokenizer = load_tokenizer(name or made_by.tokenizer)
     if made_by and tokenizer.fingerprint != made_by.fingerprint:
-        raise InputError(f"--tokenizer {tokenizer.name}: the shards were tokenized with {made_by.tokenizer}")
+        raise InputError(f"{tokenizer.name}: the shards were tokenized in another way, with {made_by.tokenizer}")
     return tokenizer
 
 
@@ -156,38 +155,58 @@ def pretrain(
     with sole_writer(out_dir) if first else nullcontext():
         with args.main_process_first(local=False):
             if first:
+                refuse_folder(trained, RECORD)
+                if overwrite:
+                    remove(trained / RECORD, trained)
                 claim(out_dir / "run.json", settings, overwrite, CHECKPOINT)
-                remove(*([trained] if overwrite else []))
             checkpoint = whole_checkpoint(out_dir)
         if trained.exists():
-            print(f"{trained}/ is trained already; --overwrite trains anew")
+            if read_json(trained / RECORD) != json.loads(json.dumps(settings)):
+                raise InputError(f"{trained}: another run's model; give another --out_dir, or --overwrite")
+            if first:
+                print(f"{trained}/ is trained already; --overwrite trains anew")
             return
         trainer = trainer_for(model, args, mixture, validation, training.batch_size * mixture.seq_len)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        with atomic(trained, marker="config.json") if first else nullcontext(trained) as folder:
+        with atomic(trained, RECORD) if first else nullcontext(trained) as folder:
             trainer.save_model(str(folder))
             if first:
-                (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
-                if tokenizer:
-                    tokenizer.save(folder)
+                finish(folder, tokenizer, settings)
     if first:
-        num_tokens = len(mixture) * mixture.seq_len
-        print(f"wrote {trained}/ after {num_tokens:,} tokens; its loss curve: {out_dir / 'loss.png'}, loss.jsonl")
+        print(f"wrote {trained}/ after {mixture.num_tokens:,} tokens; its curve: {out_dir / 'loss.png'}, loss.jsonl")
         print(f"next: python evaluate.py --models {trained}")
+
+
+def finish(folder: Path, tokenizer: TextTokenizer | None, settings: dict) -> None:
+    """Complete what the Trainer saved: an ordinary checkpoint with its tokenizer and how it was trained."""
+    if not list(folder.glob("*.safetensors")):
+        raise InputError("the Trainer saved no whole weights; leave the state dict's type out of --trainer")
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    if tokenizer:
+        tokenizer.save(folder)
+    write_json(folder / RECORD, settings)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     mix = dict(args.mix)
-    sources = open_sources(mix, args.selected, args.data, args.eot_id)
-    tokenizer = saved_tokenizer(args.tokenizer, next(iter(sources.values())).made_by)
+    if len(mix) < len(args.mix):
+        raise InputError(f"--mix: {SELECTED} or {BASELINE} twice; give each share once")
+    for name in filter(None, (args.config, args.model, args.selected)):
+        if args.out_dir.resolve() in Path(name).resolve().parents:
+            raise InputError(f"--out_dir {args.out_dir}: {name} lies in it; give another folder")
+    sources = open_sources(mix, args.selected, args.data, args.val_data, args.eot_id)
+    made_by = next(iter(sources.values())).made_by
+    tokenizer = saved_tokenizer(args.tokenizer, made_by)
     if args.config:
         model = new_model(args.config, tokenizer, args.seed, args.trust_remote_code)
     else:
         model = trained_model(args.model, args.trust_remote_code)
+        saved_tokenizer(args.model, made_by)
     for source in sources.values():
         source.check_vocabulary(model.config.vocab_size)
     require_context(model, args.seq_len)
+    validation = sources.pop(VALIDATION, None)
     num_tokens = args.max_tokens or Mixture(sources, mix, args.seq_len).num_tokens
     num_steps = num_tokens // (args.seq_len * args.batch_size)
     if not num_steps:
@@ -196,7 +215,10 @@ def main(argv: list[str] | None = None) -> None:
             "--batch_size"
         )
     mixture = Mixture(sources, mix, args.seq_len, args.seed, num_steps * args.batch_size)
-    validation = held_out(args.val_data, args.seq_len, args.eot_id) if args.val_data else None
+    held_out = None
+    if validation:
+        count = max(1, min(validation.num_tokens, VALIDATION_TOKENS) // args.seq_len)
+        held_out = Mixture({VALIDATION: validation}, {VALIDATION: 1}, args.seq_len, num_sequences=count)
     training = Training(
         num_steps=num_steps,
         batch_size=args.batch_size,
@@ -217,10 +239,11 @@ def main(argv: list[str] | None = None) -> None:
         "start": args.config or model_digest(model),
         "model": checkpoint_settings(model),
         "mix": {name: [value, sources[name].digest()] for name, value in mix.items()},
+        "validation": validation and validation.digest(),
         "seq_len": args.seq_len,
         **{name: value for name, value in asdict(training).items() if name not in SPEED_ONLY},
     }
-    pretrain(model, tokenizer, mixture, validation, training, settings, args.out_dir, args.overwrite)
+    pretrain(model, tokenizer, mixture, held_out, training, settings, args.out_dir, args.overwrite)
 
 
 if __name__ == "__main__":

@@ -108,12 +108,6 @@ def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
     return table, info
 
 
-def read_info(path: Path) -> ShardInfo | None:
-    """How a shard was made, by the index beside it; None where there is none."""
-    index = as_path(path).with_suffix(INDEX_SUFFIX)
-    return read_index(index)[1] if index.exists() else None
-
-
 def open_shard(path: Path, eot_id: int | None = None, eot_side: str = "first") -> Shard:
     """Open a `.bin` shard and find its documents, by its index or else by the separator.
 

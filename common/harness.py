@@ -1,5 +1,6 @@
 """Asking models by lm-evaluation-harness, which is imported with this module alone."""
 
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -55,31 +56,32 @@ class Harness:
                 log_samples=False,
                 bootstrap_iters=BOOTSTRAP,
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"--tasks {task}: {type(error).__name__}: {error} (all but probes and local_… come from the hub)"
-            ) from None
+        except (OSError, ImportError, ValueError, RuntimeError) as error:
+            raise InputError(f"--tasks {task}: {type(error).__name__}: {error}") from None
         metrics = {
             name: {key: value for key, value in result.items() if "," in key}
             for name, result in found["results"].items()
         }
         counts, parts = found["n-samples"], found["group_subtasks"]
-        return {
-            name: {
-                "num_documents": sum(counts[part]["effective"] for part in parts.get(name) or [name]),
-                **metrics[name],
-            }
-            for name in ([task] if metrics.get(task) else metrics)
-            if metrics[name]
-        }
+
+        def documents(name: str) -> int:
+            return sum(map(documents, parts[name])) if parts.get(name) else counts[name]["effective"]
+
+        shown = [task] if metrics.get(task) else [name for name in metrics if metrics[name]]
+        return {name: {"num_documents": documents(name), **metrics[name]} for name in shown}
 
 
 def load(name: str, options: Runtime, batch_size: int) -> tuple[HFLM, str]:
-    """A model as the harness takes it, and the digest of its weights; InputError if there is none."""
-    model = load_model(name, options)
-    digest = model_digest(model)
-    model.set_attn_implementation("sdpa")
-    tokenizer = getattr(load_model_tokenizer(name, options), "hf", None)
-    if tokenizer is None:
+    """A model as the harness takes it, and a digest of its weights and tokenizer; InputError if there is none."""
+    model, tokenizer = load_model(name, options), load_model_tokenizer(name, options)
+    if not hasattr(tokenizer, "hf"):
         raise InputError(f"{name}: lm-evaluation-harness needs a Hugging Face tokenizer")
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size), digest
+    digest = f"{model_digest(model)}-{tokenizer.fingerprint}"
+    model.set_attn_implementation("sdpa")
+    return HFLM(pretrained=model, tokenizer=tokenizer.hf, batch_size=batch_size), digest
+
+
+def tasks_digest() -> str:
+    """A short hash of the files in tasks/."""
+    files = sorted(path for path in TASKS.iterdir() if path.is_file())
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]

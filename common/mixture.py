@@ -26,10 +26,10 @@ import pyarrow.parquet as pq
 import torch
 
 from common.corpus import expand
-from common.documents import ShardInfo, open_shard, read_info
+from common.documents import Shard, ShardInfo, open_shard
 from common.errors import InputError
 from common.files import as_path, source
-from common.shards import check_vocabulary, read_shard
+from common.shards import check_vocabulary
 
 BLOCK = 1024  # sequences in which each source has its share, up to rounding
 
@@ -42,6 +42,7 @@ class Source:
         shard_of: of each document, which shard it is in, shape [num_documents].
         spans: where it lies there, int64, shape [num_documents, 2].
         made_by: how the tokens were made, None where nobody knows.
+        digests: of the shards.
 
     Attributes:
         num_tokens: of an epoch.
@@ -54,9 +55,10 @@ class Source:
         shard_of: np.ndarray,
         spans: np.ndarray,
         made_by: ShardInfo | None = None,
+        digests: Sequence[str] = (),
     ):
         self.made_by = made_by
-        self._shards, self._shard_of = shards, shard_of
+        self._shards, self._shard_of, self._digests = shards, shard_of, digests
         self._starts, self._lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
         self.num_tokens = int(self._lengths.sum())
         self._orders: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
@@ -66,19 +68,15 @@ class Source:
         """All documents of some shards; InputError as `expand` and `open_shard`."""
         shards = [open_shard(path, eot_id) for path in expand(patterns)]
         counts = [len(shard.spans) for shard in shards]
-        return cls(
-            [shard.tokens for shard in shards],
-            np.repeat(np.arange(len(shards), dtype=np.int32), counts),
-            np.concatenate([shard.spans for shard in shards]),
-            _maker([shard.info for shard in shards], " ".join(patterns)),
-        )._unless_empty(" ".join(patterns))
+        shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
+        return cls._of(shards, shard_of, np.concatenate([shard.spans for shard in shards]), " ".join(patterns))
 
     @classmethod
-    def of_selection(cls, path: str | Path) -> "Source":
+    def of_selection(cls, path: str | Path, eot_id: int | None = None) -> "Source":
         """The documents of a selection that rank_scores.py wrote, the `.parquet`.
 
         Raises:
-            InputError: it is not one, or a shard of it is damaged or shorter than it says.
+            InputError: it is not one, or a shard of it is damaged or has other documents.
         """
         try:
             table = pq.read_table(source(as_path(path)), columns=["shard", "start", "end"])
@@ -87,15 +85,26 @@ class Source:
             shard_of = names.indices.to_numpy().astype(np.int32)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path}: not a selection ({error}); make it with rank_scores.py") from None
-        paths = [as_path(name) for name in names.dictionary.to_pylist()]
-        shards = [read_shard(path_)[0] for path_ in paths]
-        ends = np.array([len(tokens) for tokens in shards], np.int64)[shard_of]
-        wrong = np.flatnonzero((spans[:, 0] < 0) | (spans[:, 0] >= spans[:, 1]) | (spans[:, 1] > ends))
-        if len(wrong):
-            name, (start, end) = names.dictionary[int(shard_of[wrong[0]])], spans[wrong[0]]
-            raise InputError(f"{path}: row {wrong[0] + 1}, tokens {start} to {end} are not in {name}; rank anew")
-        made_by = _maker([read_info(path_) for path_ in paths], str(path))
-        return cls(shards, shard_of, spans, made_by)._unless_empty(str(path))
+        shards = [open_shard(as_path(name), eot_id) for name in names.dictionary.to_pylist()]
+        for number, shard in enumerate(shards):
+            rows = np.flatnonzero(shard_of == number)
+            places = np.searchsorted(shard.spans[:, 0], spans[rows, 0]).clip(max=len(shard.spans) - 1)
+            wrong = rows[(shard.spans[places] != spans[rows]).any(axis=1)] if len(shard.spans) else rows
+            if len(wrong):
+                start, end = spans[wrong[0]]
+                raise InputError(
+                    f"{path}: row {wrong[0] + 1}, tokens {start} to {end} are no document of {shard.name}.bin; was it "
+                    "made anew since? score and rank again"
+                )
+        return cls._of(shards, shard_of, spans, str(path))
+
+    @classmethod
+    def _of(cls, shards: Sequence[Shard], shard_of: np.ndarray, spans: np.ndarray, name: str) -> "Source":
+        if len({shard.info and shard.info.fingerprint for shard in shards}) > 1:
+            raise InputError(f"{name}: shards of different tokenizers, or some without an index; train on one kind")
+        made_by = shards[0].info if shards else None
+        found = cls([s.tokens for s in shards], shard_of, spans, made_by, [s.digest() for s in shards])
+        return found._unless_empty(name)
 
     def _unless_empty(self, name: str) -> "Source":
         if not self.num_tokens:
@@ -113,8 +122,8 @@ class Source:
             check_vocabulary("a shard without an index", tokens, vocab_size)
 
     def digest(self) -> str:
-        """A short hash of where the documents lie, and in how many tokens."""
-        digest = hashlib.sha256(str([len(tokens) for tokens in self._shards]).encode())
+        """A short hash of the shards, and of where the documents lie in them."""
+        digest = hashlib.sha256("".join(self._digests).encode())
         for array in (self._shard_of, self._starts, self._lengths):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
@@ -141,13 +150,6 @@ class Source:
             kept = list(self._orders.items())[-1:]  # a sequence may begin in one epoch and end in the next
             self._orders = dict([*kept, ((seed, epoch), (order, np.cumsum(self._lengths[order])))])
         return self._orders[seed, epoch]
-
-
-def _maker(infos: Sequence[ShardInfo | None], name: str) -> ShardInfo | None:
-    """The one that made all the shards; InputError if they were tokenized in different ways."""
-    if len({info and info.fingerprint for info in infos}) > 1:
-        raise InputError(f"{name}: shards of different tokenizers, or some without an index; train on one kind")
-    return infos[0] if infos else None
 
 
 class Mixture(torch.utils.data.Dataset):

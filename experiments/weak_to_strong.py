@@ -8,22 +8,23 @@ Writes  data/weak_to_strong/: corpus, shards, scores, selections, models
         experiments/results/weak_to_strong.json and .png, and the table in README.md between its `weak to strong` marks
 
 The corpus (corpus.py) is tokenized twice: its first POOL_DOCUMENTS documents with SmolLM2's tokenizer, and the first
-POOL_TOKENS of them scored by SmolLM2; and whole with a vocabulary of 8,192, which suits models of 9M parameters. All
+POOL_TOKENS of them scored by SmolLM2; and whole with a vocabulary of 8,192, which suits models of 10M parameters. All
 four diets have the same number of tokens, and for a seed the same model, order and learning rate:
 
 baseline  the corpus
 selected  70 % from the fifth of the scored tokens with the highest AI_Score, 30 % from the corpus
-random    70 % from a random fifth of them, 30 % from the corpus
+random    70 % from documents drawn at random, of the lengths of the selected ones, 30 % from the corpus
 bottom    70 % from the fifth with the lowest AI_Score, 30 % from the corpus
 
-Fifths are of the tokens of each domain, so no diet changes the share of a domain, and all repeat their part equally.
+Fifths are of the tokens of each domain, so no diet changes the share of a domain, and all three repeat their part
+equally. High scores go to long documents; so that length is not taken for quality, the random control has as many
+tokens as the selection in each tenth of a domain's lengths. The bottom has no such match: its documents are short.
 """
 
 import argparse
 import json
-import re
+import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,39 +39,33 @@ import torch
 import transformers
 from corpus import DOMAINS
 from matplotlib.figure import Figure
+from report import RESULTS, ROOT, put_into_readme, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from common.documents import INDEX_SUFFIX, open_shard, read_index
+from common.files import atomic
 
-ROOT = Path(__file__).parents[1]
 WORK = Path("data/weak_to_strong")
 SCORER = "data/SmolLM2-135M-Instruct"
 TOKENIZER, SEPARATOR, VOCABULARY = WORK / "tokenizer", "<|endoftext|>", 8192
-POOL_DOCUMENTS, POOL_TOKENS = 3600, 1_300_000
+POOL_DOCUMENTS, POOL_TOKENS = 3600, 1_000_000
 ARMS = ("baseline", "selected", "random", "bottom")
 SEEDS = (0, 1, 2)
 MODEL = {
     "model_type": "llama",
-    "hidden_size": 256,
-    "intermediate_size": 768,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "max_position_embeddings": 1024,
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "max_position_embeddings": 512,
     "tie_word_embeddings": True,
 }
 SEQ_LEN, BATCH_SIZE, LEARNING_RATE = 512, 16, 2e-3
 HELD_OUT_DOCUMENTS = 60  # of each domain, at most
 QUESTIONS = 200
 EARLY, LATE = slice(40, 60), slice(490, 510)  # around token 50 and token 500
-RESULT = Path(__file__).parent / "results/weak_to_strong.json"
-README = ROOT / "README.md"
-MARKS = re.compile(r"(<!-- weak to strong -->\n).*(<!-- /weak to strong -->)", re.DOTALL)
-
-
-def run(script: str, flags: str) -> None:
-    """A script of the project, which knows what it has done already."""
-    print(f"$ python {script} {flags}", flush=True)
-    subprocess.run([sys.executable, script, *flags.split()], cwd=ROOT, check=True)
+RESULT = RESULTS / "weak_to_strong.json"
+LENGTHS = 10  # classes of length, in each domain
 
 
 def make_tokenizer() -> None:
@@ -85,7 +80,8 @@ def make_tokenizer() -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator((row["text"] for row in read_jsonl(WORK / "corpus.jsonl")), trainer)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SEPARATOR).save_pretrained(TOKENIZER)
+    with atomic(TOKENIZER) as folder:
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SEPARATOR).save_pretrained(folder)
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
@@ -102,22 +98,36 @@ def places(pattern: str) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def select() -> None:
-    """The three fifths of the pool, and the same documents in the shards that are trained on."""
-    scores = pq.read_table(WORK / "scores.parquet")
-    chance = np.random.default_rng(0).permutation(len(scores)).astype(np.float64)
-    column = scores.schema.get_field_index("AI_Score")
-    field = scores.schema.field(column)
-    pq.write_table(scores.set_column(column, field, pa.array(chance).cast(field.type)), WORK / "chance.parquet")
+def select() -> dict[str, dict]:
+    """The three parts of the pool as the same documents in the shards that are trained on; returns their facts."""
+    scores = pq.read_table(WORK / "scores.parquet", columns=["doc_id", "domain", "num_tokens"]).to_pandas()
+    chosen = {}
+    for arm, end in (("selected", "top"), ("bottom", "bottom")):
+        run("rank_scores.py", f"--scores {WORK}/scores.parquet --by tokens --{end}_pct 20 --out {WORK}/pool_{arm}.tsv")
+        chosen[arm] = pq.read_table(WORK / f"pool_{arm}.parquet", columns=["doc_id"]).to_pandas()["doc_id"]
+    chosen["random"] = like(scores, set(chosen["selected"]))
     pool, corpus = places("pool/*.bin"), places("shards/*.bin")
-    for arm, table, end in (("selected", "scores", "top"), ("random", "chance", "top"), ("bottom", "scores", "bottom")):
-        run("rank_scores.py", f"--scores {WORK}/{table}.parquet --by tokens --{end}_pct 20 --out {WORK}/pool_{arm}.tsv")
-        chosen = pq.read_table(WORK / f"pool_{arm}.parquet", columns=["shard", "start"]).to_pandas()
-        numbered = pool.reset_index(names="number").merge(chosen, on=["shard", "start"])
-        assert len(numbered) == len(chosen)
-        pq.write_table(
-            pa.Table.from_pandas(corpus.loc[numbered["number"]], preserve_index=False), WORK / f"{arm}.parquet"
-        )
+    doc_ids = pool["shard"].str.removesuffix(".bin") + ":" + pool["start"].astype(str) + "-" + pool["end"].astype(str)
+    facts = {}
+    for arm, wanted in chosen.items():
+        rows = corpus[doc_ids.isin(set(wanted)).reindex(corpus.index, fill_value=False)]
+        assert len(rows) == len(wanted)
+        pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), WORK / f"{arm}.parquet")
+        facts[arm] = {"documents": len(rows), "tokens": int((rows["end"] - rows["start"]).sum())}
+        facts[arm]["also selected"] = len(set(wanted) & set(chosen["selected"]))
+    return facts
+
+
+def like(scores: pd.DataFrame, selected: set[str]) -> pd.Series:
+    """Documents at random with the selected ones' tokens in each domain and length."""
+    shuffled = scores.sample(frac=1, random_state=0)
+    length = shuffled.groupby("domain", observed=True)["num_tokens"].transform(
+        lambda lengths: pd.qcut(lengths, LENGTHS, labels=False, duplicates="drop")
+    )
+    groups = [shuffled["domain"], length]
+    wanted = shuffled["num_tokens"].where(shuffled["doc_id"].isin(selected), 0).groupby(groups).transform("sum")
+    before = shuffled.groupby(groups)["num_tokens"].cumsum() - shuffled["num_tokens"]
+    return shuffled.loc[before + shuffled["num_tokens"] / 2 <= wanted, "doc_id"]
 
 
 def train(arm: str, seed: int, tokens: int) -> Path:
@@ -165,8 +175,8 @@ class Texts:
 
 @torch.inference_mode()
 def losses(model: transformers.PreTrainedModel, token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each token but the first: its loss in nats, and whether it was the likeliest; at most 1,024 tokens."""
-    ids = torch.tensor([token_ids[: MODEL["max_position_embeddings"]]])
+    """Of each token but the first, up to SEQ_LEN: its loss in nats, and whether it was the likeliest."""
+    ids = torch.tensor([token_ids[:SEQ_LEN]])
     logits = model(input_ids=ids).logits[0, :-1].float()
     targets = ids[0, 1:]
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets
@@ -226,21 +236,22 @@ def draw(result: dict, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="to train each model on")
+    parser.add_argument("--tokens", type=int, default=700_000, help="to train each model on")
     tokens = parser.parse_args().tokens
+    os.chdir(ROOT)
     if not (WORK / "held_out.jsonl").exists():
         run("experiments/corpus.py", f"--out_dir {WORK}")
     if not TOKENIZER.exists():
         make_tokenizer()
-    common = "--domain_column domain --input"
+    flags = "--domain_column domain --input"
     run(
         "fineweb.py",
-        f"--tokenizer {TOKENIZER} {common} {WORK}/corpus.jsonl --shard_size 5_000_000 --out_dir {WORK}/shards",
+        f"--tokenizer {TOKENIZER} {flags} {WORK}/corpus.jsonl --shard_size 5_000_000 --out_dir {WORK}/shards",
     )
-    run("fineweb.py", f"--tokenizer {TOKENIZER} {common} {WORK}/held_out.jsonl --out_dir {WORK}/held_out")
+    run("fineweb.py", f"--tokenizer {TOKENIZER} {flags} {WORK}/held_out.jsonl --out_dir {WORK}/held_out")
     run(
         "fineweb.py",
-        f"--tokenizer {SCORER} {common} {WORK}/corpus.jsonl --max_docs {POOL_DOCUMENTS} --shard_size 200_000 "
+        f"--tokenizer {SCORER} {flags} {WORK}/corpus.jsonl --max_docs {POOL_DOCUMENTS} --shard_size 200_000 "
         f"--out_dir {WORK}/pool",
     )
     run(
@@ -248,14 +259,13 @@ def main() -> None:
         f"--base_model {SCORER} --data {WORK}/pool/*.bin --seq_len 2048 --dtype bfloat16 --max_tokens {POOL_TOKENS} "
         f"--out {WORK}/scores.tsv",
     )
-    select()
+    result = {"tokens": tokens, "torch": torch.__version__, "model": MODEL, "parts": select(), "runs": []}
     run(
         "generate_retrieval_probes.py",
         f"--tokenizer {TOKENIZER} --num_probes 100 --max_tokens 500 --out {WORK}/probes.jsonl",
     )
     (WORK / "config.json").write_text(json.dumps(MODEL))
     texts = Texts()
-    result = {"tokens": tokens, "torch": torch.__version__, "runs": []}
     for seed in SEEDS:
         for arm in ARMS:
             found = measure(train(arm, seed, tokens), texts)
@@ -263,9 +273,7 @@ def main() -> None:
             print(json.dumps(found), flush=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draw(result, RESULT.with_suffix(".png"))
-    text = README.read_text(encoding="utf-8")
-    README.write_text(MARKS.sub(lambda marks: marks[1] + table(result) + marks[2], text), encoding="utf-8")
-    print(table(result))
+    put_into_readme("weak to strong", table(result))
 
 
 if __name__ == "__main__":

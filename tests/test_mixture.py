@@ -109,8 +109,9 @@ def test_a_selection_and_shards_are_read_where_they_lie(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([("{0}", 0, 10**6)], "row 1, tokens 0 to 1000000 are not in"),
-        ([("{0}", 0, 2), ("{0}", 3, 3)], "row 2, tokens 3 to 3"),
+        ([("{0}", 0, 10**6)], "row 1, tokens 0 to 1000000 are no document of"),
+        ([("{0}", 0, 4), ("{0}", 3, 3)], "row 2, tokens 3 to 3"),
+        ([("{0}", 1, 3)], "row 1, tokens 1 to 3"),
         ([("{0}", -1, 2)], "row 1, tokens -1 to 2"),
         ([("none.bin", 0, 2)], "none.bin"),
         ([], "no tokens in it"),

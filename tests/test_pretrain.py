@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,9 @@ def folder(tmp_path_factory, bpe_folder):
     os.chdir(folder)
     try:
         fineweb.main("--tokenizer tokenizer --input text.jsonl --out_dir shards --shard_size 2_000".split())
+        fineweb.main("--tokenizer tokenizer --input text.jsonl --out_dir held_out --max_docs 5".split())
+        stale = pa.table([["shards/fineweb_train_000001.bin"], [1], [9]], names=["shard", "start", "end"])
+        pq.write_table(stale, "stale.parquet")
         paths = sorted(Path("shards").glob("*.bin"))[:2]
         rows = [(str(path), *map(int, span)) for path in paths for span in open_shard(path).spans[:3]]
         columns = [list(column) for column in zip(*rows, strict=True)]
@@ -144,6 +148,10 @@ def test_two_processes_train_as_one(inside, plain):
     assert done.returncode == 0, done.stderr
     same_as(plain, inside / "out")
     assert done.stdout.count("wrote ") == 1
+    for lost in ("model", "checkpoint-12"):
+        shutil.rmtree(inside / "out" / lost)
+    pretrain.main([*TRAIN.split(), "--out_dir", str(inside / "out")])  # one process goes on from step 8 of two
+    same_as(plain, inside / "out")
 
 
 @pytest.mark.parametrize("cut_short", [False, True])
@@ -178,11 +186,10 @@ def test_a_stopped_run_goes_on_at_the_next_sequence(inside, plain, monkeypatch, 
 
 
 def test_the_loss_of_held_out_shards_is_that_of_the_model(inside):
-    [first, *_] = sorted(Path("shards").glob("*.bin"))
-    pretrain.main([*TRAIN.split(), "--val_data", str(first), "--out_dir", str(inside / "out")])
+    pretrain.main([*TRAIN.split(), "--val_data", "held_out/*.bin", "--out_dir", str(inside / "out")])
     rows = [row for row in curve(inside / "out") if "eval_loss" in row]
     assert [row["step"] for row in rows] == [4, 8, 12]
-    source = Source.of_shards([str(first)])
+    source = Source.of_shards(["held_out/*.bin"])
     model = transformers.AutoModelForCausalLM.from_pretrained(inside / "out/model")
     ids = torch.stack(
         [torch.from_numpy(source.read(n * SEQ_LEN, SEQ_LEN, 0)) for n in range(source.num_tokens // SEQ_LEN)]
@@ -196,6 +203,32 @@ def test_training_goes_on_from_a_checkpoint(inside):
     flags = TRAIN.replace("--config config.json", f"--model {inside}/one/model").split()
     pretrain.main([*flags, "--out_dir", str(inside / "two")])
     assert curve(inside / "two")[0]["loss"] < curve(inside / "one")[0]["loss"] - 0.5
+
+
+def test_a_model_of_other_settings_is_not_taken_for_this_one_when_its_checkpoints_are_gone(inside, capsys):
+    pretrain.main([*TRAIN.split(), "--out_dir", str(inside / "out")])
+    for checkpoint in (inside / "out").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(SystemExit):
+        cli.run(lambda: pretrain.main([*TRAIN.replace("0.01", "0.02").split(), "--out_dir", str(inside / "out")]))
+    assert "another run's model" in capsys.readouterr().err
+
+
+def test_a_checkpoint_with_another_tokenizer_is_refused(inside, bytes_folder, capsys):
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(vocab_size=400, **CONFIG))
+    model.save_pretrained(inside / "foreign")
+    transformers.AutoTokenizer.from_pretrained(bytes_folder).save_pretrained(inside / "foreign")
+    flags = TRAIN.replace("--config config.json", f"--model {inside}/foreign").split()
+    with pytest.raises(SystemExit):
+        cli.run(lambda: pretrain.main([*flags, "--out_dir", str(inside / "out")]))
+    assert "foreign: the shards were tokenized in another way" in capsys.readouterr().err
+
+
+def test_a_config_that_asks_for_bfloat16_trains_float32_weights(inside, plain):
+    (inside / "bf16.json").write_text(json.dumps({**CONFIG, "dtype": "bfloat16"}))
+    flags = TRAIN.replace("--config config.json", f"--config {inside}/bf16.json").split()
+    pretrain.main([*flags, "--out_dir", str(inside / "out")])
+    same_as(plain, inside / "out")
 
 
 def test_other_settings_are_another_run(inside, capsys):
@@ -222,8 +255,14 @@ def test_other_settings_are_another_run(inside, capsys):
         ("--config shards/run.json", "--config"),
         ("--selected nowhere.parquet", "nowhere.parquet: not a selection"),
         ("--data nowhere/*.bin", "nowhere/*.bin"),
-        ("--tokenizer other", "the shards were tokenized with tokenizer"),
-        ("--learning_rate 1e30", "the loss is nan; lower --learning_rate"),
+        ("--tokenizer other", "the shards were tokenized in another way, with tokenizer"),
+        ("--mix selected=1 selected=2", "twice"),
+        ("--val_data shards/*.bin", "trained on too"),
+        ("--warmup_pct 60 --decay_pct 60", "more than 100 together"),
+        ("--trainer max_steps=3", "--trainer max_steps: that follows from the other flags"),
+        ("--selected stale.parquet", "row 1, tokens 1 to 9 are no document of shards/fineweb_train_000001.bin"),
+        ("--out_dir .", "lies in it; give another folder"),
+        ("--learning_rate 1e30", "not finite; lower --learning_rate"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_one_line_and_status_2(inside, bytes_folder, changed, says, capsys):
