@@ -118,9 +118,11 @@ def open_sources(
     """The sources of the mix, and `validation` if there is one; InputError if they have other tokens, or overlap."""
     if val_data and (both := {*expand(val_data)} & {*expand(data)}):
         raise InputError(f"--val_data {min(both)}: trained on too (--data); give shards that are not")
-    sources = {name: Source.of_shards(data, eot_id) for name in mix if name == BASELINE}
+    sources = {}  # in this order, whatever the order of --mix: the sequences follow from it
     if SELECTED in mix:
         sources[SELECTED] = Source.of_selection(selected, eot_id)
+    if BASELINE in mix:
+        sources[BASELINE] = Source.of_shards(data, eot_id)
     if val_data:
         sources[VALIDATION] = Source.of_shards(val_data, eot_id)
     if len({source.made_by and source.made_by.fingerprint for source in sources.values()}) > 1:

@@ -136,6 +136,7 @@ def test_the_learning_rate_rises_stays_and_falls(inside):
 
 def test_small_forward_passes_and_loader_workers_change_nothing(inside, plain):
     flags = [*TRAIN.replace("--num_workers 0", "--num_workers 2").split(), "--device_batch_size", "2"]
+    flags += ["--mix", "baseline=3", "selected=7"]
     pretrain.main([*flags, "--out_dir", str(inside / "out")])
     same_as(plain, inside / "out")
 
