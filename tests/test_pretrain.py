@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -183,6 +185,19 @@ def test_a_stopped_run_goes_on_at_the_next_sequence(inside, plain, monkeypatch, 
     monkeypatch.setattr(Curve, "on_train_begin", begin)
     pretrain.main(flags)
     assert begun == [4 if cut_short else 8]
+    same_as(plain, inside / "out")
+
+
+def test_a_run_that_is_killed_while_it_writes_a_checkpoint_goes_on(inside, plain):
+    command = [sys.executable, ROOT / "pretrain.py", *TRAIN.split(), "--out_dir", inside / "out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (inside / "out/checkpoint-8").exists():
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (inside / "out/model").exists()
+    pretrain.main([*TRAIN.split(), "--out_dir", str(inside / "out")])
     same_as(plain, inside / "out")
 
 
