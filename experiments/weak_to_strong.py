@@ -43,7 +43,7 @@ from report import RESULTS, ROOT, put_into_readme, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from common.documents import INDEX_SUFFIX, open_shard, read_index
-from common.files import atomic
+from common.files import atomic, read_json, write_json
 
 WORK = Path("data/weak_to_strong")
 SCORER = "data/SmolLM2-135M-Instruct"
@@ -268,9 +268,12 @@ def main() -> None:
     texts = Texts()
     for seed in SEEDS:
         for arm in ARMS:
-            found = measure(train(arm, seed, tokens), texts)
-            result["runs"].append({"arm": arm, "seed": seed, "found": found})
-            print(json.dumps(found), flush=True)
+            model = train(arm, seed, tokens)
+            measured = model.with_name("measured.json")
+            if not measured.exists():
+                write_json(measured, measure(model, texts))
+            result["runs"].append({"arm": arm, "seed": seed, "found": read_json(measured)})
+            print(measured.read_text(), flush=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draw(result, RESULT.with_suffix(".png"))
     put_into_readme("weak to strong", table(result))
