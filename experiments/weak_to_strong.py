@@ -5,7 +5,8 @@
 
 Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements-eval.txt, --no-deps -r requirements-tasks.txt
 Writes  data/weak_to_strong/: corpus, shards, scores, selections, models
-        experiments/results/weak_to_strong.json and .png, and the table in README.md between its `weak to strong` marks
+        experiments/results/weak_to_strong.json and .png, the scores beside them, and the table in README.md between its
+        `weak to strong` marks
 
 The corpus (corpus.py) is tokenized twice: its first POOL_DOCUMENTS documents with SmolLM2's tokenizer, and the first
 POOL_TOKENS of them scored by SmolLM2; and whole with a vocabulary of 8,192, which suits models of 10M parameters. All
@@ -24,6 +25,7 @@ tokens as the selection in each tenth of a domain's lengths. The bottom has no s
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 from collections.abc import Iterator
@@ -60,7 +62,7 @@ MODEL = {
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
 }
-SEQ_LEN, BATCH_SIZE, LEARNING_RATE = 512, 16, 2e-3
+SEQ_LEN, BATCH_SIZE, LEARNING_RATE = 512, 4, 1e-3
 HELD_OUT_DOCUMENTS = 60  # of each domain, at most
 QUESTIONS = 200
 EARLY, LATE = slice(40, 60), slice(490, 510)  # around token 50 and token 500
@@ -100,14 +102,15 @@ def places(pattern: str) -> pd.DataFrame:
 
 def select() -> dict[str, dict]:
     """The three parts of the pool as the same documents in the shards that are trained on; returns their facts."""
-    scores = pq.read_table(WORK / "scores.parquet", columns=["doc_id", "domain", "num_tokens"]).to_pandas()
-    chosen = {}
-    for arm, end in (("selected", "top"), ("bottom", "bottom")):
-        run("rank_scores.py", f"--scores {WORK}/scores.parquet --by tokens --{end}_pct 20 --out {WORK}/pool_{arm}.tsv")
-        chosen[arm] = pq.read_table(WORK / f"pool_{arm}.parquet", columns=["doc_id"]).to_pandas()["doc_id"]
-    chosen["random"] = like(scores, set(chosen["selected"]))
     pool, corpus = places("pool/*.bin"), places("shards/*.bin")
     doc_ids = pool["shard"].str.removesuffix(".bin") + ":" + pool["start"].astype(str) + "-" + pool["end"].astype(str)
+    score(doc_ids)
+    scores = pd.read_csv(WORK / "scores.tsv", sep="\t", usecols=["doc_id", "domain", "num_tokens"])
+    chosen = {}
+    for arm, end in (("selected", "top"), ("bottom", "bottom")):
+        run("rank_scores.py", f"--scores {WORK}/scores.tsv --by tokens --{end}_pct 20 --out {WORK}/pool_{arm}.tsv")
+        chosen[arm] = pq.read_table(WORK / f"pool_{arm}.parquet", columns=["doc_id"]).to_pandas()["doc_id"]
+    chosen["random"] = like(scores, set(chosen["selected"]))
     facts = {}
     for arm, wanted in chosen.items():
         rows = corpus[doc_ids.isin(set(wanted)).reindex(corpus.index, fill_value=False)]
@@ -116,6 +119,22 @@ def select() -> dict[str, dict]:
         facts[arm] = {"documents": len(rows), "tokens": int((rows["end"] - rows["start"]).sum())}
         facts[arm]["also selected"] = len(set(wanted) & set(chosen["selected"]))
     return facts
+
+
+def score(doc_ids: pd.Series) -> None:
+    """Score the pool, unless scores of just these documents lie with the results: they take half an hour."""
+    kept = RESULTS / "weak_to_strong_scores.tsv"
+    if kept.exists():
+        known = pd.read_csv(kept, sep="\t", usecols=["doc_id"])["doc_id"]
+        if known.tolist() == doc_ids[: len(known)].tolist():
+            shutil.copy(kept, WORK / "scores.tsv")
+            return
+    run(
+        "attention_influence_scoring.py",
+        f"--base_model {SCORER} --data {WORK}/pool/*.bin --seq_len 2048 --dtype bfloat16 --max_tokens {POOL_TOKENS} "
+        f"--out {WORK}/scores.tsv",
+    )
+    shutil.copy(WORK / "scores.tsv", kept)
 
 
 def like(scores: pd.DataFrame, selected: set[str]) -> pd.Series:
@@ -236,7 +255,7 @@ def draw(result: dict, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=700_000, help="to train each model on")
+    parser.add_argument("--tokens", type=int, default=2_000_000, help="to train each model on")
     tokens = parser.parse_args().tokens
     os.chdir(ROOT)
     if not (WORK / "held_out.jsonl").exists():
@@ -253,11 +272,6 @@ def main() -> None:
         "fineweb.py",
         f"--tokenizer {SCORER} {flags} {WORK}/corpus.jsonl --max_docs {POOL_DOCUMENTS} --shard_size 200_000 "
         f"--out_dir {WORK}/pool",
-    )
-    run(
-        "attention_influence_scoring.py",
-        f"--base_model {SCORER} --data {WORK}/pool/*.bin --seq_len 2048 --dtype bfloat16 --max_tokens {POOL_TOKENS} "
-        f"--out {WORK}/scores.tsv",
     )
     result = {"tokens": tokens, "torch": torch.__version__, "model": MODEL, "parts": select(), "runs": []}
     run(
