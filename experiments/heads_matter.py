@@ -108,7 +108,7 @@ def draw(rows: list[dict], path: Path) -> None:
     axes.axvline(len(CONTEXT) - 0.5, color="black", linestyle=":", linewidth=0.8)
     axes.set_xticks(places, [f"{row['task']}\n({row['metric']})" for row in rows], fontsize=8)
     axes.set(ylabel="change of the score", title="needs the context  |  needs knowledge")
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=110)
 
 
