@@ -130,8 +130,8 @@ def open_sources(
     return sources
 
 
-def saved_tokenizer(name: str | None, made_by: ShardInfo | None) -> TextTokenizer | None:
-    """The tokenizer to save with the model, None for shards that do not say; InputError if it is another."""
+def matching_tokenizer(name: str | None, made_by: ShardInfo | None) -> TextTokenizer | None:
+    """The shards' tokenizer, by name if one is given; None for shards that do not say. InputError if it is another."""
     if name is None and made_by is None:
         cli.warn("the shards do not say how they were tokenized; the model is saved without a tokenizer (--tokenizer)")
         return None
@@ -199,12 +199,12 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f"--out_dir {args.out_dir}: {name} lies in it; give another folder")
     sources = open_sources(mix, args.selected, args.data, args.val_data, args.eot_id)
     made_by = next(iter(sources.values())).made_by
-    tokenizer = saved_tokenizer(args.tokenizer, made_by)
+    tokenizer = matching_tokenizer(args.tokenizer, made_by)
     if args.config:
         model = new_model(args.config, tokenizer, args.seed, args.trust_remote_code)
     else:
         model = trained_model(args.model, args.trust_remote_code)
-        saved_tokenizer(args.model, made_by)
+        matching_tokenizer(args.model, made_by)
     for source in sources.values():
         source.check_vocabulary(model.config.vocab_size)
     require_context(model, args.seq_len)

@@ -104,12 +104,9 @@ class Source:
             raise InputError(f"{name}: shards of different tokenizers, or some without an index; train on one kind")
         made_by = shards[0].info if shards else None
         found = cls([s.tokens for s in shards], shard_of, spans, made_by, [s.digest() for s in shards])
-        return found._unless_empty(name)
-
-    def _unless_empty(self, name: str) -> "Source":
-        if not self.num_tokens:
+        if not found.num_tokens:
             raise InputError(f"{name}: no tokens in it")
-        return self
+        return found
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise InputError for tokens beyond a model's vocabulary; reads all of them unless their maker is known."""

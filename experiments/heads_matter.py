@@ -36,13 +36,7 @@ KNOWLEDGE = {
     "local_mmlu": "acc",
 }
 METRICS = {**CONTEXT, **KNOWLEDGE}
-CHANCE = {
-    "local_arc_easy": 0.25,
-    "local_arc_challenge": 0.25,
-    "local_piqa": 0.5,
-    "local_hellaswag": 0.25,
-    "local_mmlu": 0.25,
-}
+CHANCE = {task: 0.5 if task == "local_piqa" else 0.25 for task in KNOWLEDGE}
 RESULT = RESULTS / "heads_matter.json"
 
 

@@ -8,7 +8,6 @@ correlation of AI_Score within a domain, and the share of one model's best 20 % 
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -16,18 +15,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pandas as pd
 import pyarrow.parquet as pq
+from report import RESULTS, ROOT, put_into_readme
 
 from common.documents import INDEX_SUFFIX, read_index
 from common.scores import with_slices
 
-ROOT = Path(__file__).parents[1]
 RUNS = {
     "SmolLM2-135M": ("data", "reference-model"),
     "Gemma 3 270M": ("data/data_gemma-3-270m-sample", "data/data_gemma-3-270m-sample/reference-model"),
 }
-RESULT = Path(__file__).parent / "results/two_models.json"
-README = ROOT / "README.md"
-MARKS = re.compile(r"(<!-- two models -->\n).*(<!-- /two models -->)", re.DOTALL)
+RESULT = RESULTS / "two_models.json"
 
 
 def scores_by_source(folder: Path) -> pd.DataFrame:
@@ -100,9 +97,7 @@ def main() -> None:
         }
     result = {"models": models, "agreement": agreement}
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    README.write_text(MARKS.sub(lambda marks: marks[1] + table(result) + marks[2], text), encoding="utf-8")
-    print(table(result))
+    put_into_readme("two models", table(result))
 
 
 if __name__ == "__main__":
