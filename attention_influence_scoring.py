@@ -6,19 +6,28 @@
 Reads   the shards of step 4, or shards of llm.c and modded-nanogpt with --eot_id 50256
 Writes  data/ai_scores.parquet and data/ai_scores.tsv, a row per document:
 
-        doc_id                                         domain  num_tokens  L_base  L_ref  AI_Score
-        data/finewebsample/fineweb_train_000001:0-214  plays   214         3.4121  3.6106  0.0582
+        doc_id                                         domain  num_tokens  L_base  L_ref  AI_Score  repetition  …
+        data/finewebsample/fineweb_train_000001:0-214  plays   214         3.4121  3.6106  0.0582   0.0421      …
 
-L_base and L_ref are mean nats per predicted token, AI_Score = (L_ref - L_base) / L_base. Documents longer than
---seq_len are scored in windows. Finished work is kept in data/ai_scores.parts/ every 30 seconds and when the run is
-stopped; the same command goes on from there. On many GPUs: --engine ray.
+        data/ai_scores.json, what made them: models, machine, versions, time
+        with --granularity step also data/ai_scores.steps.parquet and .tsv, a row per step of each document
+
+L_base and L_ref are mean nats per predicted token, AI_Score = (L_ref - L_base) / L_base; of chats, per token of the
+answers. Behind them stand measures of what the score rewards wrongly: how much a document repeats itself (repetition,
+longest_run, compression), and which document before it it equals, or nearly (duplicate_of, near_duplicate_of).
+Documents longer than --seq_len are scored in windows. Finished work is kept in data/ai_scores.parts/ every 30 seconds
+and when the run is stopped; the same command goes on from there. On many GPUs: --engine ray.
 """
 
 import math
+import platform
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +39,13 @@ from common.corpus import expand
 from common.documents import Shard, check_tokenizer, open_shard
 from common.engine import Here, add_engine_flags, engine_options, workers
 from common.errors import InputError
-from common.files import as_path, claim, refuse_folder, sole_writer
-from common.options import add_pair_flags, add_separator_flags, pair_options
+from common.files import as_path, claim, read_json, refuse_folder, sole_writer, write_json
+from common.options import PairOptions, add_pair_flags, add_separator_flags, pair_options
 from common.read_ahead import read_ahead
-from common.scores import Parts, merge_parts
+from common.scores import PART_SCHEMA, Health, Parts, merge_parts
 from common.shards import check_vocabulary
 from common.tokenization import TextTokenizer
-from common.units import Piece, Unit, UnitScorer, cut, tokens_per_unit
+from common.units import Piece, StepOptions, Unit, UnitScorer, cut, tokens_per_unit
 from common.visible import one_line
 
 SECONDS_PER_PIECE = 1  # from a worker of a cluster, which may have hundreds
@@ -49,6 +58,15 @@ def parse_args(argv: list[str] | None):
     add_separator_flags(parser)
     parser.add_argument(
         "--data", nargs="+", default=["data/fineweb10B/fineweb_train_*.bin"], help="shards, as files or globs"
+    )
+    parser.add_argument(
+        "--granularity",
+        choices=["document", "step"],
+        default="document",
+        help="step scores the steps of each document too, from the same forward pass, into a table of their own",
+    )
+    parser.add_argument(
+        "--step_separator", help="text between steps, \\n for a line break (default: one or more blank lines)"
     )
     parser.add_argument("--max_tokens", type=cli.positive_int, help="score up to the document that reaches so many")
     parser.add_argument("--out", type=as_path, default=Path("data/ai_scores.tsv"), help="the table; .parquet beside it")
@@ -135,11 +153,12 @@ class Tally:
     def take(self, unit: Unit, piece: Piece) -> None:
         """Keep the scores of a piece."""
         rows = []
-        for row, *scores in piece.scores:
+        for row, means, guards, steps in piece.scores:
             start, end = unit.span(row)
             doc_id = f"{unit.shard_name}:{start}-{end}"
-            rows.append((doc_id, unit.domains[row - unit.first], end - start, *scores))
-            if not self.found_not_finite and not math.isfinite(sum(scores)):
+            steps = [step._asdict() for step in steps]
+            rows.append((doc_id, unit.domains[row - unit.first], end - start, *means, *guards, steps))
+            if not self.found_not_finite and not math.isfinite(sum(means)):
                 self.found_not_finite = True
                 cli.warn(f"{doc_id}: its loss is not finite; more of the kind are counted at the end")
         self.parts.add(unit.shard_name, piece.first, piece.last, rows)
@@ -149,27 +168,74 @@ class Tally:
 
 
 def score(
-    team: Here, seq_len: int, work: list[Work], open_one: Callable[[Path], Shard], out: Path, overwrite: bool
-) -> None:
-    """Have the team score what is not scored yet, and put the table together.
-
-    Raises:
-        SystemExit: with status 3, once the table is written, if some documents could not be scored.
-    """
-    facts, folder = team.facts, out.with_suffix(".parts")
-    settings = {**facts.identity, "seq_len": seq_len, "shards": {str(item.path): item.digest for item in work}}
+    team: Here,
+    settings: dict,
+    work: list[Work],
+    open_one: Callable[[Path], Shard],
+    folder: Path,
+    overwrite: bool,
+) -> list[tuple[int, int, Path]]:
+    """Have the team score what is not scored yet, into `folder`; returns the parts that hold what is wanted."""
+    facts, timing = team.facts, folder / "time.json"
     if overwrite:  # what is wrong with the shards should show before the old work is gone
         for item in work:
             check_vocabulary(item.path, open_one(item.path).verified().tokens, facts.vocab_size)
     claim(folder / "run.json", settings, overwrite, "*.parquet")
-    print(one_line(f"{out}: {facts.summary}"))
+    spent = read_json(timing) if timing.exists() and not overwrite else {"tokens": 0, "seconds": 0}
+    begun = time.monotonic()
     with Parts(folder) as parts, cli.progress(sum(item.num_tokens for item in work), "scoring") as bar:
         cli.skip(bar, sum(item.num_tokens - tokens_missing(item, parts, open_one) for item in work))
         covered = sum(last - first for item in work for first, last, _ in parts.of_shard(item.name))
         tally = Tally(parts, bar, team.status, covered)
         left = units(work, parts, open_one, overwrite, facts.vocab_size, facts.device)
-        for _, unit, piece in team.run(read_ahead(left, 2 * team.num_workers)):
-            tally.take(unit, piece)
+        try:
+            for _, unit, piece in team.run(read_ahead(left, 2 * team.num_workers)):
+                tally.take(unit, piece)
+        finally:
+            if scored := bar.n - bar.initial:
+                seconds = round(spent["seconds"] + time.monotonic() - begun, 1)
+                write_json(timing, {"tokens": spent["tokens"] + scored, "seconds": seconds})
+    # Behind the documents that are wanted there may be parts of a run that wanted more, with gaps between them.
+    return [part for item in work for part in parts.of_shard(item.name) if part[0] < item.num_documents]
+
+
+def write(parts: list[tuple[int, int, Path]], out: Path, steps_out: Path | None, vocab_size: int) -> Health:
+    """Put the tables together, and say what is in them."""
+    health = merge_parts([path for *_, path in parts], out, steps_out)
+    print(f"wrote {health.num_rows:,} scores to {out} and {out.with_suffix('.parquet')}")
+    if steps_out:
+        print(f"wrote the scores of their steps to {steps_out} and {steps_out.with_suffix('.parquet')}")
+    if skipped := sum(last - first for first, last, _ in parts) - health.num_rows:
+        print(f"skipped {skipped:,} documents with nothing to predict: of no or one token, or chats without an answer")
+    for warning in health.warnings(vocab_size):
+        print(f"warning: {warning}")
+    return health
+
+
+def run(
+    team: Here,
+    options: PairOptions,
+    steps: StepOptions,
+    work: list[Work],
+    open_one: Callable[[Path], Shard],
+    out: Path,
+    overwrite: bool,
+) -> None:
+    """Score, write the tables, and beside them what made them.
+
+    Raises:
+        SystemExit: with status 3, once the table is written, if some documents could not be scored.
+    """
+    facts, folder = team.facts, out.with_suffix(".parts")
+    settings = {
+        **facts.identity,
+        "seq_len": options.seq_len,
+        "columns": PART_SCHEMA.names,
+        "steps": steps.separator or "blank lines" if steps.wanted else None,
+        "shards": {str(item.path): item.digest for item in work},
+    }
+    print(one_line(f"{out}: {facts.summary}"))
+    parts = score(team, settings, work, open_one, folder, overwrite)
     for unit, reason in team.set_aside:
         start, end = unit.spans[0, 0], unit.spans[-1, 1]
         print(
@@ -177,16 +243,27 @@ def score(
             f"times ({reason})",
             file=sys.stderr,
         )
-    # Behind the documents that are wanted there may be parts of a run that wanted more, with gaps between them.
-    finished = [part for item in work for part in parts.of_shard(item.name) if part[0] < item.num_documents]
-    if team.set_aside and not finished:
+    if team.set_aside and not parts:
         sys.exit(INCOMPLETE)
-    health = merge_parts([path for *_, path in finished], out)
-    print(f"wrote {health.num_rows:,} scores to {out} and {out.with_suffix('.parquet')}")
-    if skipped := sum(last - first for first, last, _ in finished) - health.num_rows:
-        print(f"skipped {skipped:,} documents of no or one token: nothing to predict from context")
-    for warning in health.warnings(facts.vocab_size):
-        print(f"warning: {warning}")
+    health = write(parts, out, out.with_suffix(".steps.tsv") if steps.wanted else None, facts.vocab_size)
+    made_by = {
+        "base_model": options.base_model,
+        "reference_model": options.reference_model,
+        "summary": facts.summary,
+        "seq_len": options.seq_len,
+        "device": facts.device,
+        "dtype": facts.dtype,
+        "num_workers": team.num_workers,
+        "num_documents": health.num_rows,
+        "num_tokens": health.num_tokens,
+        "scoring": read_json(folder / "time.json") if (folder / "time.json").exists() else None,
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers")},
+        },
+    }
+    write_json(out.with_suffix(".json"), made_by)
     if team.set_aside:
         print("not all documents are scored; the same command tries those that were set aside again")
         sys.exit(INCOMPLETE)
@@ -201,6 +278,9 @@ def main(argv: list[str] | None = None) -> None:
     engine, options = engine_options(args), pair_options(args)
     if engine.num_workers and engine.engine == "local":
         raise InputError("--num_workers: only --engine ray has workers to count; give both or neither")
+    separator = args.step_separator
+    if separator is not None and (args.granularity != "step" or not separator):
+        raise InputError("--step_separator: some text, and only with --granularity step")
     if engine.engine == "ray" and ":" in options.runtime.device:
         raise InputError(
             f"--device {options.runtime.device}: with --engine ray each worker gets a GPU; give cuda or auto"
@@ -209,9 +289,10 @@ def main(argv: list[str] | None = None) -> None:
     open_one = partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side)
     work = plan(expand(args.data), tokenizer, open_one, args.max_tokens)
     on_gpu = not options.runtime.device.startswith("cpu")
-    make = partial(UnitScorer, options, SECONDS_PER_PIECE if engine.engine == "ray" else 0)
+    steps = StepOptions(args.granularity == "step", separator and separator.replace("\\n", "\n"))
+    make = partial(UnitScorer, options, steps, SECONDS_PER_PIECE if engine.engine == "ray" else 0)
     with sole_writer(args.out), workers(engine, make, Unit.behind, on_gpu) as team:
-        score(team, args.seq_len, work, open_one, args.out, args.overwrite)
+        run(team, options, steps, work, open_one, args.out, args.overwrite)
 
 
 if __name__ == "__main__":

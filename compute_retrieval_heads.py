@@ -5,6 +5,7 @@
 Reads   data/probes.jsonl
 Writes  data/retrieval_heads.txt, a `layer,head` line for each retrieval head, best first:    18,6
         data/retrieval_heads.tsv, every head:    layer, head, retrieval_score, selected
+        data/retrieval_heads.png, the same as a picture
 
 A head's retrieval score is the share of answer tokens for which its most-attended position, in the row that predicts
 the token, lies in the answer's span in the context and holds the same token. Each probe is one ordinary forward pass;
@@ -19,6 +20,7 @@ from common.errors import InputError
 from common.files import atomic, refuse_folder, refuse_inputs, sole_writer
 from common.heads import choose_heads, encode_probes, score_heads, write_heads, write_scores
 from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
+from common.pictures import heads_picture, save
 from common.probes import read_probes
 
 MIN_ACCURACY = 0.5
@@ -36,10 +38,11 @@ def parse_args(argv: list[str] | None):
 
 def find_heads(model_name: str, probes_path: Path, top_pct: float, out: Path, runtime: Runtime) -> None:
     """Score every head on the probes, choose the best and write both."""
-    if out.suffix == ".tsv":
-        raise InputError(f"--out {out}: the .tsv beside it is for every head's score; end it with .txt")
+    if out.suffix in (".tsv", ".png"):
+        raise InputError(f"--out {out}: the {out.suffix} beside it is for every head's score; end it with .txt")
     refuse_folder(out)
-    refuse_inputs([out, out.with_suffix(".tsv")], [probes_path])
+    table, picture = out.with_suffix(".tsv"), out.with_suffix(".png")
+    refuse_inputs([out, table, picture], [probes_path])
     probes = read_probes(probes_path)
     tokenizer = load_model_tokenizer(model_name, runtime)
     model = load_model(model_name, runtime)
@@ -49,7 +52,8 @@ def find_heads(model_name: str, probes_path: Path, top_pct: float, out: Path, ru
         with cli.progress(sum(len(probe.input_ids) for probe in encoded), "finding heads") as bar:
             scores, accuracy = score_heads(model, encoded, bar.update)
         heads = choose_heads(scores, top_pct)
-        with atomic(out) as tmp, atomic(out.with_suffix(".tsv")) as tmp_scores:
+        save(heads_picture(scores, heads), picture)
+        with atomic(out) as tmp, atomic(table) as tmp_scores:
             write_heads(tmp, heads)
             write_scores(tmp_scores, scores, heads)
     print(f"the model predicts {accuracy:.1%} of the answers' tokens ({len(probes)} probes)")
@@ -60,7 +64,7 @@ def find_heads(model_name: str, probes_path: Path, top_pct: float, out: Path, ru
         )
     best = ", ".join(f"{layer},{head} ({scores[layer, head]:.2f})" for layer, head in heads[:5])
     print(f"wrote {len(heads)} of {scores.size} heads to {out}, best first: {best}")
-    print(f"wrote every head's score to {out.with_suffix('.tsv')}")
+    print(f"wrote every head's score to {table}, and as a picture to {picture}")
     print(f"next: python make_reference_model.py --base_model {model_name} --retrieval_heads {out}")
 
 

@@ -6,21 +6,25 @@
 Reads   data/ai_scores.tsv or .parquet
 Writes  data/top20.tsv and data/top20.parquet: the selected rows, best first within each domain, with what a loader
         needs to read each document from its shard: shard, start, end (tokens)
+        data/top20.png: how the scores of each domain are spread, and its threshold
+        data/top20.repetition.png: how score and repetition go together, and what was left out for it
 
-Scores are compared within a domain only, never across.
+Scores are compared within a domain only, never across. The score rewards repetition, so before a domain is ranked,
+documents that repeat much of themselves and copies of earlier documents are left out of it: --max_repetition, --dedup.
 """
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 
 from common import cli
 from common.errors import InputError
-from common.files import as_path, atomic, refuse_inputs, scratch, sole_writer
-from common.ranking import Domain, Ranking
-from common.scores import SLICES_SCHEMA, with_slices
+from common.files import as_path, refuse_inputs, scratch, sole_writer
+from common.pictures import distributions_picture, repetition_picture, save
+from common.ranking import Domain, Limits, Ranking
+from common.scores import SLICES_SCHEMA, table_writer, with_slices
 
 
 def parse_args(argv: list[str] | None):
@@ -30,34 +34,46 @@ def parse_args(argv: list[str] | None):
     which.add_argument("--top_pct", type=cli.percentage, default=20, help="take the best so many percent")
     which.add_argument("--bottom_pct", type=cli.percentage, help="take the lowest so many percent instead")
     parser.add_argument("--by", choices=["documents", "tokens"], default="documents", help="what the percentage is of")
+    parser.add_argument(
+        "--max_repetition",
+        type=cli.fraction,
+        default=0.3,
+        help="leave out documents that hold a larger share of tokens in 10-grams that they held before; 1 for none",
+    )
+    parser.add_argument(
+        "--dedup",
+        choices=["exact", "near", "none"],
+        default="near",
+        help="leave out documents that equal an earlier one, or nearly do (75 percent of its 5-grams, by MinHash)",
+    )
     parser.add_argument("--out", type=as_path, help="the selection (default: data/top20.tsv, or as the percentage is)")
     return parser.parse_args(argv)
 
 
-def rank(scores_path: Path, percent: float, by: str, lowest: bool, out: Path) -> None:
-    """Select within each domain, write the selection, and print a line per domain."""
+def rank(scores_path: Path, percent: float, by: str, lowest: bool, limits: Limits, out: Path) -> None:
+    """Select within each domain, write the selection, draw it, and print a line per domain."""
+    pictures = {out.with_suffix(".png"): distributions, out.with_suffix(".repetition.png"): repetition}
     refuse_inputs([out, out.with_suffix(".parquet")], [scores_path])
     if scores_path.name:
         refuse_inputs([out], [scores_path.with_suffix(".tsv")])  # the same table, written beside it
     with sole_writer(out), scratch(out) as folder:
-        ranking = Ranking(scores_path, percent, by, lowest, folder, watch)
-        with (
-            atomic(out) as tsv,
-            atomic(out.with_suffix(".parquet")) as parquet,
-            pq.ParquetWriter(parquet, SLICES_SCHEMA) as writer,
-            tsv.open("w", encoding="utf-8") as text,
-        ):
-            text.write("\t".join(SLICES_SCHEMA.names) + "\n")
+        ranking = Ranking(scores_path, percent, by, lowest, folder, limits, watch)
+        with table_writer(out, SLICES_SCHEMA) as append:
             for table in ranking.selected():
-                table = with_slices(table)
-                writer.write_table(table)
-                table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g")
+                append(with_slices(table))
+        for path, draw in pictures.items():
+            save(draw(ranking.domains, lowest), path)
     show(ranking.domains)
     domains = ranking.domains.values()
-    if dropped := ranking.num_rows - sum(domain.num_documents for domain in domains):
-        print(f"{dropped:,} rows have no finite AI_Score and were not ranked")
+    if ranking.num_not_finite:
+        print(f"{ranking.num_not_finite:,} rows have no finite AI_Score and were not ranked")
+    num_dropped = sum(sum(domain.dropped.values()) for domain in domains)
+    print(
+        f"left out before ranking: {num_dropped:,} (--max_repetition {limits.max_repetition:g} --dedup {limits.dedup})"
+    )
     num_selected = sum(domain.num_selected for domain in domains)
     print(f"wrote {num_selected:,} documents to {out} and {out.with_suffix('.parquet')}")
+    print(f"look at {' and '.join(map(str, pictures))}")
     print(f"next: python validate_docs.py --base_model MODEL --scores {scores_path} --top 1 --bottom 1")
 
 
@@ -71,23 +87,35 @@ def watch(batches: Iterable[pa.Table], what: str, num_rows: int | None) -> Itera
 
 def show(domains: dict[str, Domain]) -> None:
     """Print a line per domain."""
-    lines = [("domain", "documents", "tokens", "mean", "threshold", "selected", "share of tokens")]
+    limits = list(dict.fromkeys(limit for domain in domains.values() for limit in domain.dropped))
+    lines = [("domain", *limits, "ranked", "tokens", "mean", "threshold", "selected", "share of tokens")]
     for name, domain in domains.items():
         lines.append(
             (
                 name,
+                *(f"{domain.dropped[limit]:,}" for limit in limits),
                 f"{domain.num_documents:,}",
                 f"{domain.num_tokens:,}",
-                f"{domain.score_sum / domain.num_documents:.4f}",
+                f"{domain.score_sum / domain.num_documents:.4f}" if domain.num_documents else "",
                 f"{domain.threshold:.4f}",
                 f"{domain.num_selected:,}",
-                f"{domain.selected_tokens / domain.num_tokens:.1%}",
+                f"{domain.selected_tokens / domain.num_tokens:.1%}" if domain.num_tokens else "",
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for name, *cells in lines:
         aligned = [name.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(cells, widths[1:], strict=True))]
         print("  ".join(aligned))
+
+
+def distributions(domains: dict[str, Domain], lowest: bool) -> Figure:
+    return distributions_picture(
+        {name: (*domain.histogram(lowest), domain.threshold) for name, domain in domains.items()}
+    )
+
+
+def repetition(domains: dict[str, Domain], _lowest: bool) -> Figure:
+    return repetition_picture({name: domain.sample for name, domain in domains.items()})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -97,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     out = args.out or Path("data") / f"{'bottom' if lowest else 'top'}{percent:g}.tsv"
     if out.suffix != ".tsv":
         raise InputError(f"--out {out}: end it with .tsv; the .parquet is written beside it")
-    rank(args.scores, percent, args.by, lowest, out)
+    rank(args.scores, percent, args.by, lowest, Limits(args.max_repetition, args.dedup), out)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,14 @@ def percentage(text: str) -> float:
     return value
 
 
+def fraction(text: str) -> float:
+    """Argument type: a number in [0, 1]."""
+    value = _number(text, float)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is outside [0, 1]")
+    return value
+
+
 def positive_float(text: str) -> float:
     """Argument type: a number above 0."""
     value = _number(text, float)

@@ -1,7 +1,8 @@
 """Documents inside token shards: where they lie, what they are called, how they are cut into windows.
 
 Beside a shard of ours, `name.bin`, lies its index `name.index.parquet`: a row per document (start, end, id, domain,
-url) and, in the schema's metadata, what was used to make it. The shard's header holds the digest of its index, so that
+url; of a chat also where the answers lie, in tokens from its first) and, in the schema's metadata, what was used to
+make it. The shard's header holds the digest of its index, so that
 the two cannot be mixed up, and no damaged index is ever parsed. A shard of llm.c or modded-nanogpt has no index; there
 the documents are found by the separator's id.
 """
@@ -26,6 +27,8 @@ from common.tokenization import TextTokenizer
 INDEX_SCHEMA = pa.schema(
     [("start", pa.int64()), ("end", pa.int64()), ("id", pa.string()), ("domain", pa.string()), ("url", pa.string())]
 )
+ANSWERS = pa.field("answers", pa.list_(pa.list_(pa.int64(), 2)))
+CHAT_INDEX_SCHEMA = INDEX_SCHEMA.append(ANSWERS)
 INDEX_SUFFIX = ".index.parquet"
 DOC_ID_PATTERN = r"^(?P<shard>.+?)(?:\.bin)?:(?P<start>[0-9]{1,18})-(?P<end>[0-9]{1,18})$"
 METADATA_KEY = b"attention_influence"
@@ -52,6 +55,8 @@ class Shard:
         tokens: shape [num_tokens], memory-mapped.
         spans: int64, shape [num_documents, 2], half-open token offsets.
         domains: one per document.
+        answers: one per document: which of its tokens alone are scored, from its first token on, int64, shape
+            [num_answers, 2]; None for all of them.
         separator_id: the token between documents.
         info: how it was made, or None for a shard without an index.
         digests: of its tokens and its index, or None for a shard of another maker.
@@ -61,6 +66,7 @@ class Shard:
     tokens: np.ndarray
     spans: np.ndarray
     domains: Sequence[str]
+    answers: Sequence[np.ndarray | None]
     separator_id: int
     info: ShardInfo | None
     digests: Digests | None
@@ -89,10 +95,11 @@ class Shard:
 
 
 def write_index(path: Path, rows: list[dict], info: ShardInfo) -> None:
-    """Write a shard's index: `rows` of start, end, id, domain, url."""
+    """Write a shard's index: `rows` of start, end, id, domain, url, and of chats answers."""
     metadata = {METADATA_KEY: json.dumps(asdict(info)).encode()}
+    schema = CHAT_INDEX_SCHEMA if "answers" in rows[0] else INDEX_SCHEMA
     with atomic(path) as tmp:
-        pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA.with_metadata(metadata)), tmp)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata)), tmp)
 
 
 def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
@@ -103,7 +110,7 @@ def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
         info = ShardInfo(**json.loads(table.schema.metadata[METADATA_KEY]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not an index of a shard ({error}); make both anew with fineweb.py") from None
-    if not table.schema.equals(INDEX_SCHEMA):
+    if not any(map(table.schema.equals, (INDEX_SCHEMA, CHAT_INDEX_SCHEMA))):
         raise InputError(f"{path}: columns {table.schema.names}, expected {INDEX_SCHEMA.names}; make both anew")
     return table, info
 
@@ -134,7 +141,8 @@ def open_shard(path: Path, eot_id: int | None = None, eot_side: str = "first") -
         if len(tokens) and not (tokens == eot_id).any():
             raise InputError(f"{path}: token {eot_id} of --eot_id never occurs in it; give the id that parts documents")
         spans = separated_spans(tokens, eot_id, eot_side)
-        return Shard(name, tokens, spans, [DEFAULT_DOMAIN] * len(spans), eot_id, None, None)
+        no_answers = [None] * len(spans)
+        return Shard(name, tokens, spans, [DEFAULT_DOMAIN] * len(spans), no_answers, eot_id, None, None)
     if not digests or digests.index != file_digest(index_path):
         raise InputError(
             f"{index_path}: damaged, or not the index of the shard beside it (by the checksum in the shard's header); "
@@ -148,7 +156,8 @@ def open_shard(path: Path, eot_id: int | None = None, eot_side: str = "first") -
         raise InputError(f"{index_path}: a domain with a character that would break a table's row; make both anew")
     spans = np.stack([table["start"].to_numpy(), table["end"].to_numpy()], axis=1)
     _check_index(index_path, tokens, spans, info)
-    return Shard(name, tokens, spans, domains, info.separator_id, info, digests)
+    answers = _answers(index_path, table, spans)
+    return Shard(name, tokens, spans, domains, answers, info.separator_id, info, digests)
 
 
 def separated_spans(tokens: np.ndarray, separator_id: int, side: str) -> np.ndarray:
@@ -180,6 +189,19 @@ def _check_index(path: Path, tokens: np.ndarray, spans: np.ndarray, info: ShardI
     if len(wrong):
         start, end = spans[wrong[0]]
         raise InputError(f"{path}: row {wrong[0]}, document {start}-{end} does not end where the next begins; {remake}")
+
+
+def _answers(path: Path, table: pa.Table, spans: np.ndarray) -> list[np.ndarray | None]:
+    """Where the answers of each document lie, from an index that may have none."""
+    if ANSWERS.name not in table.column_names:
+        return [None] * len(spans)
+    answers = [np.array(each or [], np.int64).reshape(-1, 2) for each in table[ANSWERS.name].to_pylist()]
+    for row, (each, (start, end)) in enumerate(zip(answers, spans, strict=True)):
+        if not (np.diff(each.ravel(), prepend=0, append=end - start) >= 0).all():
+            raise InputError(
+                f"{path}: row {row}, its answers do not lie in the document; make both anew with fineweb.py"
+            )
+    return answers
 
 
 def require_inside(doc_id: str, path: Path, folders: Sequence[Path]) -> None:
@@ -263,6 +285,20 @@ def windows(token_ids: np.ndarray, seq_len: int, bos_id: int | None) -> Iterator
         yield np.concatenate([context, targets[start : start + seq_len]])
 
 
-def is_scorable(token_ids: np.ndarray, separator_id: int) -> bool:
-    """Whether a document has at least two tokens besides its separator."""
+def is_scorable(token_ids: np.ndarray, separator_id: int, answers: np.ndarray | None = None) -> bool:
+    """Whether a document has at least two tokens besides its separator, and an answer if only answers are scored."""
+    if answers is not None and not len(scored_targets(1, len(token_ids), answers)):
+        return False
     return int(np.count_nonzero(token_ids != separator_id)) >= 2
+
+
+def scored_targets(first: int, last: int, answers: np.ndarray | None) -> np.ndarray:
+    """Those of the tokens [first, last) of a document that are scored.
+
+    >>> scored_targets(1, 9, np.array([[0, 3], [5, 7]]))
+    array([1, 2, 5, 6])
+    """
+    places = np.arange(first, last)
+    if answers is None:
+        return places
+    return places[((places >= answers[:, :1]) & (places < answers[:, 1:])).any(0)]

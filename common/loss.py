@@ -41,6 +41,10 @@ class TokenLosses:
     base: np.ndarray
     reference: np.ndarray
 
+    def of(self, targets: np.ndarray) -> "TokenLosses":
+        """Those of some targets, by number."""
+        return TokenLosses(self.base[targets], self.reference[targets])
+
     def means(self) -> tuple[float, float, float]:
         """L_base, L_ref and AI_Score = (L_ref - L_base) / L_base, with float64 sums."""
         base, reference = (float(losses.mean(dtype=np.float64)) for losses in (self.base, self.reference))

@@ -21,13 +21,45 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from common.scores import SCHEMA, count_rows, read_score_batches
+from common.scores import EXACT, NEAR, TABLE_SCHEMA, count_rows, read_score_batches
 
 # A bin holds the scores that share sign, exponent and the first 8 bits of the mantissa: that differ by 0.4 % at most.
 BITS = 20
 ROWS_PER_BUCKET = 2**20
 HASH_FILES = 64
+SAMPLE = 2000  # documents of a domain, for a picture
 COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which documents are left out before a domain is ranked.
+
+    Attributes:
+        max_repetition: those that repeat more than this share of their tokens.
+        dedup: those that equal an earlier document (`exact`), that nearly do (`near`), or `none`.
+    """
+
+    max_repetition: float = 1.0
+    dedup: str = "none"
+
+    def over(self, path: Path, table: pa.Table) -> dict[str, np.ndarray]:
+        """For each limit, which rows are over it; InputError where the table lacks what it takes to tell."""
+        found = {}
+        if self.max_repetition < 1:
+            found["repetitive"] = _known(path, table, "repetition", "--max_repetition 1") > self.max_repetition
+        if self.dedup != "none":
+            column = {"exact": EXACT, "near": NEAR}[self.dedup]
+            found["duplicates"] = _known(path, table, column, "--dedup none") != ""
+        return found
+
+
+def _known(path: Path, table: pa.Table, column: str, without: str) -> np.ndarray:
+    if table[column].null_count:
+        raise InputError(
+            f"{path}: no {column} in it; score anew with attention_influence_scoring.py, or rank without: {without}"
+        )
+    return table[column].to_numpy()
 
 
 @dataclass
@@ -35,6 +67,8 @@ class Domain:
     """What one domain holds, and what was selected of it.
 
     Attributes:
+        dropped: by limit, how many documents it left out; what is said of documents below is of the others.
+        sample: up to `SAMPLE` documents drawn by their ids, those left out among them: repetition, AI_Score, kept.
         score_sum: of the documents with a finite score, which alone are counted.
         weights: documents, or their tokens, by bin.
         rows: documents by bin.
@@ -42,6 +76,8 @@ class Domain:
         threshold: the score of the last that was selected.
     """
 
+    dropped: Counter = field(default_factory=Counter)
+    sample: pd.DataFrame | None = None
     num_documents: int = 0
     num_tokens: int = 0
     score_sum: float = 0.0
@@ -53,6 +89,11 @@ class Domain:
     selected_tokens: int = 0
     threshold: float = math.nan
 
+    def histogram(self, lowest: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The scores of the ranked documents, each good to 0.4 %, and how many there are of each."""
+        bins = np.array(sorted(self.rows), np.int64)
+        return _scores_of(bins, lowest), np.array([self.rows[bin_] for bin_ in bins.tolist()])
+
 
 class Ranking:
     """The best (or the `lowest`) `percent` of each domain by AI_Score.
@@ -61,6 +102,7 @@ class Ranking:
         path: a table of scores; rows without a finite score are never selected.
         by: `documents` takes that percentage of the domain's documents, rounded up; `tokens` takes documents until
             they hold that percentage of its tokens.
+        limits: what is left out before.
         scratch: an empty folder for what does not fit into memory.
         watch: called with the batches of a pass, what the pass does and how many rows there are, None if that is not
             known; gives the batches back, and may show how far it is.
@@ -68,26 +110,37 @@ class Ranking:
     Attributes:
         domains: by name, in order; complete once `selected` is exhausted.
         num_rows: of the table.
+        num_not_finite: rows without a finite score.
     """
 
     def __init__(
-        self, path: Path, percent: float, by: str, lowest: bool, scratch: Path, watch=lambda batches, *_: batches
+        self,
+        path: Path,
+        percent: float,
+        by: str,
+        lowest: bool,
+        scratch: Path,
+        limits: Limits = Limits(),
+        watch=lambda batches, *_: batches,
     ):
-        self._path, self._by, self._lowest = path, by, lowest
+        self._path, self._by, self._lowest, self._limits = path, by, lowest, limits
         self._share = Fraction(str(percent)) / 100
         self._scratch, self._watch = scratch, watch
         self.domains: dict[str, Domain] = {}
-        self.num_rows = 0
+        self.num_rows = self.num_not_finite = 0
 
     def selected(self) -> Iterator[pa.Table]:
         """The selected rows, domains by name, best first (or lowest), ties in the table's order; some at a time.
 
         Raises:
-            InputError: as `read_score_batches`; no row has a finite score; or a doc_id stands there twice.
+            InputError: as `read_score_batches`; no row has a finite score, or all are left out; a doc_id stands there
+                twice; or the table does not have what the limits are about.
         """
         twice = self._count()
         if not self.domains:
             raise InputError(f"{self._path}: no row has a finite AI_Score; look at L_base and L_ref in it")
+        if not any(domain.num_documents for domain in self.domains.values()):
+            raise InputError(f"{self._path}: nothing is left of it; raise --max_repetition, or lower --dedup")
         self.domains = dict(sorted(self.domains.items()))
         last_places, edges = self._plan()
         buckets = self._spill(last_places, edges, twice)
@@ -103,8 +156,29 @@ class Ranking:
                 hashes = np.sort(_hashes(table))
                 for file, part in zip(files, np.split(hashes, _edges_of_hash_files(hashes)), strict=True):
                     file.write(part)
-                self._count_batch(*_ranked(table, self._lowest)[1:])
+                table = _finite(table)
+                self.num_not_finite += len(hashes) - len(table)
+                self._count_batch(*_ranked(self._kept(table, count=True), self._lowest))
         return np.concatenate([_twice(self._scratch / f"hashes{n}") for n in range(HASH_FILES)])
+
+    def _kept(self, table: pa.Table, count: bool = False) -> pa.Table:
+        """The rows that no limit leaves out; `count` those that one does, by domain, a row under the first alone."""
+        keep = np.ones(len(table), bool)
+        for limit, over in self._limits.over(self._path, table).items():
+            if count:
+                for name, number in _number_of_each(table.filter(pa.array(over & keep))["domain"]):
+                    self.domains.setdefault(name, Domain()).dropped[limit] += number
+            keep &= ~over
+        if count:
+            self._draw(table, keep)
+        return table.filter(pa.array(keep))
+
+    def _draw(self, table: pa.Table, keep: np.ndarray) -> None:
+        """Take rows into the samples of their domains: those whose ids have the lowest hashes."""
+        columns = table.select(["domain", "repetition", "AI_Score"]).to_pandas()
+        for name, rows in columns.assign(kept=keep, hash=_hashes(table)).groupby("domain"):
+            domain = self.domains.setdefault(name, Domain())
+            domain.sample = pd.concat([domain.sample, rows]).nsmallest(SAMPLE, "hash")
 
     def _count_batch(
         self, names: list[str], codes: np.ndarray, lengths: np.ndarray, scores: np.ndarray, bins: np.ndarray
@@ -132,7 +206,7 @@ class Ranking:
         last_places, edges, in_bucket = [], [0], 0
         for rank, domain in enumerate(self.domains.values()):
             domain.limit = math.ceil(self._share * sum(domain.weights.values()))
-            weight = 0
+            weight, place = 0, (rank << BITS) - 1
             for bin_ in sorted(domain.rows):
                 if weight >= domain.limit:
                     break
@@ -151,11 +225,12 @@ class Ranking:
         files = [self._scratch / f"bucket{n}" for n in range(len(edges))]
         seen: set[str] = set()
         with ExitStack() as stack:
-            writers = [stack.enter_context(pa.ipc.new_stream(str(f), SCHEMA, options=COMPRESSED)) for f in files]
+            writers = [stack.enter_context(pa.ipc.new_stream(str(f), TABLE_SCHEMA, options=COMPRESSED)) for f in files]
             for table in self._watch(read_score_batches(self._path), "selecting", self.num_rows):
                 if len(twice):
                     self._refuse_repeated(table, twice, seen)
-                table, names, codes, _, _, bins = _ranked(table, self._lowest)
+                table = self._kept(_finite(table))
+                names, codes, _, _, bins = _ranked(table, self._lowest)
                 rank_of = np.array([ranks[name] for name in names], np.int64)
                 places = rank_of[codes] << BITS | bins
                 rows = np.flatnonzero(places <= last_places[rank_of[codes]])
@@ -212,8 +287,7 @@ def ends(path: Path, top: int, bottom: int) -> Iterator[tuple[str, int, pa.Table
         (domain, how many documents it has, the best, the lowest last), domains by name.
     """
     kept: dict[str, tuple[int, pa.Table, pa.Table]] = {}
-    for table in read_score_batches(path):
-        table = table.filter(pc.is_finite(table["AI_Score"]))
+    for table in map(_finite, read_score_batches(path)):
         for name in pc.unique(table["domain"]).to_pylist():
             rows = table.filter(pc.equal(table["domain"], name))
             count, *before = kept.get(name, (0, rows.slice(0, 0), rows.slice(0, 0)))
@@ -234,14 +308,29 @@ def _keys(scores: np.ndarray, lowest: bool) -> np.ndarray:
     return ascending if lowest else ~ascending
 
 
+def _scores_of(bins: np.ndarray, lowest: bool) -> np.ndarray:
+    """The score at the lower end of each bin, as `_ranked` numbers them."""
+    keys = (bins - 2 ** (BITS - 1)) << 64 - BITS
+    ascending = keys if lowest else ~keys
+    return (ascending ^ ((ascending >> 63) & np.int64(2**63 - 1))).view(np.float64)
+
+
+def _finite(table: pa.Table) -> pa.Table:
+    """The rows with a finite score, which alone are looked at."""
+    return table.filter(pc.is_finite(table["AI_Score"]))
+
+
+def _number_of_each(values: pa.ChunkedArray) -> list[tuple[str, int]]:
+    return [(each["values"], each["counts"]) for each in pc.value_counts(values).to_pylist()]
+
+
 def _ranked(table: pa.Table, lowest: bool):
-    """The rows with a finite score, and of them: names of domains, code of each row's, tokens, scores and bins."""
-    table = table.filter(pc.is_finite(table["AI_Score"]))
+    """Names of domains, and of each row: code of its domain, tokens, score and bin."""
     domains = table["domain"].combine_chunks().dictionary_encode()
     codes = domains.indices.to_numpy().astype(np.int64)
     scores = table["AI_Score"].to_numpy()
     bins = (_keys(scores, lowest) >> 64 - BITS) + 2 ** (BITS - 1)
-    return table, domains.dictionary.to_pylist(), codes, table["num_tokens"].to_numpy(), scores, bins
+    return domains.dictionary.to_pylist(), codes, table["num_tokens"].to_numpy(), scores, bins
 
 
 def _hashes(table: pa.Table) -> np.ndarray:

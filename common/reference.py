@@ -1,8 +1,8 @@
 """The reference model: a masked copy of the base, the record beside it, and the pair that scores documents."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,24 +28,29 @@ def write_record(folder: Path, base_model: str, kind: str, heads: list[Head]) ->
     write_json(folder / RECORD_NAME, {"base_model": base_model, "mask": kind, "heads": heads})
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A base model and its reference, ready to score.
+class Facts(NamedTuple):
+    """What a run must know, and tell, of the two models.
 
     Attributes:
-        scorer: gives token losses under both.
-        tokenizer: the base model's.
-        identity: what a run's results depend on: digests of both models, and the tokenizer.
+        identity: what the results depend on: digests of both models, and the tokenizer.
         summary: one line on how the reference relates to the base.
-        device: type of the device that both are on.
+        device: what computes: `cpu`, or the GPU's type, `cuda` say.
+        dtype: in what.
     """
+
+    identity: dict[str, str | int | None]
+    vocab_size: int
+    summary: str
+    device: str
+    dtype: str
+
+
+class Pair(NamedTuple):
+    """A base model and its reference, ready to score: what gives token losses under both, and the base's tokenizer."""
 
     scorer: PairScorer
     tokenizer: TextTokenizer
-    vocab_size: int
-    identity: dict[str, str | int | None]
-    summary: str
-    device: str
+    facts: Facts
 
 
 def load_pair(options: PairOptions) -> Pair:
@@ -89,7 +94,8 @@ def load_pair(options: PairOptions) -> Pair:
         summary = f"two separate models: {found}"
         scorer = PairScorer(base, reference, tokens_per_batch=options.tokens_per_batch)
     _check_losses(scorer, base, reference)
-    return Pair(scorer, tokenizer, vocab_size, identity, summary, base.device.type)
+    dtype = str(base.dtype).removeprefix("torch.")
+    return Pair(scorer, tokenizer, Facts(identity, vocab_size, summary, base.device.type, dtype))
 
 
 @torch.no_grad()

@@ -2,16 +2,20 @@
 
 `ai_scores.parquet` is the product and `ai_scores.tsv` the same rows for the eye:
 
-    doc_id                                         domain  num_tokens  L_base    L_ref     AI_Score
-    data/finewebsample/fineweb_train_000001:0-214  plays   214         3.412077  3.610552  0.058168
+    doc_id                                         domain  num_tokens  L_base    L_ref     AI_Score  repetition  …
+    data/finewebsample/fineweb_train_000001:0-214  plays   214         3.412077  3.610552  0.058168  0.0421      …
+
+What stands behind AI_Score is measured by guards.py: repetition, longest_run, compression, and two doc_ids, of the
+first document that equals this one and of the first that nearly does; empty for a document that is the first of its
+kind. A table of other making may lack these; then they read as nulls.
 """
 
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -26,7 +30,8 @@ import pyarrow.parquet as pq
 
 from common.documents import DOC_ID_PATTERN, parse_doc_id
 from common.errors import InputError
-from common.files import as_path, atomic, source, undisturbed
+from common.files import as_path, atomic, scratch, source, undisturbed
+from common.guards import KEY_BYTES, NUM_KEYS, first_alike
 
 SCHEMA = pa.schema(
     [
@@ -38,7 +43,14 @@ SCHEMA = pa.schema(
         ("AI_Score", pa.float64()),
     ]
 )
-SLICES_SCHEMA = pa.schema([*SCHEMA, ("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
+MEASURES = [("repetition", pa.float64()), ("longest_run", pa.int64()), ("compression", pa.float64())]
+EXACT, NEAR = "duplicate_of", "near_duplicate_of"
+TABLE_SCHEMA = pa.schema([*SCHEMA, *MEASURES, (EXACT, pa.string()), (NEAR, pa.string())])
+SLICES_SCHEMA = pa.schema([*TABLE_SCHEMA, ("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
+# A document's steps with their tokens counted from its first, and the table of all of them.
+_STEPS = [("start", pa.int64()), ("end", pa.int64()), *list(SCHEMA)[3:]]
+STEPS_SCHEMA = pa.schema([*SCHEMA, ("document", pa.string()), ("step", pa.int64())])
+PART_SCHEMA = pa.schema([*SCHEMA, *MEASURES, ("keys", pa.binary(KEY_BYTES)), ("steps", pa.list_(pa.struct(_STEPS)))])
 
 SECONDS_PER_PART = 30
 WRITERS = 16  # parts written at once
@@ -51,6 +63,7 @@ class Health:
 
     Attributes:
         num_rows: all rows.
+        num_tokens: of all rows.
         num_not_finite: rows in which a loss or the score is NaN or infinite; `first_not_finite` is one of them.
         num_zero: rows whose score is 0.
         base_sum: of L_base over finite rows.
@@ -58,6 +71,7 @@ class Health:
     """
 
     num_rows: int = 0
+    num_tokens: int = 0
     num_not_finite: int = 0
     first_not_finite: str = ""
     num_zero: int = 0
@@ -71,6 +85,7 @@ class Health:
         if not finite.all():
             self.first_not_finite = self.first_not_finite or table["doc_id"][int(np.argmin(finite))].as_py()
         self.num_rows += len(table)
+        self.num_tokens += pc.sum(table["num_tokens"]).as_py() or 0
         self.num_not_finite += int((~finite).sum())
         self.num_zero += int((score == 0).sum())
         self.base_sum += float(base[finite].sum())
@@ -147,10 +162,11 @@ class Parts:
                 self._found.setdefault(shard, []).append(part)
 
     def _write(self, shard: str, first: int, last: int, rows: list[tuple]) -> tuple[str, tuple[int, int, Path]]:
-        columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
+        columns = list(zip(*rows, strict=True)) if rows else [[] for _ in PART_SCHEMA]
         path = self.folder / f"{shard}.{first:012d}-{last:012d}.parquet"
         with atomic(path) as tmp:
-            pq.write_table(pa.table([list(column) for column in columns], schema=SCHEMA), tmp, write_page_checksum=True)
+            table = pa.table([list(column) for column in columns], schema=PART_SCHEMA)
+            pq.write_table(table, tmp, write_page_checksum=True)
         return shard, (first, last, path)
 
     def of_shard(self, shard_name: str) -> list[tuple[int, int, Path]]:
@@ -172,36 +188,104 @@ def _short(shard_name: str) -> str:
     return hashlib.sha256(shard_name.encode()).hexdigest()[:16]
 
 
-def merge_parts(parts: Iterable[Path], out: Path) -> Health:
-    """Write `out` (TSV) and its `.parquet` twin from the parts, one at a time; returns what the rows look like.
-
-    Raises:
-        InputError: a part is damaged, or there is no row at all.
-    """
-    health, waiting = Health(), []
+@contextmanager
+def table_writer(out: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Write a table as TSV and as its `.parquet` twin, both whole or not at all; yields what appends rows to both."""
+    waiting: list[pa.Table] = []
     with (
         atomic(out) as tsv,
         atomic(out.with_suffix(".parquet")) as parquet,
-        pq.ParquetWriter(parquet, SCHEMA) as writer,
+        pq.ParquetWriter(parquet, schema) as writer,
         tsv.open("w", encoding="utf-8") as text,
     ):
-        text.write("\t".join(SCHEMA.names) + "\n")
-        for part in parts:
-            try:
-                table = pq.read_table(source(part), page_checksum_verification=True).cast(SCHEMA)
-            except (OSError, ValueError, pa.ArrowException) as error:
-                raise InputError(f"{part}: damaged ({error}); delete it and run this again to score it anew") from None
-            waiting.append(table)
-            if sum(map(len, waiting)) >= BATCH_ROWS:
+
+        def write() -> None:
+            if waiting:
                 writer.write_table(pa.concat_tables(waiting), row_group_size=BATCH_ROWS)
                 waiting.clear()
+
+        def append(table: pa.Table) -> None:
             table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g", na_rep="nan")
-            health.add(table)
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting), row_group_size=BATCH_ROWS)
-        if not health.num_rows:
-            raise InputError(f"{out}: no document in the data has two tokens or more, so there are no scores to write")
+            waiting.append(table)
+            if sum(map(len, waiting)) >= BATCH_ROWS:
+                write()
+
+        text.write("\t".join(schema.names) + "\n")
+        yield append
+        write()
+
+
+def merge_parts(parts: Sequence[Path], out: Path, steps_out: Path | None = None) -> Health:
+    """Write `out` (TSV) and its `.parquet` twin from the parts, one at a time; returns what the rows look like.
+
+    Call it as the sole writer of `out`.
+
+    Args:
+        steps_out: where the steps of all documents go, as TSV and parquet; None leaves them out.
+    Raises:
+        InputError: a part is damaged, or there is no row at all.
+    """
+    health, names = Health(), {}
+    with scratch(out) as folder, ExitStack() as stack:
+        first_equal, first_near = _first_alike(parts, folder / "keys", out)
+        rows = np.arange(len(first_equal))
+        is_first = np.zeros(len(rows), bool)
+        is_first[first_near[first_near != rows]] = is_first[first_equal[first_equal != rows]] = True
+        append = stack.enter_context(table_writer(out, TABLE_SCHEMA))
+        append_steps = stack.enter_context(table_writer(steps_out, STEPS_SCHEMA)) if steps_out else None
+        for part in parts:
+            table = _read_part(part)
+            here = rows[health.num_rows : health.num_rows + len(table)]
+            names.update((row, table["doc_id"][row - here[0]].as_py()) for row in here[is_first[here]])
+            whole = table.drop_columns(["keys", "steps"])
+            for name, first in ((EXACT, first_equal), (NEAR, first_near)):
+                alike = [names[of] if of != row else "" for row, of in zip(here, first[here], strict=True)]
+                whole = whole.append_column(name, pa.array(alike, pa.string()))
+            append(whole)
+            if append_steps:
+                append_steps(_steps(table))
+            health.add(whole)
     return health
+
+
+def _first_alike(parts: Sequence[Path], spill: Path, out: Path) -> tuple[np.ndarray, np.ndarray]:
+    """As `guards.first_alike`, of all documents in the parts, by row of the table."""
+    with spill.open("wb") as file:
+        for part in parts:
+            file.write(b"".join(_read_part(part, ["keys"])["keys"].to_pylist()))
+    if not spill.stat().st_size:
+        raise InputError(f"{out}: no document in the data has two tokens or more, so there are no scores to write")
+    return first_alike(np.memmap(spill, np.uint64, "r").reshape(-1, NUM_KEYS))
+
+
+def _read_part(part: Path, columns: list[str] | None = None) -> pa.Table:
+    schema = pa.schema([PART_SCHEMA.field(name) for name in columns or PART_SCHEMA.names])
+    try:
+        return pq.read_table(source(part), columns=columns, page_checksum_verification=True).cast(schema)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{part}: damaged ({error}); delete it and run this again to score it anew") from None
+
+
+def _steps(table: pa.Table) -> pa.Table:
+    """The steps of a part's documents, a row each; `doc_id` is the step's own, so it can be looked at and ranked."""
+    table = table.combine_chunks()
+    lists = table["steps"].combine_chunks()
+    parents, steps = pc.list_parent_indices(lists), pa.Table.from_struct_array(lists.flatten())
+    documents = table.take(parents)
+    places = pc.extract_regex(documents["doc_id"], DOC_ID_PATTERN)
+    begins = pc.struct_field(places, "start").cast(pa.int64())
+    starts, ends = pc.add(begins, steps["start"]), pc.add(begins, steps["end"])
+    span = pc.binary_join_element_wise(starts.cast(pa.string()), ends.cast(pa.string()), "-")
+    numbers = np.arange(len(steps)) - np.searchsorted(parents, parents)
+    columns = [
+        pc.binary_join_element_wise(pc.struct_field(places, "shard"), span, ":"),
+        documents["domain"],
+        pc.subtract(ends, starts),
+        *(steps[name] for name in ("L_base", "L_ref", "AI_Score")),
+        documents["doc_id"],
+        pa.array(numbers),
+    ]
+    return pa.table(columns, schema=STEPS_SCHEMA)
 
 
 def read_score_batches(path: Path) -> Iterator[pa.Table]:
@@ -223,7 +307,10 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
             for batch in batches:
                 table = pa.Table.from_batches([batch])
                 table.validate(full=True)
-                table = table.select(SCHEMA.names).cast(SCHEMA)
+                for field in TABLE_SCHEMA:
+                    if field.name not in names:
+                        table = table.append_column(field, pa.nulls(len(table), field.type))
+                table = table.select(TABLE_SCHEMA.names).cast(TABLE_SCHEMA)
                 table = table.set_column(1, "domain", pc.fill_null(table["domain"], ""))
                 _check_rows(path, table, num_rows, make)
                 num_rows += len(table)
@@ -247,10 +334,10 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
     if path.suffix == ".parquet":
         with pq.ParquetFile(source(path), pre_buffer=False) as file:  # which would keep all of it in memory
             names = file.schema_arrow.names
-            wanted = [name for name in SCHEMA.names if name in names]
+            wanted = [name for name in TABLE_SCHEMA.names if name in names]
             yield names, file.iter_batches(BATCH_ROWS, columns=wanted)
     else:
-        types = pa.csv.ConvertOptions(column_types=SCHEMA, null_values=["", "nan"], strings_can_be_null=False)
+        types = pa.csv.ConvertOptions(column_types=TABLE_SCHEMA, null_values=["", "nan"], strings_can_be_null=False)
         # One thread, because only then an error names the row.
         reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
         with pa.csv.open_csv(source(path), reading, pa.csv.ParseOptions(delimiter="\t"), types) as file:
@@ -259,7 +346,8 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
 
 def _check_rows(path: Path, table: pa.Table, first_row: int, make: str) -> None:
     """Raise InputError for a row without a doc_id or a length, or with text that would break a table."""
-    text = pc.binary_join_element_wise(table["doc_id"], table["domain"], "")
+    alike = (pc.fill_null(table[name], "") for name in (EXACT, NEAR))
+    text = pc.binary_join_element_wise(table["doc_id"], table["domain"], *alike, "")
     wrong = pc.or_kleene(
         pc.fill_null(pc.less(table["num_tokens"], 1), True),
         pc.fill_null(pc.match_substring_regex(text, r"\pC"), True),

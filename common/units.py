@@ -4,33 +4,56 @@ Units are cut at the same places whoever scores them, so their batches are the s
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from common.batches import Document
-from common.documents import Shard, is_scorable, windows
+from common.documents import Shard, is_scorable, scored_targets, windows
+from common.guards import Guards, measure
+from common.loss import TokenLosses
 from common.options import PairOptions
 from common.reference import load_pair
+from common.steps import Step, score_steps, step_edges
 
 # A unit's tokens: the least, which is a few batches, and the most; and how many units there should be where that leaves
 # a choice.
 MIN_TOKENS, MAX_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**17}, 2**19, 2048
 
 
-class Piece(NamedTuple):
-    """Scores of documents [first, last) of a shard, by row; those with nothing to predict have none.
+class Scored(NamedTuple):
+    """What is known of one document.
 
     Attributes:
-        scores: (row, L_base, L_ref, AI_Score) of each.
+        row: of the document in its shard.
+        means: L_base, L_ref, AI_Score.
+        steps: where steps are wanted; their places count from the document's first token.
     """
+
+    row: int
+    means: tuple[float, float, float]
+    guards: Guards
+    steps: list[Step]
+
+
+class Piece(NamedTuple):
+    """Scores of documents [first, last) of a shard; those with nothing to predict have none."""
 
     first: int
     last: int
-    scores: list[tuple[int, float, float, float]]
+    scores: list[Scored]
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """Whether the steps of documents are scored, and what stands between them; None for blank lines."""
+
+    wanted: bool = False
+    separator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,7 @@ class Unit:
         tokens: of these documents, shape [num_tokens].
         spans: where the documents lie in the shard, int64, shape [num_documents, 2].
         domains: one for each document.
+        answers: of each document, which of its tokens alone are scored; None for all of them.
         separator_id: the token between documents.
     """
 
@@ -50,7 +74,8 @@ class Unit:
     first: int
     tokens: np.ndarray
     spans: np.ndarray
-    domains: list[str]
+    domains: Sequence[str]
+    answers: Sequence[np.ndarray | None]
     separator_id: int
 
     @property
@@ -72,17 +97,20 @@ class Unit:
         done = piece.last - self.first
         if piece.last == self.last:
             return None
-        tokens = self.tokens[int(self.spans[done, 0] - self.spans[0, 0]) :]
-        return Unit(self.shard_name, piece.last, tokens, self.spans[done:], self.domains[done:], self.separator_id)
+        return replace(
+            self,
+            first=piece.last,
+            tokens=self.tokens[int(self.spans[done, 0] - self.spans[0, 0]) :],
+            spans=self.spans[done:],
+            domains=self.domains[done:],
+            answers=self.answers[done:],
+        )
 
-    def documents(self, seq_len: int, bos_id: int | None) -> Iterator[Document]:
-        """The windows of each document that has something to predict, with its row."""
+    def token_ids(self, row: int) -> np.ndarray:
+        """The tokens of a document."""
+        start, end = self.span(row)
         offset = int(self.spans[0, 0])
-        for row in range(self.first, self.last):
-            start, end = self.span(row)
-            token_ids = self.tokens[start - offset : end - offset]
-            if is_scorable(token_ids, self.separator_id):
-                yield row, list(windows(token_ids, seq_len, bos_id))
+        return self.tokens[start - offset : end - offset]
 
 
 def tokens_per_unit(num_tokens: int, device: str) -> int:
@@ -106,24 +134,10 @@ def cut(shard: Shard, rows: range, size: int) -> Iterator[Unit]:
             first,
             np.array(shard.tokens[spans[0, 0] : spans[-1, 1]]),
             spans,
-            list(shard.domains[first:last]),
+            shard.domains[first:last],
+            shard.answers[first:last],
             shard.separator_id,
         )
-
-
-class Facts(NamedTuple):
-    """What a run must know of the two models.
-
-    Attributes:
-        identity: what the results depend on: digests of both models, and the tokenizer.
-        summary: one line on how the reference relates to the base.
-        device: what computes: `cpu` or `cuda`, say.
-    """
-
-    identity: dict[str, str | int | None]
-    vocab_size: int
-    summary: str
-    device: str
 
 
 class UnitScorer:
@@ -135,17 +149,42 @@ class UnitScorer:
         InputError: as `load_pair`.
     """
 
-    def __init__(self, options: PairOptions, seconds_per_piece: float = 0):
+    def __init__(self, options: PairOptions, steps: StepOptions = StepOptions(), seconds_per_piece: float = 0):
         self._pair, self._seq_len, self._seconds = load_pair(options), options.seq_len, seconds_per_piece
-        self.facts = Facts(self._pair.identity, self._pair.vocab_size, self._pair.summary, self._pair.device)
+        self._steps = steps
+        self._piece = cache(lambda token_id: self._pair.tokenizer.pieces([token_id])[0])
+        self.facts = self._pair.facts
 
     def __call__(self, unit: Unit) -> Iterator[Piece]:
         """Scores of the unit's documents, in order, as they are computed."""
-        first, scores, handed = unit.first, [], time.monotonic()
-        for finished in self._pair.scorer.stream(unit.documents(self._seq_len, self._pair.tokenizer.bos_id)):
-            scores += [(row, *losses.means()) for row, losses in finished]
+        first, scores, handed, guards = unit.first, [], time.monotonic(), {}
+        for finished in self._pair.scorer.stream(self._documents(unit, guards)):
+            scores += [self._scored(unit, row, losses, guards.pop(row)) for row, losses in finished]
             if time.monotonic() - handed >= self._seconds:
-                yield Piece(first, scores[-1][0] + 1, scores)
-                first, scores, handed = scores[-1][0] + 1, [], time.monotonic()
+                yield Piece(first, scores[-1].row + 1, scores)
+                first, scores, handed = scores[-1].row + 1, [], time.monotonic()
         if first < unit.last:
             yield Piece(first, unit.last, scores)
+
+    def _documents(self, unit: Unit, guards: dict[int, Guards]) -> Iterator[Document]:
+        """The windows of each document that has something to predict, with its row; its guards go into `guards`.
+
+        The scorer reads ahead in a thread, so the guards are measured while the models compute.
+        """
+        tokenizer = self._pair.tokenizer
+        for row in range(unit.first, unit.last):
+            token_ids = unit.token_ids(row)
+            if is_scorable(token_ids, unit.separator_id, unit.answers[row - unit.first]):
+                text_ids = token_ids[token_ids != unit.separator_id]
+                guards[row] = measure(text_ids, tokenizer.decode(text_ids.tolist()))
+                yield row, list(windows(token_ids, self._seq_len, tokenizer.bos_id))
+
+    def _scored(self, unit: Unit, row: int, losses: TokenLosses, guards: Guards) -> Scored:
+        token_ids = unit.token_ids(row)
+        first_target = len(token_ids) - len(losses.base)
+        scored = scored_targets(first_target, len(token_ids), unit.answers[row - unit.first])
+        losses, steps = losses.of(scored - first_target), []
+        if self._steps.wanted:
+            edges = step_edges([self._piece(token_id) for token_id in token_ids.tolist()], self._steps.separator)
+            steps = score_steps(losses, edges, scored)
+        return Scored(row, losses.means(), guards, steps)

@@ -1,0 +1,142 @@
+"""What the score rewards wrongly, measured in each document: repetition inside it, and other documents like it.
+
+The score rises wherever text can be copied, so it rises with repeated phrases and boilerplate. The measures are those
+of the large open corpora, taken on tokens:
+
+repetition   share of tokens in n-grams that the document held before (Gopher, arXiv 2112.11446, table A1, n = 10)
+longest_run  tokens in the longest stretch that is an n-gram of up to 13 tokens three times or more (Dolma, arXiv
+             2402.00159; OLMo 2, arXiv 2501.00656)
+compression  bytes of the text after zlib by bytes before
+keys         of which two equal ones tell of equal, or nearly equal, documents
+"""
+
+import hashlib
+import zlib
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from datasketch import MinHash
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+REPEATED_NGRAM = 10
+MAX_PERIOD, MIN_TIMES = 13, 3
+# As FineWeb has it (arXiv 2406.17557): documents with 75 % of their 5-grams in common share a band more often than not.
+SHINGLE, BANDS, ROWS_PER_BAND = 5, 14, 8
+NUM_KEYS = 1 + BANDS
+KEY_BYTES = 8 * NUM_KEYS
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Guards(NamedTuple):
+    """The measures of one document; `keys` are `NUM_KEYS` uint64 as bytes, that of the whole document first."""
+
+    repetition: float
+    longest_run: int
+    compression: float
+    keys: bytes
+
+
+def measure(token_ids: np.ndarray, text: str) -> Guards:
+    """Measure one document.
+
+    Args:
+        token_ids: without the separator, shape [num_tokens].
+        text: the same, as text.
+    """
+    token_ids = np.ascontiguousarray(token_ids, np.int64)
+    data = text.encode("utf-8", "surrogatepass")
+    return Guards(
+        round(repetition(token_ids), 4),
+        longest_run(token_ids),
+        round(len(zlib.compress(data)) / max(1, len(data)), 4),
+        _keys(token_ids).tobytes(),
+    )
+
+
+def repetition(token_ids: np.ndarray, n: int = REPEATED_NGRAM) -> float:
+    """Share of tokens in n-grams that have occurred before; the first occurrence does not count.
+
+    >>> repetition(np.array([1, 2, 3, 1, 2, 3, 4, 5]), 3)  # the second 1, 2, 3
+    0.375
+    """
+    if len(token_ids) <= n:
+        return 0.0
+    hashes = _ngrams(token_ids, n)
+    again = np.ones(len(hashes), bool)
+    again[np.unique(hashes, return_index=True)[1]] = False
+    covered = np.zeros(len(token_ids) + 1, np.int64)
+    covered[:-n] += again
+    covered[n:] -= again
+    return float((covered.cumsum()[:-1] > 0).mean())
+
+
+def longest_run(token_ids: np.ndarray) -> int:
+    """Tokens in the longest stretch of one n-gram, n up to 13, three times or more behind each other.
+
+    >>> longest_run(np.array([9, 1, 2, 1, 2, 1, 2, 1, 8]))
+    7
+    """
+    longest = 0
+    for period in range(1, min(MAX_PERIOD, len(token_ids) // MIN_TIMES) + 1):
+        same = token_ids[period:] == token_ids[:-period]
+        edges = np.flatnonzero(np.concatenate([[True], ~same, [True]]))
+        stretch = int(np.diff(edges).max()) - 1 + period
+        if stretch >= MIN_TIMES * period:
+            longest = max(longest, stretch)
+    return longest
+
+
+def first_alike(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each document the first one that equals it, and the first one that nearly does: itself where there is none.
+
+    Nearly equal are those that share a key, and those that others connect so.
+
+    Args:
+        keys: uint64, shape [num_documents, NUM_KEYS], in the order of the table; may be a memory map.
+    Returns:
+        Two arrays of rows, int64, shape [num_documents].
+    """
+    rows, later, first = np.arange(len(keys)), [], []
+    for column in range(1, NUM_KEYS):
+        earliest = _first_of_each(keys[:, column])
+        later.append(rows[earliest != rows])
+        first.append(earliest[later[-1]])
+    links = np.concatenate(later), np.concatenate(first)
+    graph = coo_array((np.ones(len(links[0]), np.int8), links), shape=(len(keys), len(keys)))
+    labels = connected_components(graph, directed=False)[1]
+    return _first_of_each(keys[:, 0]), _first_of_each(labels)
+
+
+def _first_of_each(values: np.ndarray) -> np.ndarray:
+    """The row in which each row's value occurs first."""
+    _, first, value_of = np.unique(values, return_index=True, return_inverse=True)
+    return first[value_of]
+
+
+def _ngrams(token_ids: np.ndarray, n: int) -> np.ndarray:
+    """A hash of each n-gram, uint64."""
+    last = len(token_ids) - n + 1
+    hashes = np.zeros(last, np.uint64)
+    for place in range(n):
+        hashes = hashes * MULTIPLIER + token_ids[place : last + place].astype(np.uint64) + np.uint64(1)
+    return hashes
+
+
+def _keys(token_ids: np.ndarray) -> np.ndarray:
+    """A hash of the whole document, and one for each band of its MinHash signature; uint64, shape [NUM_KEYS]."""
+    whole = np.frombuffer(hashlib.blake2b(token_ids.tobytes(), digest_size=8).digest(), np.uint64)
+    shingles = _ngrams(token_ids, min(SHINGLE, len(token_ids))) >> np.uint64(32)
+    signature = _empty_signature().copy()
+    signature.update_batch(shingles)
+    bands = signature.hashvalues.astype(np.uint64).reshape(BANDS, ROWS_PER_BAND)
+    keys = np.zeros(BANDS, np.uint64)
+    for row in bands.T:
+        keys = keys * MULTIPLIER + row + np.uint64(1)
+    return np.concatenate([whole, keys])
+
+
+@cache
+def _empty_signature() -> MinHash:
+    return MinHash(BANDS * ROWS_PER_BAND, hashfunc=int)
