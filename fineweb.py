@@ -3,13 +3,15 @@
     python fineweb.py --version 10B                       FineWeb's sample of 10B tokens, from the hub
     python fineweb.py --version sample --tokenizer data/SmolLM2-135M-Instruct
     python fineweb.py --input 'corpus/*.jsonl.zst' --domain_column source --out_dir data/mine
+    python fineweb.py --input chats.jsonl --chat --tokenizer MODEL          {"messages": [{"role": …, "content": …}, …]}
 
 Reads   FineWeb (10B, 100B, 350B), the sample text, or --input: parquet, JSONL (also .gz, .zst) or text files
 Writes  data/fineweb10B/fineweb_val_000000.bin, fineweb_train_000001.bin, …, tokens as llm.c lays them out, and beside
         each the index of its documents, .index.parquet: start, end, id, domain, url
 
 A document ends with the tokenizer's end-of-text token and is never split over two shards. Text is streamed, and text
-that spells a special token stays text. A run that was stopped goes on behind its last finished shard.
+that spells a special token stays text. Of chats (--chat), which go through the tokenizer's own template, later steps
+score the answers alone. A run that was stopped goes on behind its last finished shard.
 """
 
 import argparse
@@ -23,8 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from common import cli
+from common.chat import ChatTemplate
 from common.corpus import BadRows, Columns, SourceDocument, expand, read_files, read_hub
-from common.dataset import NAME, DatasetWriter
+from common.dataset import NAME, DatasetWriter, Spans
 from common.engine import EngineOptions, Here, add_engine_flags, engine_options, workers
 from common.errors import InputError
 from common.files import as_path, claim, read_json, sole_writer, write_json
@@ -45,7 +48,8 @@ def parse_args(argv: list[str] | None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--version", choices=[*HUB_CONFIGS, "sample"], default="10B", help="which text to tokenize")
     parser.add_argument("--input", nargs="+", help="files, globs or URLs (s3://…), in place of --version")
-    parser.add_argument("--text_column", default="text", help="column that holds the text")
+    parser.add_argument("--chat", action="store_true", help="--input holds chats; score the assistant's answers alone")
+    parser.add_argument("--text_column", help="column that holds the text (default: text, or messages with --chat)")
     parser.add_argument("--id_column", help="column that holds the source's id (default: id, or file and line)")
     parser.add_argument("--domain_column", help="column that holds the domain (default: all one domain)")
     add_bad_row_flag(parser)
@@ -108,15 +112,28 @@ def batches(documents: Iterable[SourceDocument]) -> Iterator[list[SourceDocument
 
 
 class BatchTokenizer:
-    """A worker that encodes documents: the token ids of each, in one array that is cheap to send, and their lengths."""
+    """A worker that encodes documents.
+
+    Yields the token ids of all, in one array that is cheap to send, and of each its length and where its answers lie.
+    """
 
     def __init__(self, tokenizer: TextTokenizer):
         self._tokenizer, self.facts = tokenizer, tokenizer.fingerprint
 
-    def __call__(self, documents: list[SourceDocument]) -> Iterator[tuple[np.ndarray, list[int]]]:
-        encoded = self._tokenizer.encode_batch([document.text for document in documents])
+    def __call__(self, documents: list[SourceDocument]) -> Iterator[tuple[np.ndarray, list[int], list[Spans | None]]]:
+        answers: list[Spans | None] = [None] * len(documents)
+        if documents[0].answers is None:
+            encoded = self._tokenizer.encode_batch([document.text for document in documents])
+        else:
+            encoded, answers = zip(*map(self._encode_chat, documents), strict=True)
         lengths = [len(token_ids) for token_ids in encoded]
-        yield np.fromiter(chain.from_iterable(encoded), np.uint32, sum(lengths)), lengths
+        yield np.fromiter(chain.from_iterable(encoded), np.uint32, sum(lengths)), lengths, answers
+
+    def _encode_chat(self, document: SourceDocument) -> tuple[list[int], Spans]:
+        """A token is of the answer that its first character is in."""
+        token_ids, offsets = self._tokenizer.encode_with_offsets(document.text, special=True)
+        begins = [begin for begin, _ in offsets]
+        return token_ids, [tuple(np.searchsorted(begins, span).tolist()) for span in document.answers]
 
 
 def in_order(team: Here, units: Iterable[list[SourceDocument]]) -> Iterator[tuple[list[SourceDocument], tuple]]:
@@ -148,10 +165,10 @@ def tokenize(
         cli.skip(bar, writer.num_tokens)
         try:
             left = read_ahead(batches(islice(documents, writer.num_documents, None)))
-            for batch, (token_ids, lengths) in in_order(team, left):
+            for batch, (token_ids, lengths, answers) in in_order(team, left):
                 ends = np.cumsum(lengths)
-                for document, start, end in zip(batch, ends - lengths, ends, strict=True):
-                    writer.add(document, token_ids[start:end])
+                for document, start, end, spans in zip(batch, ends - lengths, ends, answers, strict=True):
+                    writer.add(document, token_ids[start:end], spans)
                 bar.set_postfix_str(f"{writer.num_documents:,} documents{team.status()}", refresh=False)
                 bar.update(len(token_ids) + len(batch))
             writer.close()
@@ -169,6 +186,7 @@ def make_dataset(
     shard_size: int,
     val_tokens: int,
     max_docs: int | None,
+    chat: ChatTemplate | None,
     bad_rows: BadRows,
     overwrite: bool,
 ) -> None:
@@ -182,6 +200,7 @@ def make_dataset(
         else version,
         "sample": digest(documents) if version == "sample" and not inputs else None,
         "columns": vars(columns),
+        "chat": chat and chat.fingerprint,
         "tokenizer": tokenizer.fingerprint,
         "shard_size": shard_size,
         "val_tokens": val_tokens,
@@ -214,18 +233,23 @@ def make_dataset(
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.chat and not args.input:
+        raise InputError("--chat: the texts of --version are no chats; give your own with --input")
     from_hub = not args.input and args.version in HUB_CONFIGS
+    tokenizer = load_tokenizer(args.tokenizer, args.trust_remote_code, args.num_workers)
+    chat = ChatTemplate(tokenizer) if args.chat else None
     make_dataset(
         args.version,
         args.input,
-        Columns(args.text_column, args.id_column, args.domain_column),
-        load_tokenizer(args.tokenizer, args.trust_remote_code, args.num_workers),
+        Columns(args.text_column or ("messages" if chat else "text"), args.id_column, args.domain_column),
+        tokenizer,
         engine_options(args),
         args.out_dir or Path("data") / (NAME + ("_local" if args.input else args.version)),
         args.shard_size,
         args.val_tokens if args.val_tokens is not None else (args.shard_size if from_hub else 0),
         args.max_docs,
-        BadRows(skip=args.on_bad_row == "skip"),
+        chat,
+        BadRows(args.on_bad_row == "skip", chat),
         args.overwrite,
     )
 

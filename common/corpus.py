@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.chat import ChatTemplate
 from common.errors import BadRow, InputError
 from common.files import as_path, is_url, source
 from common.visible import one_line
@@ -24,12 +25,17 @@ Row = tuple[str, dict | bytes]
 
 @dataclass(frozen=True)
 class SourceDocument:
-    """A document as its source has it, and how to find it there again."""
+    """A document as its source has it, and how to find it there again.
+
+    Attributes:
+        answers: of a chat, the half-open spans of characters that are scored.
+    """
 
     text: str
     id: str
     domain: str = DEFAULT_DOMAIN
     url: str = ""
+    answers: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,16 @@ class Columns:
 class BadRows:
     """What becomes of rows that cannot be used: the first stops the run, or all are skipped and counted.
 
+    Args:
+        chat: renders the text column as chats, where they are.
+
     Attributes:
         count: rows skipped so far.
         first: what was wrong with the first of them.
     """
 
-    def __init__(self, skip: bool = False):
-        self._skip = skip
+    def __init__(self, skip: bool = False, chat: ChatTemplate | None = None):
+        self._skip, self._chat = skip, chat
         self.count = 0
         self.first = ""
 
@@ -58,7 +67,7 @@ class BadRows:
         """The documents of those rows that can be used."""
         for place, row in rows:
             try:
-                yield _document(place, row, columns, domain)
+                yield _document(place, row, columns, domain, self._chat)
             except BadRow as error:
                 if not self._skip:
                     raise InputError(f"{error}; mend or drop it, or skip such rows with --on_bad_row skip") from None
@@ -130,7 +139,9 @@ def _hub_rows(name: str, config: str | None) -> Iterator[Row]:
         ) from None
 
 
-def _document(place: str, row: dict | bytes, columns: Columns, domain: str) -> SourceDocument:
+def _document(
+    place: str, row: dict | bytes, columns: Columns, domain: str, chat: ChatTemplate | None
+) -> SourceDocument:
     """The document that a row (or a line of JSON) holds; BadRow when it holds none."""
     if isinstance(row, bytes):
         try:
@@ -144,7 +155,7 @@ def _document(place: str, row: dict | bytes, columns: Columns, domain: str) -> S
             continue
         if column not in row:
             raise BadRow(f"{place}: no column {column!r}, only {', '.join(sorted(row))} (name the right one)")
-    text = row[columns.text]
+    text, answers = chat.render(place, row[columns.text]) if chat else (row[columns.text], None)
     if not isinstance(text, str):
         raise BadRow(f"{place}: column {columns.text!r} holds {type(text).__name__}, not text")
     try:
@@ -156,6 +167,7 @@ def _document(place: str, row: dict | bytes, columns: Columns, domain: str) -> S
         _label(row.get("id" if columns.id is None else columns.id), place),
         domain if columns.domain is None else _label(row[columns.domain], domain),
         _label(row.get("url"), ""),
+        answers,
     )
 
 

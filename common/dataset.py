@@ -9,6 +9,7 @@ from common.shards import ShardWriter, token_dtype
 from common.tokenization import TextTokenizer
 
 NAME = "fineweb"
+Spans = list[tuple[int, int]]
 
 
 class DatasetWriter:
@@ -34,8 +35,8 @@ class DatasetWriter:
             shard = open_shard(path)
             self._count(len(shard.spans), len(shard.tokens))
 
-    def add(self, document: SourceDocument, token_ids: Sequence[int]) -> None:
-        """Append a document; the separator is put behind it."""
+    def add(self, document: SourceDocument, token_ids: Sequence[int], answers: Spans | None = None) -> None:
+        """Append a document, `answers` if it is a chat in tokens; the separator is put behind it."""
         length = len(token_ids) + 1
         limit = self.val_tokens if self._is_validation() else self.shard_size
         if self._shard and self._shard.num_tokens + length > limit:
@@ -52,6 +53,7 @@ class DatasetWriter:
                 "id": document.id,
                 "domain": document.domain,
                 "url": document.url,
+                **({} if answers is None else {"answers": answers}),
             }
         )
 

@@ -97,7 +97,7 @@ class Shard:
 def write_index(path: Path, rows: list[dict], info: ShardInfo) -> None:
     """Write a shard's index: `rows` of start, end, id, domain, url, and of chats answers."""
     metadata = {METADATA_KEY: json.dumps(asdict(info)).encode()}
-    schema = CHAT_INDEX_SCHEMA if "answers" in rows[0] else INDEX_SCHEMA
+    schema = CHAT_INDEX_SCHEMA if any("answers" in row for row in rows) else INDEX_SCHEMA
     with atomic(path) as tmp:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata)), tmp)
 

@@ -120,7 +120,7 @@ def _ngrams(token_ids: np.ndarray, n: int) -> np.ndarray:
     last = len(token_ids) - n + 1
     hashes = np.zeros(last, np.uint64)
     for place in range(n):
-        hashes = hashes * MULTIPLIER + token_ids[place : last + place].astype(np.uint64) + np.uint64(1)
+        hashes = (hashes + token_ids[place : last + place].astype(np.uint64) + np.uint64(1)) * MULTIPLIER
     return hashes
 
 
@@ -133,7 +133,7 @@ def _keys(token_ids: np.ndarray) -> np.ndarray:
     bands = signature.hashvalues.astype(np.uint64).reshape(BANDS, ROWS_PER_BAND)
     keys = np.zeros(BANDS, np.uint64)
     for row in bands.T:
-        keys = keys * MULTIPLIER + row + np.uint64(1)
+        keys = (keys + row + np.uint64(1)) * MULTIPLIER
     return np.concatenate([whole, keys])
 
 

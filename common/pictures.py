@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from common.files import atomic
-from common.heads import Head
 
 COLUMNS, MAX_DOMAINS = 3, 24
 BINS = 40
@@ -27,7 +26,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(tmp, format="png", dpi=110)
 
 
-def heads_picture(scores: np.ndarray, chosen: Sequence[Head], dark: bool = False) -> Figure:
+def heads_picture(scores: np.ndarray, chosen: Sequence[tuple[int, int]], dark: bool = False) -> Figure:
     """Retrieval scores as layers × heads, the chosen heads outlined.
 
     Args:

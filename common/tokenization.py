@@ -56,8 +56,12 @@ class TextTokenizer:
         """Token ids of one text."""
         return self.encode_batch([text])[0]
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of one text and the half-open span of characters that each covers."""
+    def encode_with_offsets(self, text: str, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of one text and the half-open span of characters that each covers.
+
+        Args:
+            special: take special tokens in the text, which a chat template has put there, for what they are.
+        """
         raise NotImplementedError
 
     def pieces(self, token_ids: list[int]) -> list[str]:
@@ -112,12 +116,14 @@ class _HuggingFaceTokenizer(TextTokenizer):
             verbose=False,
         )["input_ids"]
 
-    def encode_with_offsets(self, text):
+    def encode_with_offsets(self, text, special=False):
         try:
-            encoded = self.hf(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+            encoded = self.hf(
+                text, add_special_tokens=False, split_special_tokens=not special, return_offsets_mapping=True
+            )
         except NotImplementedError:
             raise InputError(
-                f"{self.name}: its tokenizer gives no character offsets, so probes cannot be read"
+                f"{self.name}: its tokenizer gives no character offsets, so probes and chats cannot be read"
             ) from None
         return encoded["input_ids"], encoded["offset_mapping"]
 
@@ -144,7 +150,7 @@ class _TiktokenTokenizer(TextTokenizer):
     def encode_batch(self, texts):
         return self._encoding.encode_ordinary_batch(texts, num_threads=int(os.environ[NUM_THREADS]))
 
-    def encode_with_offsets(self, text):
+    def encode_with_offsets(self, text, special=False):
         token_ids = self.encode(text)
         _, starts = self._encoding.decode_with_offsets(token_ids)
         return token_ids, list(zip(starts, [*starts[1:], len(text)], strict=True))

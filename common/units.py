@@ -180,11 +180,13 @@ class UnitScorer:
                 yield row, list(windows(token_ids, self._seq_len, tokenizer.bos_id))
 
     def _scored(self, unit: Unit, row: int, losses: TokenLosses, guards: Guards) -> Scored:
-        token_ids = unit.token_ids(row)
+        token_ids, answers = unit.token_ids(row), unit.answers[row - unit.first]
         first_target = len(token_ids) - len(losses.base)
-        scored = scored_targets(first_target, len(token_ids), unit.answers[row - unit.first])
+        scored = scored_targets(first_target, len(token_ids), answers)
         losses, steps = losses.of(scored - first_target), []
         if self._steps.wanted:
             edges = step_edges([self._piece(token_id) for token_id in token_ids.tolist()], self._steps.separator)
+            if answers is not None:  # of which each begins a step
+                edges = np.union1d(edges, answers).astype(int).tolist()
             steps = score_steps(losses, edges, scored)
         return Scored(row, losses.means(), guards, steps)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import ranking, scores
@@ -107,6 +107,7 @@ some_rows = st.lists(
 ).filter(lambda rows: any(np.isfinite(score) for *_, score in rows))
 
 
+@settings(deadline=None)
 @given(
     some_rows,
     st.sampled_from([1, 20, 33.3, 100]),

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from common.errors import InputError
+from common.guards import measure
 from common.scores import SCHEMA, Parts, merge_parts, read_scores, with_slices
 
 
@@ -22,13 +23,21 @@ def table(rows):
     return pa.table([list(column) for column in zip(*out, strict=True)], schema=SCHEMA)
 
 
+def parts_rows(scores, token_ids, steps=()):
+    """The same rows as parts have them, with the measures of the tokens."""
+    return [
+        (*row.values(), *measure(np.array(ids), "text"), list(steps))
+        for row, ids in zip(scores.to_pylist(), token_ids, strict=True)
+    ]
+
+
 def test_slices_say_where_a_document_lies():
     row = with_slices(table([("a", 7, 0.1), ("a", 5, 0.1)])).to_pylist()[1]
     assert (row["shard"], row["start"], row["end"]) == ("data/x_000001.bin", 7, 12)
 
 
 def test_parts_merge_into_equal_tsv_and_parquet(tmp_path):
-    rows = [tuple(row.values()) for row in table([("a", 3, 0.25), ("b", 4, math.nan), ("a", 5, -1 / 3)]).to_pylist()]
+    rows = parts_rows(table([("a", 3, 0.25), ("b", 4, math.nan), ("a", 5, -1 / 3)]), [[5] * 30, [6] * 30, [5] * 30])
     with Parts(tmp_path / "parts") as parts:
         parts.add("data/x_000001", 0, 2, rows[:2])
         parts.flush()
@@ -40,6 +49,8 @@ def test_parts_merge_into_equal_tsv_and_parquet(tmp_path):
     pd.testing.assert_frame_equal(tsv, parquet, rtol=1e-9)
     assert parquet["AI_Score"].tolist()[2] == -1 / 3
     assert np.isnan(tsv["AI_Score"][1])
+    assert parquet["duplicate_of"].tolist() == parquet["near_duplicate_of"].tolist() == ["", "", "data/x_000001:0-3"]
+    assert parquet["longest_run"].tolist() == [30, 30, 30]
 
 
 def test_parts_say_what_is_missing_and_join_what_touches(tmp_path):
