@@ -50,23 +50,19 @@ class ChatTemplate:
             if not (whole.startswith(after) and after.startswith(before)):
                 raise BadRow(f"{place}: the chat template renders message {number + 1} otherwise than within the chat")
             spans.append((len(before), len(after.rstrip())))
-        if not spans:
-            raise BadRow(f"{place}: no message of the role {ANSWERING!r}, so nothing to score")
         return whole, tuple(spans)
 
     def _check(self, place: str, messages: object) -> None:
-        is_chat = isinstance(messages, list) and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in messages
-        )
-        if not is_chat:
-            raise BadRow(f'{place}: not a list of messages {{"role": …, "content": text}}')
+        if not isinstance(messages, list):
+            raise BadRow(f"{place}: the messages are a {type(messages).__name__}, not a list")
         for number, message in enumerate(messages, 1):
+            if not isinstance(message, dict) or not all(isinstance(message.get(n), str) for n in ("role", "content")):
+                raise BadRow(f'{place}: message {number} is not {{"role": text, "content": text}}')
             for token in self._special:
                 if token in message["content"] or token in message["role"]:
                     raise BadRow(f"{place}: message {number} spells the special token {token}, and would become it")
+        if ANSWERING not in (message["role"] for message in messages):
+            raise BadRow(f"{place}: no message of the role {ANSWERING!r}, so nothing to score")
 
     def _text(self, place: str, messages: list[dict], **how) -> str:
         try:

@@ -1,7 +1,7 @@
 """The steps of a document, what lies between blank lines or another separator, and the loss of each."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -42,17 +42,21 @@ def step_edges(pieces: Sequence[str], separator: str | None) -> list[int]:
     return np.unique([0, *np.searchsorted(begins, cuts), len(pieces)]).tolist()
 
 
-def score_steps(losses: TokenLosses, edges: Sequence[int], targets: np.ndarray) -> list[Step]:
-    """The steps that have a target.
+def score_steps(
+    losses: TokenLosses, places: np.ndarray, pieces: Sequence[str], separator: str | None, spans: Iterable
+) -> list[Step]:
+    """The steps of a document that have a target.
 
     Args:
-        losses: of the document's targets.
-        edges: as from `step_edges`.
-        targets: which token of the document each loss is of, in order, shape [num_targets].
+        losses: of its targets.
+        places: which token of the document each of them is, shape [num_targets].
+        pieces: the text of each token of the document.
+        spans: the (start, end) in tokens to cut into steps: the whole, or the answers of a chat.
     """
     steps = []
-    for start, end in pairwise(edges):
-        first, last = np.searchsorted(targets, [start, end])
-        if first < last:
-            steps.append(Step(start, end, *losses.of(np.arange(first, last)).means()))
+    for begin, end in spans:
+        edges = begin + np.array(step_edges(pieces[begin:end], separator))
+        for (start, stop), (first, last) in zip(pairwise(edges), pairwise(np.searchsorted(places, edges)), strict=True):
+            if first < last:
+                steps.append(Step(int(start), int(stop), *losses.of(np.arange(first, last)).means()))
     return steps

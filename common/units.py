@@ -18,7 +18,7 @@ from common.guards import Guards, measure
 from common.loss import TokenLosses
 from common.options import PairOptions
 from common.reference import load_pair
-from common.steps import Step, score_steps, step_edges
+from common.steps import Step, score_steps
 
 # A unit's tokens: the least, which is a few batches, and the most; and how many units there should be where that leaves
 # a choice.
@@ -182,11 +182,10 @@ class UnitScorer:
     def _scored(self, unit: Unit, row: int, losses: TokenLosses, guards: Guards) -> Scored:
         token_ids, answers = unit.token_ids(row), unit.answers[row - unit.first]
         first_target = len(token_ids) - len(losses.base)
-        scored = scored_targets(first_target, len(token_ids), answers)
-        losses, steps = losses.of(scored - first_target), []
+        places = scored_targets(first_target, len(token_ids), answers)
+        losses, steps = losses.of(places - first_target), []
         if self._steps.wanted:
-            edges = step_edges([self._piece(token_id) for token_id in token_ids.tolist()], self._steps.separator)
-            if answers is not None:  # of which each begins a step
-                edges = np.union1d(edges, answers).astype(int).tolist()
-            steps = score_steps(losses, edges, scored)
+            pieces = [self._piece(token_id) for token_id in token_ids.tolist()]
+            spans = [(0, len(pieces))] if answers is None else answers.tolist()
+            steps = score_steps(losses, places, pieces, self._steps.separator, spans)
         return Scored(row, losses.means(), guards, steps)
