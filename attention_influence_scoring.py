@@ -23,29 +23,28 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from common import cli
 from common.checkpoints import load_model_tokenizer
 from common.corpus import expand
-from common.documents import Shard, check_tokenizer, open_shard
+from common.documents import Shard, open_shard
 from common.engine import Here, add_engine_flags, engine_options, workers
 from common.errors import InputError
 from common.files import as_path, claim, read_json, refuse_folder, sole_writer, write_json
 from common.options import PairOptions, add_pair_flags, add_separator_flags, pair_options
+from common.plan import Work, plan, tokens_missing, units
 from common.read_ahead import read_ahead
 from common.scores import PART_SCHEMA, Health, Parts, merge_parts
 from common.shards import check_vocabulary
-from common.tokenization import TextTokenizer
-from common.units import Piece, StepOptions, Unit, UnitScorer, cut, tokens_per_unit
+from common.units import Piece, StepOptions, Unit, UnitScorer
 from common.visible import one_line
 
 SECONDS_PER_PIECE = 1  # from a worker of a cluster, which may have hundreds
@@ -76,68 +75,6 @@ def parse_args(argv: list[str] | None):
         "--num_workers", type=cli.positive_int, help="with --engine ray (default: one for each GPU, or else machine)"
     )
     return parser.parse_args(argv)
-
-
-@dataclass(frozen=True)
-class Work:
-    """The documents of one shard that are to be scored: the first `num_documents`, of `num_tokens` in all."""
-
-    path: Path
-    tokens_in_shard: int
-    num_documents: int
-    num_tokens: int
-    digest: str
-
-    @property
-    def name(self) -> str:
-        """The shard's name, as in a doc_id."""
-        return str(self.path.with_suffix(""))
-
-
-def plan(
-    paths: Iterable[Path],
-    tokenizer: TextTokenizer,
-    open_one: Callable[[Path], Shard],
-    max_tokens: int | None,
-) -> list[Work]:
-    """Check every shard against the tokenizer, and choose documents up to the one that reaches `max_tokens`."""
-    work, left = [], max_tokens or float("inf")
-    for path in paths:
-        shard = open_one(path)
-        check_tokenizer(shard, tokenizer)
-        ends = np.concatenate([[0], shard.spans[:, 1]])
-        count = min(int(np.searchsorted(ends, max(left, 0))), len(shard.spans))
-        work.append(Work(path, len(shard.tokens), count, int(ends[count]), shard.digest()))
-        left -= int(ends[count])
-    return work
-
-
-def tokens_missing(item: Work, parts: Parts, open_one: Callable[[Path], Shard]) -> int:
-    """Tokens of a shard's documents that are not scored yet."""
-    gaps = parts.missing(item.name, item.num_documents)
-    if gaps in ([], [range(item.num_documents)]):
-        return item.num_tokens if gaps else 0
-    spans = open_one(item.path).spans
-    return int(sum(spans[gap.stop - 1, 1] - spans[gap.start, 0] for gap in gaps))
-
-
-def units(
-    work: list[Work],
-    parts: Parts,
-    open_one: Callable[[Path], Shard],
-    checked: bool,
-    vocab_size: int,
-    device: str,
-) -> Iterator[Unit]:
-    """What is not scored yet, cut into units; a shard is read whole and checked before its first, unless it was."""
-    size = tokens_per_unit(sum(item.tokens_in_shard for item in work), device)
-    for item in work:
-        if gaps := parts.missing(item.name, item.num_documents):
-            shard = open_one(item.path)
-            if not checked:
-                check_vocabulary(item.path, shard.verified().tokens, vocab_size)
-            for gap in gaps:
-                yield from cut(shard, gap, size)
 
 
 @dataclass

@@ -101,7 +101,7 @@ run attention_influence_scoring.py --base_model "$model" --reference_model "$ref
     --data "$data/fineweb$version/fineweb_train_*.bin" --seq_len "$seq_len" --out "$data/ai_scores.tsv" "${overwrite[@]}"
 run rank_scores.py --scores "$data/ai_scores.tsv" --out "$data/top20.tsv"
 run validate_docs.py --base_model "$model" --reference_model "$reference" --seq_len "$seq_len" \
-    --scores "$data/ai_scores.tsv" --top 1 --bottom 1
+    --scores "$data/ai_scores.tsv" --top 1 --bottom 1 --html "$data/documents.html"
 if [ $all = yes ]; then
     run pretrain.py --config "$config" --selected "$data/top20.parquet" \
         --data "$data/fineweb$version/fineweb_train_*.bin" "${training[@]}" --out_dir "$data/pretrained" "${overwrite[@]}"
@@ -109,3 +109,5 @@ if [ $all = yes ]; then
         "${evaluation[@]}" --out "$data/evaluation.tsv" "${overwrite[@]}"
 fi
 echo "(before you type a command of your own: . .venv/bin/activate)"
+run report.py --base_model "$model" --reference_model "$reference" --scores "$data/ai_scores.parquet" \
+    --selection "$data/top20.parquet" --retrieval_heads "$data/retrieval_heads.tsv" --out "$data/report.html"

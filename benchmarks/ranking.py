@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import save
 
-from common.scores import SCHEMA
+from common.scores import TABLE_SCHEMA
 
 ROOT = Path(__file__).parents[1]
 ROWS_PER_SHARD = 500_000
@@ -26,7 +26,7 @@ def write_table(path: Path, num_rows: int, num_domains: int) -> None:
     """Write scores with lengths and losses drawn at random; fixed seed."""
     rng = np.random.default_rng(0)
     names = np.array([f"domain{number}" for number in range(num_domains)])
-    with pq.ParquetWriter(path, SCHEMA) as writer:
+    with pq.ParquetWriter(path, TABLE_SCHEMA) as writer:
         for first in range(0, num_rows, ROWS_PER_SHARD):
             count = min(ROWS_PER_SHARD, num_rows - first)
             lengths = rng.lognormal(6.2, 0.9, count).astype(int) + 2
@@ -35,8 +35,10 @@ def write_table(path: Path, num_rows: int, num_domains: int) -> None:
             ids = [f"{shard}:{start}-{end}" for start, end in zip(ends - lengths, ends, strict=True)]
             base = rng.normal(2.5, 0.4, count).clip(0.5)
             rise = rng.gamma(2, 0.1, count)
+            copies = np.where(rng.random(count) < 0.05, ids[0], "")  # a twentieth of the documents
+            measures = [rng.beta(1, 9, count), np.zeros(count, int), np.full(count, 0.5), copies, copies]
             columns = [ids, names[rng.integers(0, num_domains, count)], lengths, base, base * (1 + rise), rise]
-            writer.write_table(pa.table(columns, schema=SCHEMA))
+            writer.write_table(pa.table([*columns, *measures], schema=TABLE_SCHEMA))
 
 
 def rank(table: Path, out: Path) -> tuple[float, float]:

@@ -27,6 +27,9 @@ def rows() -> list[tuple[str, str, str]]:
     scoring = load("scoring_cpu")
     for peer in ("plain loop", "padded batches", "lm-evaluation-harness"):
         found.append(("scoring, CPU", peer, times(scoring["times_as_fast_as"][peer]) if scoring else missing))
+    guards = load("guards")
+    measured = f"{guards['share_of_scoring']['median']:.2%} of its time" if guards else missing
+    found.append(("measures of repetition and copies, CPU", "scoring", measured))
     heads = load("heads_cpu")
     found.append(
         ("finding heads, CPU", "plain forward pass", times(heads["times_as_fast_as"]["plain forward"]))

@@ -108,7 +108,9 @@ def select() -> dict[str, dict]:
     scores = pd.read_csv(WORK / "scores.tsv", sep="\t", usecols=["doc_id", "domain", "num_tokens"])
     chosen = {}
     for arm, end in (("selected", "top"), ("bottom", "bottom")):
-        run("rank_scores.py", f"--scores {WORK}/scores.tsv --by tokens --{end}_pct 20 --out {WORK}/pool_{arm}.tsv")
+        as_published = "--max_repetition 1 --dedup none"
+        flags = f"--by tokens --{end}_pct 20 {as_published} --out {WORK}/pool_{arm}.tsv"
+        run("rank_scores.py", f"--scores {WORK}/scores.tsv {flags}")
         chosen[arm] = pq.read_table(WORK / f"pool_{arm}.parquet", columns=["doc_id"]).to_pandas()["doc_id"]
     chosen["random"] = like(scores, set(chosen["selected"]))
     facts = {}

@@ -167,6 +167,35 @@ def test_ranking_and_looking_end_the_run(folder, scores):
     assert tuple(map(float, numbers)) == pytest.approx((best.L_base, best.L_ref, best.AI_Score), abs=1e-5)
 
 
+def test_planted_copies_do_not_enter_the_best_fifth_by_being_copies(folder, causal_check):
+    """A document that is told twice, and one that is there 20 times: at the top by the score alone, out by default."""
+    prose = sorted((d.text for d in sample_documents() if d.domain == "prose"), key=len)[:12]
+    twice, copied = f"{prose[0]}\n\n{prose[0]}", prose[1]
+    texts = [twice, *prose[2:], *[copied] * 20]
+    (folder / "planted.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    here(folder, f"fineweb.py --tokenizer {MODEL} --input planted.jsonl --out_dir data/planted")
+    flags = "--data data/planted/fineweb_train_*.bin --seq_len 300 --out data/planted.tsv"
+    here(folder, f"attention_influence_scoring.py --base_model {MODEL} {flags}")
+    scores = pd.read_parquet(folder / "data/planted.parquet")
+    twice_id, copies = scores["doc_id"][0], scores["doc_id"][11:]
+    assert scores["repetition"][0] > 0.45
+    assert scores["duplicate_of"].tolist() == scores["near_duplicate_of"].tolist() == [""] * 12 + [copies.iloc[0]] * 19
+
+    def selected(flags: str) -> set:
+        here(folder, f"rank_scores.py --scores data/planted.tsv --out data/planted_top.tsv {flags}")
+        return set(pd.read_parquet(folder / "data/planted_top.parquet")["doc_id"])
+
+    assert twice_id in selected("--max_repetition 1 --dedup none")
+    by_default = selected("")
+    assert twice_id not in by_default
+    # Of the copies the first alone is ranked, and selected only if it is among the best two of eleven by itself.
+    others = scores.iloc[1:12].nlargest(3, "AI_Score")["doc_id"]  # 20 % of 11, rounded up
+    assert by_default == set(others)
+    assert len(by_default & set(copies)) <= 1
+    without_first = selected("--dedup none --max_repetition 0.3")
+    print(f"without dedup, {len(without_first & set(copies))} of 20 copies are selected")
+
+
 def test_a_long_probe_needs_no_attention_matrix(folder, heads):
     # The attention weights of 30 layers of 9 heads would take 4.5 GB.
     command = f"generate_retrieval_probes.py --tokenizer {MODEL} --num_probes 1 --max_tokens 2048 --out data/long.jsonl"

@@ -1,0 +1,53 @@
+"""What the pictures show is what they were given."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from common.pictures import MAX_DOMAINS, distributions_picture, heads_picture, repetition_picture, save
+
+
+def test_the_heads_picture_shows_every_score_and_outlines_the_chosen():
+    scores = np.random.default_rng(0).random((5, 3))
+    axes = heads_picture(scores, [(4, 2), (0, 1)]).axes[0]
+    assert np.array_equal(axes.images[0].get_array(), scores.T)
+    assert [tuple(np.add(patch.get_xy(), 0.5)) for patch in axes.patches] == [(4, 2), (0, 1)]
+
+
+def test_distributions_hold_every_document_and_the_threshold():
+    rng = np.random.default_rng(0)
+    scores, counts = rng.normal(size=500), rng.integers(1, 9, 500)
+    figure = distributions_picture({"a": (scores, counts, 0.7), "none": (np.array([]), np.array([], int), np.nan)})
+    axes = figure.axes[0]
+    assert sum(patch.get_height() for patch in axes.patches) == counts.sum()
+    assert axes.lines[0].get_xdata()[0] == 0.7
+    assert f"{counts.sum():,} documents" in axes.get_title()
+
+
+def test_one_score_for_all_is_drawn_too(tmp_path):
+    save(distributions_picture({"a": (np.array([0.5]), np.array([7]), 0.5)}), tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_repetition_is_shown_with_spearmans_correlation_before_and_after(tmp_path, dark):
+    rng = np.random.default_rng(0)
+    sample = pd.DataFrame({"repetition": rng.random(300).round(1)})
+    sample["AI_Score"] = sample["repetition"] + rng.normal(0, 0.3, 300)
+    sample["kept"] = sample["repetition"] <= 0.3
+    figure = repetition_picture({"a": sample, "one": sample.head(1)}, dark)
+    kept = sample[sample["kept"]]
+    before, after = (scipy.stats.spearmanr(rows["repetition"], rows["AI_Score"]).statistic for rows in (sample, kept))
+    assert figure.axes[0].get_title() == f"a: ρ {before:.2f}, of the ranked {after:.2f}"
+    left_out, ranked = (points.get_offsets() for points in figure.axes[0].collections)
+    assert np.array_equal(ranked, kept[["repetition", "AI_Score"]])
+    assert len(left_out) + len(ranked) == 300
+    save(figure, tmp_path / "x.png")
+
+
+def test_many_domains_are_too_many_for_a_picture():
+    spread = (np.array([0.1, 0.2]), np.array([1, 1]), 0.1)
+    figure = distributions_picture({f"domain {number}": spread for number in range(MAX_DOMAINS + 5)})
+    assert len(figure.axes) == MAX_DOMAINS
+    assert f"{MAX_DOMAINS} of {MAX_DOMAINS + 5} domains" in figure._suptitle.get_text()
