@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from common.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer, max_context, model_digest
 from common.errors import InputError
-from common.files import write_json
+from common.files import as_path, read_json, write_json
 from common.heads import Head
 from common.loss import PairScorer
 from common.masking import find_masked_heads
@@ -28,6 +28,22 @@ def write_record(folder: Path, base_model: str, kind: str, heads: list[Head]) ->
     write_json(folder / RECORD_NAME, {"base_model": base_model, "mask": kind, "heads": heads})
 
 
+def read_record(folder: str | Path) -> tuple[str, list[Head]] | None:
+    """How a reference model masks which heads, best first, by the record in its folder; None where there is none.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    path = as_path(folder) / RECORD_NAME
+    if not path.exists():
+        return None
+    record = read_json(path)
+    try:
+        return str(record["mask"]), [(int(layer), int(head)) for layer, head in record["heads"]]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: it does not list the masked heads; make the folder anew") from None
+
+
 @dataclass(frozen=True)
 class Pair:
     """A base model and its reference, ready to score.
@@ -38,6 +54,8 @@ class Pair:
         identity: what a run's results depend on: digests of both models, and the tokenizer.
         summary: one line on how the reference relates to the base.
         device: type of the device that both are on.
+        base: the base model itself.
+        masked_heads: those that the reference masks; none where it is an unrelated model.
     """
 
     scorer: PairScorer
@@ -46,6 +64,8 @@ class Pair:
     identity: dict[str, str | int | None]
     summary: str
     device: str
+    base: PreTrainedModel
+    masked_heads: list[Head]
 
 
 def load_pair(options: PairOptions) -> Pair:
@@ -71,7 +91,7 @@ def load_pair(options: PairOptions) -> Pair:
         "bos_id": tokenizer.bos_id,
     }
     vocab_size = base.get_input_embeddings().weight.shape[0]
-    found = find_masked_heads(base, reference)
+    found, heads = find_masked_heads(base, reference), []
     if isinstance(found, tuple):
         kind, heads = found
         layers = base.config.num_hidden_layers
@@ -89,7 +109,7 @@ def load_pair(options: PairOptions) -> Pair:
         summary = f"two separate models: {found}"
         scorer = PairScorer(base, reference, tokens_per_batch=options.tokens_per_batch)
     _check_losses(scorer, base, reference)
-    return Pair(scorer, tokenizer, vocab_size, identity, summary, base.device.type)
+    return Pair(scorer, tokenizer, vocab_size, identity, summary, base.device.type, base, heads)
 
 
 @torch.no_grad()

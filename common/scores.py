@@ -9,7 +9,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -204,9 +204,11 @@ def merge_parts(parts: Iterable[Path], out: Path) -> Health:
     return health
 
 
-def read_score_batches(path: Path) -> Iterator[pa.Table]:
+def read_score_batches(path: Path, also: pa.Schema | None = None) -> Iterator[pa.Table]:
     """Read a table of scores from TSV or parquet, some hundred thousand rows at a time.
 
+    Args:
+        also: further columns to read, behind the others; those of them that the table has.
     Raises:
         InputError: it is neither, lacks a column, has a broken row or none at all; names file, column or row.
     """
@@ -214,19 +216,23 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
     make = "make it with attention_influence_scoring.py"
     if not path.exists():
         raise InputError(f"{path}: no such file; {make}")
+    further = [field for field in also or () if field.name not in SCHEMA.names]
     num_rows = 0
     try:
-        with _opened(path) as (names, batches):
+        with _opened(path, further) as (names, batches):
             missing = [name for name in SCHEMA.names if name not in names]
             if missing:
                 raise InputError(f"{path}: no column {missing[0]!r}, only {', '.join(names)}; {make}")
             for batch in batches:
-                table = pa.Table.from_batches([batch])
-                table.validate(full=True)
-                table = table.select(SCHEMA.names).cast(SCHEMA)
+                whole = pa.Table.from_batches([batch])
+                whole.validate(full=True)
+                table = whole.select(SCHEMA.names).cast(SCHEMA)
                 table = table.set_column(1, "domain", pc.fill_null(table["domain"], ""))
                 _check_rows(path, table, num_rows, make)
                 num_rows += len(table)
+                for field in further:
+                    if field.name in names:
+                        table = table.append_column(field, whole[field.name].cast(field.type))
                 yield table
     except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
         raise InputError(f"{path}: not a table of scores ({error}); {make}") from None
@@ -242,15 +248,17 @@ def count_rows(path: Path) -> int | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
+def _opened(path: Path, further: Sequence[pa.Field]) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
     """The names of a table's columns, and its batches."""
     if path.suffix == ".parquet":
         with pq.ParquetFile(source(path), pre_buffer=False) as file:  # which would keep all of it in memory
             names = file.schema_arrow.names
-            wanted = [name for name in SCHEMA.names if name in names]
+            wanted = [field.name for field in (*SCHEMA, *further) if field.name in names]
             yield names, file.iter_batches(BATCH_ROWS, columns=wanted)
     else:
-        types = pa.csv.ConvertOptions(column_types=SCHEMA, null_values=["", "nan"], strings_can_be_null=False)
+        types = pa.csv.ConvertOptions(
+            column_types=pa.schema([*SCHEMA, *further]), null_values=["", "nan"], strings_can_be_null=False
+        )
         # One thread, because only then an error names the row.
         reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
         with pa.csv.open_csv(source(path), reading, pa.csv.ParseOptions(delimiter="\t"), types) as file:
