@@ -107,6 +107,7 @@ def report(
     scores: Path,
     selection: Path,
     retrieval_heads: Path,
+    base_model: str,
     reference_model: str,
     folders: list[Path],
     read_texts: Callable,
@@ -127,8 +128,11 @@ def report(
     source_of = overview.sources.take(overview.source_of[shown]).to_pylist()
     with cli.progress(len(doc_ids), "reading", "documents", read_texts(doc_ids)) as reading:
         documents = columns_of(table, reading, among_shown, source_of, max_chars)
+    record = {"base_model": base_model, "reference_model": reference_model}
+    if record_path.exists():
+        record |= read_json(record_path)
     data = {
-        "facts": facts(read_json(record_path) if record_path.exists() else {}, mask, heads),
+        "facts": facts(record, mask, heads),
         "notes": notes(overview, len(shown), record_path, reference_model, masked, chosen),
         "thresholds": limits,
         "guards": [name for name in GUARDS.names if name in documents],
@@ -150,6 +154,7 @@ def main(argv: list[str] | None = None) -> None:
             args.scores,
             args.selection,
             args.retrieval_heads,
+            args.base_model,
             args.reference_model,
             args.data_dir or [Path()],
             read_texts,
