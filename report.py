@@ -19,12 +19,13 @@ import numpy as np
 
 from common import cli
 from common.checkpoints import load_model_tokenizer
-from common.facts import facts
-from common.files import as_path, read_json, sole_writer
+from common.facts import facts, notes
+from common.files import as_path, sole_writer
 from common.heads import Head, read_scores
 from common.options import DEFAULT_MODEL, Runtime, add_separator_flags, add_trust_flag
 from common.origins import Origins, texts
 from common.overview import (
+    DOMAINS_DRAWN,
     GUARDS,
     Overview,
     choose,
@@ -38,9 +39,7 @@ from common.overview import (
 )
 from common.page import check_page, picture, write_page
 from common.pictures import distributions_picture, heads_picture
-from common.reference import RECORD_NAME, read_record
-
-DOMAINS_DRAWN = 16
+from common.reference import read_record
 
 
 def parse_args(argv: list[str] | None):
@@ -82,27 +81,6 @@ def pictures(overview: Overview, limits: list[tuple], scores: np.ndarray, heads:
     }
 
 
-def notes(overview: Overview, num_shown: int, record_path: Path, reference_model: str, masked, chosen) -> list[str]:
-    """What a reader should know about what is missing from the page."""
-    dropped, left_out = overview.num_rows - len(overview.rows), len(overview.rows) - num_shown
-    cases = [
-        (
-            not record_path.exists(),
-            f"There is no {record_path}, so how and when the documents were scored is not known.",
-        ),
-        (not masked, f"There is no {reference_model}/{RECORD_NAME}; the heads are those of the table of heads."),
-        (masked and set(masked[1]) != set(chosen), "The reference masks other heads than the table of heads chooses."),
-        (dropped, f"{dropped:,} documents without a finite score are left out everywhere."),
-        (
-            left_out,
-            f"{num_shown:,} of {len(overview.rows):,} documents are listed: of each domain the best, the lowest, and a "
-            "random part of the rest, a third each. All figures above the list count every document.",
-        ),
-        (len(overview.domains) > DOMAINS_DRAWN, f"The {DOMAINS_DRAWN} largest domains are drawn."),
-    ]
-    return [text for applies, text in cases if applies]
-
-
 def report(
     scores: Path,
     selection: Path,
@@ -128,15 +106,13 @@ def report(
     source_of = overview.sources.take(overview.source_of[shown]).to_pylist()
     with cli.progress(len(doc_ids), "reading", "documents", read_texts(doc_ids)) as reading:
         documents = columns_of(table, reading, among_shown, source_of, max_chars)
-    record = {"base_model": base_model, "reference_model": reference_model}
-    if record_path.exists():
-        record |= read_json(record_path)
     data = {
-        "facts": facts(record, mask, heads),
-        "notes": notes(overview, len(shown), record_path, reference_model, masked, chosen),
+        "facts": facts({"base_model": base_model, "reference_model": reference_model}, record_path, mask, heads),
+        "notes": notes(overview, len(shown), record_path, masked, reference_model, chosen),
         "thresholds": limits,
         "guards": [name for name in GUARDS.names if name in documents],
         "sources": sources(overview),
+        "max_chars": max_chars,
         "documents": documents,
     }
     write_page(out, "report.html", data, **pictures(overview, limits, head_scores, heads))

@@ -4,8 +4,9 @@ Of each row only numbers are kept, 28 bytes of them, so that tables of many mill
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,11 @@ GUARDS = pa.schema(
         ("near_duplicate_of", pa.string()),
     ]
 )
-BINS = 60
+FEWEST_BINS, MOST_BINS = 12, 60
 OUTLIERS = 0.1  # percent of a domain at either end, which its first and last bin take in
 END = 0.2  # the best and the lowest share of which sources are counted
 SOURCES_SHOWN = 12
+DOMAINS_DRAWN = 16
 
 
 @dataclass
@@ -52,12 +54,12 @@ class Overview:
     scores: np.ndarray
     num_rows: int
 
-    def of_domains(self) -> Iterator[tuple[str, np.ndarray]]:
+    @cached_property
+    def of_domains(self) -> list[tuple[str, np.ndarray]]:
         """Each domain with its rows, indices into the arrays, best first."""
         order = np.lexsort((-self.scores, self.domain_of))
         edges = np.searchsorted(self.domain_of[order], np.arange(len(self.domains) + 1))
-        for number, name in enumerate(self.domains):
-            yield name, order[edges[number] : edges[number + 1]]
+        return list(zip(self.domains, np.split(order, edges[1:-1]), strict=True))
 
 
 def read_overview(path: Path, origins: Origins) -> Overview:
@@ -117,10 +119,11 @@ def read_selection(path: Path, wanted: set[str]) -> tuple[dict[str, Selected], s
 def histograms(overview: Overview) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Edges and counts of the scores of each domain."""
     found = {}
-    for name, rows in overview.of_domains():
+    for name, rows in overview.of_domains:
         scores = overview.scores[rows]
         least, most = np.percentile(scores, [OUTLIERS, 100 - OUTLIERS])
-        counts, edges = np.histogram(np.clip(scores, least, most), BINS)
+        bins = int(np.clip(2 * math.sqrt(len(scores)), FEWEST_BINS, MOST_BINS))
+        counts, edges = np.histogram(np.clip(scores, least, most), bins)
         found[name] = edges, counts
     return found
 
@@ -146,7 +149,7 @@ def choose(overview: Overview, limit: int, seed: int = 0) -> np.ndarray:
     if len(overview.rows) <= limit:
         return np.arange(len(overview.rows))
     generator, chosen = np.random.default_rng(seed), []
-    domains = [rows for _, rows in overview.of_domains()]
+    domains = [rows for _, rows in overview.of_domains]
     for rows, count in zip(domains, evenly(list(map(len, domains)), limit), strict=True):
         best, lowest = -(-count // 3), count // 3
         rest = rows[best : len(rows) - lowest]
@@ -173,7 +176,7 @@ def sources(overview: Overview) -> list[dict]:
         the best, in the lowest); a domain in which no two documents share a source has no rows.
     """
     found = []
-    for name, rows in overview.of_domains():
+    for name, rows in overview.of_domains:
         source_of, end = overview.source_of[rows], math.ceil(END * len(rows))
         present, local = np.unique(source_of, return_inverse=True)
         counts = [np.bincount(part, minlength=len(present)) for part in (local, local[:end], local[len(rows) - end :])]
@@ -196,14 +199,14 @@ def thresholds(overview: Overview, selected: dict[str, Selected], path: Path) ->
             table.
     """
     lines, sizes = [], dict.fromkeys(selected, 0)
-    sizes |= {name: len(rows) for name, rows in overview.of_domains()}
+    sizes |= {name: len(rows) for name, rows in overview.of_domains}
     for name, taken in selected.items():
         if taken.num_documents > sizes[name]:
             raise InputError(
                 f"{path}: it has {taken.num_documents:,} documents of {name!r}, the table of scores {sizes[name]:,}; "
                 "select from that table with rank_scores.py"
             )
-    for name, rows in overview.of_domains():
+    for name, rows in overview.of_domains:
         num_tokens, taken = int(overview.num_tokens[rows].sum()), selected.get(name, Selected())
         mean, threshold = float(overview.scores[rows].mean()), taken.threshold
         share = taken.num_tokens / num_tokens
@@ -230,7 +233,7 @@ def columns_of(
         read: what `origins.texts` gives of them.
         selected: doc_ids that are in the selection.
         source_of: the source of each row.
-        max_chars: where a text is cut; `length` says how long it was.
+        max_chars: where a text is cut; `length` says how many characters it had.
     """
     guards = [name for name in GUARDS.names if name in table.column_names]
     columns = {name: table[name].to_pylist() for name in ("doc_id", "domain", "num_tokens")}

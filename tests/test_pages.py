@@ -391,6 +391,17 @@ def test_pages_are_dark_where_the_system_is(run, browser, kind):
         assert shades["light picture"] != shades["dark picture"]
 
 
+@pytest.mark.parametrize("kind", ["tokens", "report"])
+def test_a_phone_never_scrolls_a_page_sideways(run, browser, kind):
+    documents = [doc_id_of(run, number) for number in range(5)]
+    path = token_page(run, "--doc_id", *documents) if kind == "tokens" else report_page()
+    with opened(browser, path) as page:
+        page.set_viewport_size({"width": 360, "height": 740})
+        opener = page.locator(".opener" if kind == "report" else ".rises button").first
+        opener.click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_the_ends_of_each_domain_have_headings_and_a_table_of_contents(run, browser):
     flags = "--scores data/ai_scores.parquet --top 2 --bottom 1".split()
     path = token_page(run, *flags)
@@ -404,7 +415,7 @@ def test_the_ends_of_each_domain_have_headings_and_a_table_of_contents(run, brow
         heads, ids = (page.locator(f"article > {name}").all_text_contents() for name in ("h3", ".mono"))
         assert list(zip(heads, ids, strict=True)) == wanted
         links = page.locator("#contents a")
-        assert links.all_inner_texts() == [doc_id for _, doc_id in wanted]
+        assert [link.get_attribute("title") for link in links.all()] == [doc_id for _, doc_id in wanted]
         links.nth(4).click()
         expect(articles.nth(4)).to_be_in_viewport()
 
@@ -660,16 +671,21 @@ BAD_INPUT = {
     "a report over a folder": ([*REPORT[:-1], "folder.html"], ["folder.html", "folder"]),
     "a report of another name": ([*REPORT[:-1], "data/top20.parquet"], ["ends with .html"]),
     "no document": ([*REPORT, "--max_docs", "0"], ["--max_docs"]),
+    "a record of something else": ([*REPORT, "--scores", "odd.parquet"], ["odd.json", "record of a scoring run"]),
+    "a record that is not JSON": ([*REPORT, "--scores", "torn.parquet"], ["torn.json", "not JSON"]),
 }
 
 
-@pytest.mark.parametrize("name", BAD_INPUT)
-def test_bad_input_is_one_line_and_no_page(name, run, spm_folder, capsys):
-    (script, *flags), wanted = BAD_INPUT[name]
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_no_page(case, run, spm_folder, capsys):
+    (script, *flags), wanted = BAD_INPUT[case]
     (run / "folder.html/full").mkdir(parents=True, exist_ok=True)
     table = pd.read_parquet("data/ai_scores.parquet")
     table.assign(doc_id="data/gone/x:0-5").to_parquet("moved.parquet")
     pd.concat([table, table.head(1)]).assign(domain="domain a").to_parquet("more.parquet")
+    for name, text in (("odd", '{"seconds": "long"}'), ("torn", "{")):
+        table.to_parquet(f"{name}.parquet")
+        Path(f"{name}.json").write_text(text)
     names = {"ID": table["doc_id"][4], "BOS": spm_folder}
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_:
