@@ -30,7 +30,8 @@ def facts(known: dict, record_path: Path, mask: str | None, heads: Sequence[Head
 
 def _facts(record: dict, mask: str | None, heads: Sequence[Head]) -> list[tuple[str, str | None]]:
     versions = record.get("versions") or {}
-    seconds, seq_len = record.get("seconds"), record.get("seq_len")
+    seconds = (record.get("scoring") or record).get("seconds")
+    seq_len = record.get("seq_len")
     return [
         ("base model", record.get("base_model")),
         ("reference model", record.get("reference_model")),

@@ -235,7 +235,7 @@ def columns_of(
         source_of: the source of each row.
         max_chars: where a text is cut; `length` says how many characters it had.
     """
-    guards = [name for name in GUARDS.names if name in table.column_names]
+    guards = [name for name in GUARDS.names if name in table.column_names and table[name].null_count < len(table)]
     columns = {name: table[name].to_pylist() for name in ("doc_id", "domain", "num_tokens")}
     for name in ("AI_Score", "L_base", "L_ref", *guards):
         values = table[name].to_pylist()

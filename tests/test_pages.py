@@ -534,6 +534,7 @@ def test_facts_thresholds_and_sources_are_those_of_the_tables(run, browser):
             assert shares == pytest.approx([(part["source"] == name).mean() for part in parts])
     assert any("no data/ai_scores.json" in note for note in data["notes"])
     assert ["mask", "uniform"] in data["facts"]
+    assert data["guards"] == []
     record = {"base_model": "the base", "seq_len": 4096, "seconds": 3725.0, "versions": {"torch": "2.11.0"}}
     (run / "data/ai_scores.json").write_text(json.dumps(record))
     try:
