@@ -3,10 +3,13 @@
     python validate_docs.py --doc_id data/fineweb10B/fineweb_train_000003:95137733-95138028 \\
         --base_model hfl/chinese-llama-2-1.3b --reference_model reference-model
     python validate_docs.py --scores data/ai_scores.tsv --top 1 --bottom 1        the ends of each domain
+    python validate_docs.py --scores data/ai_scores.parquet --top 10 --bottom 10 --html data/tokens.html
 
 Reads   the shards that the ids name (an id from any table or output will do), or a table of scores
 Writes  nothing; prints each document's text, L_base, L_ref and AI_Score, and the tokens whose loss rises most when the
         heads are masked. With --scores it lists documents from the table with how they begin; no model runs.
+        With --html, which both can be given, it writes one page to open in a browser: every token coloured by how much
+        its loss rises, with its losses, its ranks, and where the strongest retrieval head looks to predict it.
 """
 
 from collections.abc import Callable
@@ -28,12 +31,16 @@ from common.documents import (
     require_inside,
     windows,
 )
-from common.files import as_path
+from common.errors import InputError
+from common.files import as_path, sole_writer
+from common.heads import Head
 from common.loss import TokenLosses
-from common.options import add_pair_flags, add_separator_flags, pair_options, runtime
+from common.options import PairOptions, add_pair_flags, add_separator_flags, pair_options, runtime
+from common.page import check_page, write_page
 from common.ranking import ends
-from common.reference import Pair, load_pair
+from common.reference import RECORD_NAME, Pair, load_pair
 from common.shards import check_vocabulary
+from common.token_view import document_record, strongest_head
 from common.tokenization import TextTokenizer
 from common.visible import one_line, visible
 
@@ -54,6 +61,13 @@ def parse_args(argv: list[str] | None):
     parser.add_argument("--top", type=cli.non_negative_int, default=1, help="with --scores: how many of the best")
     parser.add_argument("--bottom", type=cli.non_negative_int, default=1, help="with --scores: how many of the lowest")
     parser.add_argument("--tokens", type=cli.non_negative_int, default=10, help="how many tokens to show")
+    parser.add_argument("--html", type=as_path, help="write a page with every token coloured, and print nothing")
+    parser.add_argument(
+        "--head",
+        type=cli.head,
+        metavar="LAYER,HEAD",
+        help="with --html: the head whose looks are shown (default: the best that the reference masks, by its record)",
+    )
     add_pair_flags(parser)
     add_separator_flags(parser)
     return parser.parse_args(argv)
@@ -133,12 +147,67 @@ def list_ends(
                 print(" " * 19 + beginning[:SNIPPET_CHARS])
 
 
+def entries_at_ends(
+    scores_path: Path, top: int, bottom: int, read: Callable[[str], Document]
+) -> list[tuple[Document, str, str]]:
+    """The documents at the ends of each domain, each with its domain and `best` or `lowest`."""
+    return [
+        (read(row["doc_id"]), domain, mark)
+        for domain, _, best, lowest in ends(scores_path, top, bottom)
+        for mark, rows in (("best", best), ("lowest", lowest))
+        for row in rows.to_pylist()
+    ]
+
+
+def show_page(
+    out: Path,
+    entries: list[tuple[Document, str, str]],
+    options: PairOptions,
+    wanted_head: Head | None,
+    num_tokens: int,
+) -> None:
+    """Compute what there is to see of each document, given with its domain and mark, and write the page."""
+    pair = load_pair(options)
+    head = strongest_head(pair, options.reference_model, wanted_head)
+    records = []
+    with cli.progress(sum(len(document.token_ids) for document, *_ in entries), "looking") as bar:
+        for document, domain, mark in entries:
+            about = {"doc_id": document.doc_id, "part_of": document.part_of, "domain": domain, "mark": mark}
+            seen = document_record(document.token_ids, document.separator_id, pair, options.seq_len, head)
+            records.append(about | seen)
+            bar.update(len(document.token_ids))
+    facts = {
+        "base": options.base_model,
+        "reference": options.reference_model,
+        "summary": pair.facts.summary,
+        "seq_len": options.seq_len,
+        "head": head,
+        "record": f"{options.reference_model}/{RECORD_NAME}",
+        "num_tokens": num_tokens,
+    }
+    write_page(out, "tokens.html", {**facts, "documents": records})
+    print(f"wrote {out}; open it in a browser")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.head and not args.html:
+        raise InputError("--head: only the page of --html shows where a head looks; give both or neither")
+    if args.html:
+        check_page(args.html)
     tokenizer = load_model_tokenizer(args.base_model, runtime(args))
     open_one = cache(lambda path: open_shard(path, args.eot_id, args.eot_side).verified())
     read = partial(open_document, folders=args.data_dir or [Path()], tokenizer=tokenizer, open_one=open_one)
-    if args.scores:
+    if args.html:
+        if args.scores:
+            entries = entries_at_ends(args.scores, args.top, args.bottom, read)
+        else:
+            entries = [(read(doc_id), "", "") for doc_id in args.doc_id]
+        if not entries:
+            raise InputError("--top 0 --bottom 0: no document to show; ask for one at least")
+        with sole_writer(args.html):
+            show_page(args.html, entries, pair_options(args), args.head, args.tokens)
+    elif args.scores:
         list_ends(args.scores, args.top, args.bottom, read, tokenizer)
         models = f"--base_model {args.base_model} --reference_model {args.reference_model} --seq_len {args.seq_len}"
         models += f" --eot_id {args.eot_id} --eot_side {args.eot_side}" if args.eot_id is not None else ""

@@ -6,7 +6,7 @@ it should do is attached to the attention modules for the length of a `with` blo
 run as always.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -23,6 +23,7 @@ from common.errors import InputError
 
 NAME = "attention_influence"
 FLASH_MAX_HEAD_DIM = 256
+WATCHED_ROWS = 512  # whose logits are held at once
 
 # A document's mask by its length: None (causal) or bool, shape [1, 1, length, length], true where it may look.
 MaskOf = Callable[[int], torch.Tensor | None]
@@ -202,13 +203,17 @@ def mask_heads_at_run_time(model: PreTrainedModel, masks: dict[int, HeadMask]) -
 
 
 @contextmanager
-def watch_heads(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[Watch]:
+def watch_heads(model: PreTrainedModel, rows: torch.Tensor, layers: Collection[int] | None = None) -> Iterator[Watch]:
     """Inside the block, each forward pass records where every head looks from `rows`, and no more than that.
 
-    No attention matrix is kept: per layer it computes the logits of `rows` alone, shape [heads, num_rows, length].
+    No attention matrix is kept: per layer it computes the logits of `rows` alone, some hundred rows at a time.
+
+    Args:
+        layers: whose heads are watched; None watches all.
     """
     watch = Watch(rows)
-    with _attached(model, "watch", dict.fromkeys(attention_modules(model), watch)):
+    watched = attention_modules(model) if layers is None else layers
+    with _attached(model, "watch", dict.fromkeys(watched, watch)):
         yield watch
 
 
@@ -264,7 +269,9 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
         trial.sinks += [module.layer_idx] if kwargs.get("s_aux") is not None else []
     watch = getattr(module, "watch", None)
     if watch is not None:
-        watch.most_attended[module.layer_idx] = _most_attended(query, key, mask_of(key.shape[2]), watch.rows)
+        may_look = mask_of(key.shape[2])
+        parts = [_most_attended(query, key, may_look, rows) for rows in watch.rows.split(WATCHED_ROWS)]
+        watch.most_attended[module.layer_idx] = torch.cat(parts, dim=-1)
     mask = getattr(module, "head_mask", None)
     if mask is not None and mask.kind == "uniform":
         query = query.masked_fill(mask.masked[:, :, None, None], 0.0)

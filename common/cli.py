@@ -58,6 +58,15 @@ def positive_float(text: str) -> float:
     return value
 
 
+def head(text: str) -> tuple[int, int]:
+    """Argument type: an attention head as `layer,head`."""
+    try:
+        layer, index = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not `layer,head`") from None
+    return layer, index
+
+
 def positive_int(text: str) -> int:
     """Argument type: a whole number of at least 1; 10_000_000 is fine."""
     value = _number(text, int)

@@ -156,6 +156,25 @@ def write_scores(path: Path, scores: np.ndarray, heads: Sequence[Head]) -> None:
     table.to_csv(path, sep="\t", index=False, float_format="%.6f")
 
 
+def read_scores(path: Path) -> tuple[np.ndarray, list[Head]]:
+    """Every head's score, shape [layers, heads], and the selected heads, best first; as `write_scores` wrote them.
+
+    Raises:
+        InputError: the file is missing, or not such a table of every head.
+    """
+    make = "make it with compute_retrieval_heads.py"
+    try:
+        table = pd.read_csv(path, sep="\t", dtype={"layer": int, "head": int, "retrieval_score": float})
+        scores = np.full((table["layer"].max() + 1, table["head"].max() + 1), np.nan)
+        scores[table["layer"], table["head"]] = table["retrieval_score"]
+        chosen = table[table["selected"].astype(bool)]
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise InputError(f"{path}: not a table of every head's score ({error}); {make}") from None
+    if not np.isfinite(scores).all():
+        raise InputError(f"{path}: it lacks the score of some heads; {make}")
+    return scores, [(int(layer), int(head)) for layer, head in zip(chosen["layer"], chosen["head"], strict=True)]
+
+
 def read_heads(path: Path, shape: tuple[int, int]) -> list[Head]:
     """Read `layer,head` lines for a model of `shape` (layers, heads).
 

@@ -10,7 +10,7 @@ import copy
 import ctypes
 import sys
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -85,6 +85,11 @@ class PairScorer:
         [[(_, losses)]] = self.stream([(None, windows)])
         return losses
 
+    def ranks(self, windows: list[np.ndarray]) -> np.ndarray:
+        """Ranks of one document's targets under base and reference, int64, shape [2, num_targets]; 1 is most likely."""
+        [[(_, ranks)]] = self._stream([(None, windows)], OutputHead.token_ranks)
+        return ranks
+
     def stream(self, documents: Iterable[Document]) -> Iterator[list[tuple[Hashable, TokenLosses]]]:
         """Token losses of each document, in order, while the next are read and, on CUDA, already computed.
 
@@ -96,21 +101,28 @@ class PairScorer:
         Raises:
             InputError: a single window does not fit the GPU's memory.
         """
+        for finished in self._stream(documents, OutputHead.token_losses):
+            yield [(key, TokenLosses(*losses)) for key, losses in finished]
+
+    def _stream(
+        self, documents: Iterable[Document], quantity: "Quantity"
+    ) -> Iterator[list[tuple[Hashable, np.ndarray]]]:
+        """As `stream`, for any quantity of the targets: arrays of shape [2, num_targets]."""
         waiting = []
-        for batch, losses in self._computed(documents):
+        for batch, values in self._computed(documents, quantity):
             edges = np.cumsum(batch.lengths)[:-1]
             keys = (key for key, _ in batch.windows)
-            waiting += zip(keys, np.split(losses, edges, axis=1), strict=True)
+            waiting += zip(keys, np.split(values, edges, axis=1), strict=True)
             if batch.ends_document:
                 yield [
-                    (key, TokenLosses(*np.concatenate([part for _, part in parts], axis=1)))
+                    (key, np.concatenate([part for _, part in parts], axis=1))
                     for key, parts in groupby(waiting, key=itemgetter(0))
                 ]
                 waiting = []
 
     @torch.inference_mode()
-    def _computed(self, documents: Iterable[Document]) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Batches with their losses, shape [2, num_targets]."""
+    def _computed(self, documents: Iterable[Document], quantity: "Quantity") -> Iterator[tuple[Batch, np.ndarray]]:
+        """Batches with their targets' quantity, shape [2, num_targets]."""
         in_flight = 1 if self._device.type == "cuda" else 0
         launched: deque[_Launched] = deque()
         with ExitStack() as stack:
@@ -118,16 +130,16 @@ class PairScorer:
             if self._masked:
                 stack.enter_context(_masked_second_row(self._models[0], *self._masked))
             for batch in read_ahead(fill_batches(documents, lambda: self.tokens_per_batch, in_flight > 0)):
-                launched += self._launch(batch, packs)
+                launched += self._launch(batch, packs, quantity)
                 while len(launched) > in_flight:
                     yield launched.popleft().finished()
             for last in launched:
                 yield last.finished()
 
-    def _launch(self, batch: Batch, packs: Sequence[Pack]) -> list["_Launched"]:
+    def _launch(self, batch: Batch, packs: Sequence[Pack], quantity: "Quantity") -> list["_Launched"]:
         """Start computing a batch; where memory runs out, in halves, and smaller batches from then on."""
         try:
-            return [_Launched(batch, self._losses(batch, packs))]
+            return [_Launched(batch, self._values(batch, packs, quantity))]
         except torch.OutOfMemoryError as error:
             if len(batch.windows) == 1:
                 raise InputError(
@@ -135,16 +147,16 @@ class PairScorer:
                 ) from None
         torch.cuda.empty_cache()
         self.tokens_per_batch = max(1, sum(batch.lengths) // 2)
-        return [launched for half in batch.halves() for launched in self._launch(half, packs)]
+        return [launched for half in batch.halves() for launched in self._launch(half, packs, quantity)]
 
-    def _losses(self, batch: Batch, packs: Sequence[Pack]) -> torch.Tensor:
-        """Losses under base and reference, shape [2, num_targets]."""
+    def _values(self, batch: Batch, packs: Sequence[Pack], quantity: "Quantity") -> torch.Tensor:
+        """The quantity under base and reference, shape [2, num_targets]."""
         input_ids, targets, positions = (
             tensor.to(self._device, non_blocking=True)[None]
             for tensor in (batch.input_ids, batch.targets, batch.positions)
         )
         input_ids = input_ids.expand(2 if self._masked else 1, -1)
-        losses = []
+        values = []
         for model, output_head, pack in zip(self._models, self._output_heads, packs, strict=True):
             pack.fill(batch.lengths, self._device)
             hidden = model.base_model(
@@ -153,28 +165,28 @@ class PairScorer:
                 attention_mask=torch.ones_like(input_ids),
                 use_cache=False,
             ).last_hidden_state
-            losses.append(output_head.token_losses(hidden, targets.expand(len(hidden), -1)))
-        return torch.cat(losses)
+            values.append(quantity(output_head, hidden, targets.expand(len(hidden), -1)))
+        return torch.cat(values)
 
 
 class _Launched:
-    """A batch that is being computed, and its losses on their way to the CPU."""
+    """A batch that is being computed, and its targets' quantity on its way to the CPU."""
 
-    def __init__(self, batch: Batch, losses: torch.Tensor):
+    def __init__(self, batch: Batch, values: torch.Tensor):
         self._batch = batch
         self._arrived = None
-        self._losses = losses
-        if losses.is_cuda:
-            self._losses = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
-            self._losses.copy_(losses, non_blocking=True)
+        self._values = values
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record()
 
     def finished(self) -> tuple[Batch, np.ndarray]:
-        """Wait; the batch and its losses, shape [2, num_targets]."""
+        """Wait; the batch and its quantity, shape [2, num_targets]."""
         if self._arrived:
             self._arrived.synchronize()
-        return self._batch, self._losses.numpy()
+        return self._batch, self._values.numpy()
 
 
 @contextmanager
@@ -201,7 +213,7 @@ def _masked_second_row(model: PreTrainedModel, kind: str, heads: Sequence[Head])
 
 
 class OutputHead:
-    """A model's way from hidden states to losses, by the class's own code, soft-caps and scales included.
+    """A model's way from hidden states to losses and ranks, by the class's own code, soft-caps and scales included.
 
     It is the model without its decoder, once for each slice of the vocabulary: what the classes do to logits, they do
     to each by itself.
@@ -232,23 +244,49 @@ class OutputHead:
             hidden: the decoder's output, shape [batch, length, hidden_size].
             targets: the token that each position predicts, shape [batch, length].
         """
+        return self._of_rows(self._rows_losses, hidden, targets)
+
+    def token_ranks(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """1 + the number of tokens whose logit is above the target's, int64; arguments and shape as `token_losses`."""
+        return self._of_rows(self._rows_ranks, hidden, targets)
+
+    def _of_rows(self, compute: Callable, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         tiles = zip(hidden.flatten(0, 1).split(self._rows), targets.flatten().split(self._rows), strict=True)
-        return torch.cat([self._rows_losses(rows, wanted) for rows, wanted in tiles]).view(targets.shape)
+        return torch.cat([compute(rows, wanted) for rows, wanted in tiles]).view(targets.shape)
+
+    def _tiles(self, rows: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """The id of its first token and the logits, float32, of each slice of the vocabulary."""
+        for first, head in self._slices:
+            yield first, head(inputs_embeds=rows[None]).logits[0].float()
 
     def _rows_losses(self, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """As `token_losses`, of rows of shape [num_rows, hidden_size]."""
         normalizer = torch.full(wanted.shape, -torch.inf, device=rows.device)
         logit = torch.zeros(wanted.shape, device=rows.device)
-        for first, head in self._slices:
-            logits = head(inputs_embeds=rows[None]).logits[0].float()
-            place = wanted - first
-            inside = (place >= 0) & (place < logits.shape[1])
-            found = logits.gather(-1, place.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-            logit = torch.where(inside, found, logit)
+        for first, logits in self._tiles(rows):
+            logit = _pick(logits, wanted - first, logit)
             peak = logits.amax(-1)
             part = logits.sub_(peak[:, None]).exp_().sum(-1).log_().add_(peak)
             normalizer = torch.logaddexp(normalizer, part)
         return normalizer - logit
+
+    def _rows_ranks(self, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """As `token_ranks`, of rows of shape [num_rows, hidden_size]; the logits are made twice, and never kept."""
+        logit = torch.zeros(wanted.shape, device=rows.device)
+        for first, logits in self._tiles(rows):
+            logit = _pick(logits, wanted - first, logit)
+        return 1 + sum((logits > logit[:, None]).sum(-1) for _, logits in self._tiles(rows))
+
+
+# What is computed of each target: a method of OutputHead that takes hidden states and targets.
+Quantity = Callable[[OutputHead, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _pick(logits: torch.Tensor, place: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+    """The logit at each row's place, or `otherwise` where the place is outside of this slice."""
+    inside = (place >= 0) & (place < logits.shape[1])
+    found = logits.gather(-1, place.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+    return torch.where(inside, found, otherwise)
 
 
 class _Given(torch.nn.Module):

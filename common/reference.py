@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from common.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer, max_context, model_digest
 from common.errors import InputError
-from common.files import write_json
+from common.files import as_path, read_json, write_json
 from common.heads import Head
 from common.loss import PairScorer
 from common.masking import find_masked_heads
@@ -26,6 +26,22 @@ RECORD_NAME = "attention_influence.json"
 def write_record(folder: Path, base_model: str, kind: str, heads: list[Head]) -> None:
     """Record in the reference model's folder which base it copies, and how which heads are masked."""
     write_json(folder / RECORD_NAME, {"base_model": base_model, "mask": kind, "heads": heads})
+
+
+def read_record(folder: str | Path) -> tuple[str, list[Head]] | None:
+    """How a reference model masks which heads, best first, by the record in its folder; None where there is none.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    path = as_path(folder) / RECORD_NAME
+    if not path.exists():
+        return None
+    record = read_json(path)
+    try:
+        return str(record["mask"]), [(int(layer), int(head)) for layer, head in record["heads"]]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: it does not list the masked heads; make the folder anew") from None
 
 
 class Facts(NamedTuple):
@@ -46,11 +62,20 @@ class Facts(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A base model and its reference, ready to score: what gives token losses under both, and the base's tokenizer."""
+    """A base model and its reference, ready to score.
+
+    Attributes:
+        scorer: gives token losses under both.
+        tokenizer: the base model's.
+        base: the base model itself.
+        masked_heads: those that the reference masks; none where it is an unrelated model.
+    """
 
     scorer: PairScorer
     tokenizer: TextTokenizer
     facts: Facts
+    base: PreTrainedModel
+    masked_heads: list[Head]
 
 
 def load_pair(options: PairOptions) -> Pair:
@@ -76,7 +101,7 @@ def load_pair(options: PairOptions) -> Pair:
         "bos_id": tokenizer.bos_id,
     }
     vocab_size = base.get_input_embeddings().weight.shape[0]
-    found = find_masked_heads(base, reference)
+    found, heads = find_masked_heads(base, reference), []
     if isinstance(found, tuple):
         kind, heads = found
         layers = base.config.num_hidden_layers
@@ -95,7 +120,7 @@ def load_pair(options: PairOptions) -> Pair:
         scorer = PairScorer(base, reference, tokens_per_batch=options.tokens_per_batch)
     _check_losses(scorer, base, reference)
     dtype = str(base.dtype).removeprefix("torch.")
-    return Pair(scorer, tokenizer, Facts(identity, vocab_size, summary, base.device.type, dtype))
+    return Pair(scorer, tokenizer, Facts(identity, vocab_size, summary, base.device.type, dtype), base, heads)
 
 
 @torch.no_grad()

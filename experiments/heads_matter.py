@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from report import RESULTS, ROOT, put_into_readme, run
+from readme import RESULTS, ROOT, put_into_readme, run
 
 WORK = Path("data/heads_matter")
 BASE, MASKED = "data/SmolLM2-135M-Instruct", "reference-model"

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pandas as pd
 import pyarrow.parquet as pq
-from report import RESULTS, ROOT, put_into_readme
+from readme import RESULTS, ROOT, put_into_readme
 
 from common.documents import INDEX_SUFFIX, read_index
 from common.scores import with_slices

@@ -41,7 +41,7 @@ import torch
 import transformers
 from corpus import DOMAINS
 from matplotlib.figure import Figure
-from report import RESULTS, ROOT, put_into_readme, run
+from readme import RESULTS, ROOT, put_into_readme, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from common.documents import INDEX_SUFFIX, open_shard, read_index
