@@ -29,6 +29,7 @@ from common.documents import (
     open_shard,
     parse_doc_id,
     require_inside,
+    scored_targets,
     windows,
 )
 from common.errors import InputError
@@ -75,11 +76,17 @@ def parse_args(argv: list[str] | None):
 
 @dataclass(frozen=True)
 class Document:
-    """Some tokens of a shard; `part_of` is the id of the document that they are in, if they are not all of it."""
+    """Some tokens of a shard.
+
+    Attributes:
+        answers: which of them alone are scored, as of a shard.
+        part_of: the id of the document that they are in, if they are not all of it.
+    """
 
     doc_id: str
     token_ids: np.ndarray
     separator_id: int
+    answers: np.ndarray | None
     part_of: str | None
 
 
@@ -95,10 +102,14 @@ def open_document(
     require_inside(doc_id, path, folders)
     shard = open_one(path)
     check_tokenizer(shard, tokenizer)
-    first, last = map(int, shard.spans[find_document(shard, start, end)])
+    row = find_document(shard, start, end)
+    first, last = map(int, shard.spans[row])
     check_vocabulary(path, shard.tokens[start:end], tokenizer.vocab_size)
+    answers = shard.answers[row]
+    if answers is not None:
+        answers = (answers - (start - first)).clip(0, end - start)
     part_of = None if (start, end) == (first, last) else shard.doc_id(first, last)
-    return Document(doc_id, shard.tokens[start:end], shard.separator_id, part_of)
+    return Document(doc_id, shard.tokens[start:end], shard.separator_id, answers, part_of)
 
 
 def inspect(documents: list[Document], pair: Pair, seq_len: int, num_tokens: int) -> None:
@@ -108,24 +119,28 @@ def inspect(documents: list[Document], pair: Pair, seq_len: int, num_tokens: int
         if document.part_of:
             print(f"(a part of {document.part_of}; the table scores the whole)")
         print(visible(pair.tokenizer.decode(document.token_ids.tolist())))
-        if not is_scorable(document.token_ids, document.separator_id):
-            print("--- not scored: no more than one token besides the separator")
+        if not is_scorable(document.token_ids, document.separator_id, document.answers):
+            print("--- not scored: no more than one token besides the separator, or a chat without an answer")
             continue
         losses = pair.scorer.score(list(windows(document.token_ids, seq_len, pair.tokenizer.bos_id)))
+        first_target = len(document.token_ids) - len(losses.base)
+        places = scored_targets(first_target, len(document.token_ids), document.answers)
+        losses = losses.of(places - first_target)
         base, reference, ai_score = losses.means()
         print(
             f"--- {len(document.token_ids)} tokens  L_base {base:.6f}  L_ref {reference:.6f}  AI_Score {ai_score:.6f}"
         )
-        print_rises(document.token_ids, losses, pair.tokenizer, num_tokens)
+        print_rises(document.token_ids, places, losses, pair.tokenizer, num_tokens)
 
 
-def print_rises(token_ids: np.ndarray, losses: TokenLosses, tokenizer: TextTokenizer, count: int) -> None:
-    """Print the tokens whose loss rises most, each with what stands before it."""
+def print_rises(
+    token_ids: np.ndarray, places: np.ndarray, losses: TokenLosses, tokenizer: TextTokenizer, count: int
+) -> None:
+    """Print the tokens whose loss rises most, each with what stands before it; `places` are those of the losses."""
     rises = losses.reference - losses.base
-    first_target = len(token_ids) - len(rises)
     print("    rise    L_base     L_ref  token, behind what stands before it")
     for target in np.argsort(-rises, kind="stable")[:count]:
-        place = first_target + int(target)
+        place = int(places[target])
         [piece] = tokenizer.pieces([int(token_ids[place])])
         before = tokenizer.decode(token_ids[max(0, place - 16) : place].tolist())
         print(
@@ -173,7 +188,9 @@ def show_page(
     with cli.progress(sum(len(document.token_ids) for document, *_ in entries), "looking") as bar:
         for document, domain, mark in entries:
             about = {"doc_id": document.doc_id, "part_of": document.part_of, "domain": domain, "mark": mark}
-            seen = document_record(document.token_ids, document.separator_id, pair, options.seq_len, head)
+            seen = document_record(
+                document.token_ids, document.separator_id, document.answers, pair, options.seq_len, head
+            )
             records.append(about | seen)
             bar.update(len(document.token_ids))
     facts = {

@@ -1,13 +1,13 @@
 """What can be seen of a document token by token: losses and ranks under both models, and where a head looks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from common.attention import watch_heads
-from common.documents import is_scorable, windows
+from common.documents import is_scorable, scored_targets, windows
 from common.errors import InputError
 from common.heads import Head, head_shape
 from common.reference import RECORD_NAME, Pair, read_record
@@ -95,13 +95,17 @@ def characters(token_ids: Sequence[int], tokenizer: TextTokenizer) -> list[tuple
     return pieces
 
 
-def document_record(token_ids: np.ndarray, separator_id: int, pair: Pair, seq_len: int, head: Head | None) -> dict:
+def document_record(
+    token_ids: np.ndarray, separator_id: int, answers: np.ndarray | None, pair: Pair, seq_len: int, head: Head | None
+) -> dict:
     """What the page shows of one document, ready for JSON.
 
+    Args:
+        answers: which of its tokens alone are scored, int64, shape [num_answers, 2]; None for all of them.
     Returns:
         `ids` and `pieces` (text with its control characters as escapes, number of tokens) of all; and, where it can
-        be scored, `means` (L_base, L_ref, AI_Score), and a list with an entry for each token, None for what is no
-        target, of `base`, `reference` (losses in nats), `ranks` (two lists) and, with a head, `looks`.
+        be scored, `means` (L_base, L_ref, AI_Score), and a list with an entry for each token, None for what is not
+        scored, of `base`, `reference` (losses in nats), `ranks` (two lists) and, with a head, `looks`.
     """
     ids = token_ids.tolist()
     record = {
@@ -109,18 +113,25 @@ def document_record(token_ids: np.ndarray, separator_id: int, pair: Pair, seq_le
         "separator": separator_id,
         "pieces": [(visible(text), count) for text, count in characters(ids, pair.tokenizer)],
     }
-    if not is_scorable(token_ids, separator_id):
+    if not is_scorable(token_ids, separator_id, answers):
         return record
     bos_id = pair.tokenizer.bos_id
     cut = list(windows(token_ids, seq_len, bos_id))
     losses, ranks = pair.scorer.score(cut), pair.scorer.ranks(cut)
-    none_before = [None] * (len(ids) - len(losses.base))
-    starts = np.cumsum([len(none_before), *(len(window) - 1 for window in cut[:-1])])
+    first_target = len(ids) - len(losses.base)
+    places = scored_targets(first_target, len(ids), answers)
+    losses, ranks = losses.of(places - first_target), ranks[:, places - first_target]
+
+    def by_token(values: Iterable) -> list:
+        found = dict(zip(places.tolist(), values, strict=True))
+        return [found.get(place) for place in range(len(ids))]
+
+    starts = np.cumsum([first_target, *(len(window) - 1 for window in cut[:-1])])
     record |= {
         "means": [_number(mean) for mean in losses.means()],
-        "base": none_before + [_number(loss) for loss in losses.base],
-        "reference": none_before + [_number(loss) for loss in losses.reference],
-        "ranks": [none_before + of_model.tolist() for of_model in ranks],
+        "base": by_token(map(_number, losses.base)),
+        "reference": by_token(map(_number, losses.reference)),
+        "ranks": [by_token(of_model.tolist()) for of_model in ranks],
         "windows": starts.tolist(),
     }
     if head:

@@ -67,7 +67,7 @@ STEPS = [
         "heads",
         compute_retrieval_heads.main,
         "--model ../model",
-        ("data/retrieval_heads.txt", "data/retrieval_heads.tsv"),
+        ("data/retrieval_heads.txt", "data/retrieval_heads.tsv", "data/retrieval_heads.png"),
     ),
     Step(
         "reference model",
@@ -87,7 +87,12 @@ STEPS = [
         "--base_model ../model --data data/shards/*.bin --seq_len 64 --tokens_per_batch 256",
         ("data/ai_scores.tsv", "data/ai_scores.parquet", "data/ai_scores.parts"),
     ),
-    Step("ranking", rank_scores.main, "", ("data/top20.tsv", "data/top20.parquet")),
+    Step(
+        "ranking",
+        rank_scores.main,
+        "",
+        ("data/top20.tsv", "data/top20.parquet", "data/top20.png", "data/top20.repetition.png"),
+    ),
 ]
 
 
@@ -151,11 +156,8 @@ def snapshot(folder: Path, step: Step) -> dict[str, object]:
         path = folder / output
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             name = str(file.relative_to(folder))
-            if (
-                file.is_file()
-                and not file.name.startswith(".")
-                and not (".parts/" in name and name.endswith("parquet"))
-            ):
+            is_part = ".parts/" in name and (name.endswith("parquet") or file.name == "time.json")
+            if file.is_file() and not file.name.startswith(".") and not is_part:
                 found[name] = pq.read_table(file) if name == "data/ai_scores.parquet" else file.read_bytes()
     return found
 

