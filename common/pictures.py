@@ -130,6 +130,13 @@ def _colours(dark: bool) -> Iterator[dict[str, str]]:
     colours = DARK if dark else LIGHT
     text = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     surfaces = ("figure.facecolor", "axes.facecolor", "legend.facecolor")
-    sizes = {"axes.titlesize": "small", "xtick.labelsize": "x-small", "ytick.labelsize": "x-small"}
-    with rc_context({**dict.fromkeys(text, colours["text"]), **dict.fromkeys(surfaces, colours["figure"]), **sizes}):
+    settings = {
+        **dict.fromkeys(text, colours["text"]),
+        **dict.fromkeys(surfaces, colours["figure"]),
+        "axes.titlesize": "small",
+        "xtick.labelsize": "x-small",
+        "ytick.labelsize": "x-small",
+        "text.parse_math": False,  # a domain's name may hold a $
+    }
+    with rc_context(settings):
         yield colours

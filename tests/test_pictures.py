@@ -25,8 +25,8 @@ def test_distributions_hold_every_document_and_the_threshold():
     assert f"{counts.sum():,} documents" in axes.get_title()
 
 
-def test_one_score_for_all_is_drawn_too(tmp_path):
-    save(distributions_picture({"a": (np.array([0.5]), np.array([7]), 0.5)}), tmp_path / "x.png")
+def test_one_score_for_all_is_drawn_too_and_a_name_is_no_formula(tmp_path):
+    save(distributions_picture({r"a $\b$_": (np.array([0.5]), np.array([7]), 0.5)}), tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
