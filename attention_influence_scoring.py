@@ -14,7 +14,7 @@ Writes  data/ai_scores.parquet and data/ai_scores.tsv, a row per document:
 
 L_base and L_ref are mean nats per predicted token, AI_Score = (L_ref - L_base) / L_base; of chats, per token of the
 answers. Behind them stand measures of what the score rewards wrongly: how much a document repeats itself (repetition,
-longest_run, compression), and which document before it it equals, or nearly (duplicate_of, near_duplicate_of).
+longest_run, compression), and which document stands for it and its copies (duplicate_of, near_duplicate_of).
 Documents longer than --seq_len are scored in windows. Finished work is kept in data/ai_scores.parts/ every 30 seconds
 and when the run is stopped; the same command goes on from there. On many GPUs: --engine ray.
 """
@@ -131,7 +131,8 @@ def score(
         finally:
             if scored := bar.n - bar.initial:
                 seconds = round(spent["seconds"] + time.monotonic() - begun, 1)
-                write_json(timing, {"tokens": spent["tokens"] + scored, "seconds": seconds})
+                finished = datetime.now().astimezone().isoformat(timespec="seconds")
+                write_json(timing, {"tokens": spent["tokens"] + scored, "seconds": seconds, "finished": finished})
     # Behind the documents that are wanted there may be parts of a run that wanted more, with gaps between them.
     return [part for item in work for part in parts.of_shard(item.name) if part[0] < item.num_documents]
 
@@ -142,6 +143,7 @@ def write(parts: list[tuple[int, int, Path]], out: Path, steps_out: Path | None,
     print(f"wrote {health.num_rows:,} scores to {out} and {out.with_suffix('.parquet')}")
     if steps_out:
         print(f"wrote the scores of their steps to {steps_out} and {steps_out.with_suffix('.parquet')}")
+        print(f"select from those: python rank_scores.py --scores {steps_out} --max_repetition 1 --dedup none")
     if skipped := sum(last - first for first, last, _ in parts) - health.num_rows:
         print(f"skipped {skipped:,} documents with nothing to predict: of no or one token, or chats without an answer")
     for warning in health.warnings(vocab_size):
@@ -153,6 +155,7 @@ def run(
     team: Here,
     options: PairOptions,
     steps: StepOptions,
+    data: list[str],
     work: list[Work],
     open_one: Callable[[Path], Shard],
     out: Path,
@@ -168,7 +171,7 @@ def run(
         **facts.identity,
         "seq_len": options.seq_len,
         "columns": PART_SCHEMA.names,
-        "steps": steps.separator or "blank lines" if steps.wanted else None,
+        "steps": [steps.wanted, steps.separator],
         "shards": {str(item.path): item.digest for item in work},
     }
     print(one_line(f"{out}: {facts.summary}"))
@@ -182,19 +185,27 @@ def run(
         )
     if team.set_aside and not parts:
         sys.exit(INCOMPLETE)
-    health = write(parts, out, out.with_suffix(".steps.tsv") if steps.wanted else None, facts.vocab_size)
+    steps_out = out.with_suffix(".steps.tsv")
+    if overwrite and not steps.wanted:
+        for old in (steps_out, steps_out.with_suffix(".parquet")):
+            old.unlink(missing_ok=True)
+    health = write(parts, out, steps_out if steps.wanted else None, facts.vocab_size)
     made_by = {
         "base_model": options.base_model,
         "reference_model": options.reference_model,
         "summary": facts.summary,
+        "data": data,
+        "num_shards": len(work),
+        "tokenizer": options.runtime.tokenizer or options.base_model,
         "seq_len": options.seq_len,
+        "steps": steps.wanted,
+        "step_separator": steps.separator,
         "device": facts.device,
         "dtype": facts.dtype,
         "num_workers": team.num_workers,
         "num_documents": health.num_rows,
         "num_tokens": health.num_tokens,
-        "scoring": read_json(folder / "time.json") if (folder / "time.json").exists() else None,
-        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "scoring": read_json(folder / "time.json") if (folder / "time.json").exists() else {},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers")},
@@ -229,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
     steps = StepOptions(args.granularity == "step", separator and separator.replace("\\n", "\n"))
     make = partial(UnitScorer, options, steps, SECONDS_PER_PIECE if engine.engine == "ray" else 0)
     with sole_writer(args.out), workers(engine, make, Unit.behind, on_gpu) as team:
-        run(team, options, steps, work, open_one, args.out, args.overwrite)
+        run(team, options, steps, args.data, work, open_one, args.out, args.overwrite)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ Writes  data/top20.tsv and data/top20.parquet: the selected rows, best first wit
         data/top20.repetition.png: how score and repetition go together, and what was left out for it
 
 Scores are compared within a domain only, never across. The score rewards repetition, so before a domain is ranked,
-documents that repeat much of themselves and copies of earlier documents are left out of it: --max_repetition, --dedup.
+documents that repeat much of themselves and copies of others are left out of it: --max_repetition, --dedup.
 """
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
-from matplotlib.figure import Figure
 
 from common import cli
 from common.errors import InputError
@@ -44,7 +43,7 @@ def parse_args(argv: list[str] | None):
         "--dedup",
         choices=["exact", "near", "none"],
         default="near",
-        help="leave out documents that equal an earlier one, or nearly do (75 percent of its 5-grams, by MinHash)",
+        help="of documents that are equal, or nearly (most of their 5-grams in common, by MinHash), keep one",
     )
     parser.add_argument("--out", type=as_path, help="the selection (default: data/top20.tsv, or as the percentage is)")
     return parser.parse_args(argv)
@@ -52,7 +51,6 @@ def parse_args(argv: list[str] | None):
 
 def rank(scores_path: Path, percent: float, by: str, lowest: bool, limits: Limits, out: Path) -> None:
     """Select within each domain, write the selection, draw it, and print a line per domain."""
-    pictures = {out.with_suffix(".png"): distributions, out.with_suffix(".repetition.png"): repetition}
     refuse_inputs([out, out.with_suffix(".parquet")], [scores_path])
     if scores_path.name:
         refuse_inputs([out], [scores_path.with_suffix(".tsv")])  # the same table, written beside it
@@ -61,8 +59,7 @@ def rank(scores_path: Path, percent: float, by: str, lowest: bool, limits: Limit
         with table_writer(out, SLICES_SCHEMA) as append:
             for table in ranking.selected():
                 append(with_slices(table))
-        for path, draw in pictures.items():
-            save(draw(ranking.domains, lowest), path)
+        pictures = draw(ranking.domains, lowest, out)
     show(ranking.domains)
     domains = ranking.domains.values()
     if ranking.num_not_finite:
@@ -108,14 +105,17 @@ def show(domains: dict[str, Domain]) -> None:
         print("  ".join(aligned))
 
 
-def distributions(domains: dict[str, Domain], lowest: bool) -> Figure:
-    return distributions_picture(
-        {name: (*domain.histogram(lowest), domain.threshold) for name, domain in domains.items()}
-    )
-
-
-def repetition(domains: dict[str, Domain], _lowest: bool) -> Figure:
-    return repetition_picture({name: domain.sample for name, domain in domains.items()})
+def draw(domains: dict[str, Domain], lowest: bool, out: Path) -> list[Path]:
+    """Draw the largest domains, beside `out`; returns the pictures."""
+    largest = {name: domain for name, domain in domains.items() if domain.sample is not None}
+    spread = {name: (*domain.histogram(lowest), domain.threshold) for name, domain in largest.items()}
+    figures = {out.with_suffix(".png"): distributions_picture(spread)}
+    samples = {name: domain.sample for name, domain in largest.items()}
+    if any(sample["repetition"].notna().any() for sample in samples.values()):
+        figures[out.with_suffix(".repetition.png")] = repetition_picture(samples)
+    for path, figure in figures.items():
+        save(figure, path)
+    return list(figures)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from common import cli
 from common.checkpoints import load_model_tokenizer
+from common.errors import InputError
 from common.facts import facts, notes
 from common.files import as_path, sole_writer
 from common.heads import Head, read_scores
@@ -104,6 +105,8 @@ def report(
     table = read_rows(scores, overview.rows[shown])
     doc_ids = table["doc_id"].to_pylist()
     selected, among_shown = read_selection(selection, set(doc_ids))
+    if len(doc_ids) == len(overview.rows) and len(among_shown) < sum(s.num_documents for s in selected.values()):
+        raise InputError(f"{selection}: it is of another table than {scores}; select from that with rank_scores.py")
     limits = thresholds(overview, selected, selection)
     source_of = overview.sources.take(overview.source_of[shown]).to_pylist()
     with cli.progress(len(doc_ids), "reading", "documents", read_texts(doc_ids)) as reading:

@@ -76,17 +76,21 @@ def parse_args(argv: list[str] | None):
 
 @dataclass(frozen=True)
 class Document:
-    """Some tokens of a shard.
+    """A document of a shard, or a part of it that is looked at.
 
     Attributes:
-        answers: which of them alone are scored, as of a shard.
-        part_of: the id of the document that they are in, if they are not all of it.
+        token_ids: of the whole document.
+        part: where in it the part lies, in tokens; all of it otherwise.
+        scored: which tokens alone are scored, the part's, of a chat the answers', int64, shape [num_spans, 2]; None for
+            all of them.
+        part_of: the id of the document, if a part of it is looked at.
     """
 
     doc_id: str
     token_ids: np.ndarray
+    part: slice
     separator_id: int
-    answers: np.ndarray | None
+    scored: np.ndarray | None
     part_of: str | None
 
 
@@ -104,12 +108,13 @@ def open_document(
     check_tokenizer(shard, tokenizer)
     row = find_document(shard, start, end)
     first, last = map(int, shard.spans[row])
-    check_vocabulary(path, shard.tokens[start:end], tokenizer.vocab_size)
-    answers = shard.answers[row]
-    if answers is not None:
-        answers = (answers - (start - first)).clip(0, end - start)
-    part_of = None if (start, end) == (first, last) else shard.doc_id(first, last)
-    return Document(doc_id, shard.tokens[start:end], shard.separator_id, answers, part_of)
+    token_ids, part, scored = shard.tokens[first:last], slice(start - first, end - first), shard.answers[row]
+    check_vocabulary(path, token_ids, tokenizer.vocab_size)
+    if (start, end) == (first, last):
+        return Document(doc_id, token_ids, part, shard.separator_id, scored, None)
+    scored = np.array([[0, len(token_ids)]]) if scored is None else scored
+    scored = scored.clip(part.start, part.stop)
+    return Document(doc_id, token_ids, part, shard.separator_id, scored, shard.doc_id(first, last))
 
 
 def inspect(documents: list[Document], pair: Pair, seq_len: int, num_tokens: int) -> None:
@@ -117,19 +122,18 @@ def inspect(documents: list[Document], pair: Pair, seq_len: int, num_tokens: int
     for document in documents:
         print(f"\n=== {document.doc_id}")
         if document.part_of:
-            print(f"(a part of {document.part_of}; the table scores the whole)")
-        print(visible(pair.tokenizer.decode(document.token_ids.tolist())))
-        if not is_scorable(document.token_ids, document.separator_id, document.answers):
-            print("--- not scored: no more than one token besides the separator, or a chat without an answer")
+            print(f"(a part of {document.part_of}, scored within it)")
+        shown = document.token_ids[document.part]
+        print(visible(pair.tokenizer.decode(shown.tolist())))
+        if not is_scorable(document.token_ids, document.separator_id, document.scored):
+            print("--- not scored: no token to predict from context, or a chat without an answer")
             continue
         losses = pair.scorer.score(list(windows(document.token_ids, seq_len, pair.tokenizer.bos_id)))
         first_target = len(document.token_ids) - len(losses.base)
-        places = scored_targets(first_target, len(document.token_ids), document.answers)
+        places = scored_targets(first_target, len(document.token_ids), document.scored)
         losses = losses.of(places - first_target)
         base, reference, ai_score = losses.means()
-        print(
-            f"--- {len(document.token_ids)} tokens  L_base {base:.6f}  L_ref {reference:.6f}  AI_Score {ai_score:.6f}"
-        )
+        print(f"--- {len(shown)} tokens  L_base {base:.6f}  L_ref {reference:.6f}  AI_Score {ai_score:.6f}")
         print_rises(document.token_ids, places, losses, pair.tokenizer, num_tokens)
 
 
@@ -157,7 +161,8 @@ def list_ends(
         print(f"\n{domain}: {count:,} documents")
         for mark, rows in (("best", best), ("lowest", lowest)):
             for row in rows.to_pylist():
-                beginning = one_line(tokenizer.decode(read(row["doc_id"]).token_ids[:64].tolist()))
+                document = read(row["doc_id"])
+                beginning = one_line(tokenizer.decode(document.token_ids[document.part][:64].tolist()))
                 print(f"  {mark:6} {row['AI_Score']:8.4f}  {row['doc_id']}")
                 print(" " * 19 + beginning[:SNIPPET_CHARS])
 
@@ -189,7 +194,7 @@ def show_page(
         for document, domain, mark in entries:
             about = {"doc_id": document.doc_id, "part_of": document.part_of, "domain": domain, "mark": mark}
             seen = document_record(
-                document.token_ids, document.separator_id, document.answers, pair, options.seq_len, head
+                document.token_ids, document.separator_id, document.scored, pair, options.seq_len, head
             )
             records.append(about | seen)
             bar.update(len(document.token_ids))

@@ -34,7 +34,8 @@ class ChatTemplate:
     def render(self, place: str, messages: object) -> tuple[str, tuple[tuple[int, int], ...]]:
         """A chat as text, and the half-open spans of characters that are answers, each with the mark that ends it.
 
-        An answer is what the template puts behind the prompt that it would give a model to answer.
+        An answer is what the template puts behind the prompt that it would give a model to answer, without white space
+        at its end.
 
         Raises:
             BadRow: not a list of messages, no answer in it, a special token spelled out in a message (it would become
@@ -49,7 +50,9 @@ class ChatTemplate:
             after = self._text(place, messages[: number + 1])
             if not (whole.startswith(after) and after.startswith(before)):
                 raise BadRow(f"{place}: the chat template renders message {number + 1} otherwise than within the chat")
-            spans.append((len(before), len(after.rstrip())))
+            spans.append((len(before), max(len(before), len(after.rstrip()))))
+        if not any(start < end for start, end in spans):
+            raise BadRow(f"{place}: its answers are empty, so nothing to score")
         return whole, tuple(spans)
 
     def _check(self, place: str, messages: object) -> None:
@@ -58,9 +61,12 @@ class ChatTemplate:
         for number, message in enumerate(messages, 1):
             if not isinstance(message, dict) or not all(isinstance(message.get(n), str) for n in ("role", "content")):
                 raise BadRow(f'{place}: message {number} is not {{"role": text, "content": text}}')
+            told = json.dumps(message, ensure_ascii=False, default=str)  # which a template may show in full
             for token in self._special:
-                if token in message["content"] or token in message["role"]:
+                if token in told or json.dumps(token)[1:-1] in told:
                     raise BadRow(f"{place}: message {number} spells the special token {token}, and would become it")
+        if messages and messages[0]["role"] == ANSWERING:
+            raise BadRow(f"{place}: it begins with an answer, to nothing")
         if ANSWERING not in (message["role"] for message in messages):
             raise BadRow(f"{place}: no message of the role {ANSWERING!r}, so nothing to score")
 

@@ -30,18 +30,22 @@ def facts(known: dict, record_path: Path, mask: str | None, heads: Sequence[Head
 
 def _facts(record: dict, mask: str | None, heads: Sequence[Head]) -> list[tuple[str, str | None]]:
     versions = record.get("versions") or {}
-    seconds = (record.get("scoring") or record).get("seconds")
+    scoring = record.get("scoring") or {}
+    seconds = scoring.get("seconds")
     seq_len = record.get("seq_len")
+    counts = {name: record.get(f"num_{name}") for name in ("documents", "tokens", "shards")}
+    corpus = [f"{count:,} {name}" for name, count in counts.items() if count]
     return [
         ("base model", record.get("base_model")),
         ("reference model", record.get("reference_model")),
         ("how they relate", record.get("summary")),
         ("mask", mask),
         (f"{len(heads)} heads, best first", "  ".join(f"{layer},{head}" for layer, head in heads)),
+        ("corpus", " ".join([", ".join(corpus), *(record.get("data") or [])])),
         ("window", seq_len and f"{seq_len:,} tokens"),
         ("scored on", " in ".join(str(record[name]) for name in ("device", "dtype") if record.get(name))),
         ("took", None if seconds is None else duration(seconds)),
-        ("finished", str(record.get("finished") or "").replace("T", " ")),
+        ("finished", str(scoring.get("finished") or "").replace("T", " ")),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
 

@@ -3,15 +3,17 @@
 The score rises wherever text can be copied, so it rises with repeated phrases and boilerplate. The measures are those
 of the large open corpora, taken on tokens:
 
-repetition   share of tokens in n-grams that the document held before (Gopher, arXiv 2112.11446, table A1, n = 10)
-longest_run  tokens in the longest stretch that is an n-gram of up to 13 tokens three times or more (Dolma, arXiv
-             2402.00159; OLMo 2, arXiv 2501.00656)
+repetition   share of tokens in n-grams that the document held before, after Gopher's duplicate n-grams (arXiv
+             2112.11446, table A1), there a share of characters; n = 10
+longest_run  tokens in the longest stretch that is an n-gram of up to 13 tokens three times or more, as Dolma finds
+             them (arXiv 2402.00159)
 compression  bytes of the text after zlib by bytes before
 keys         of which two equal ones tell of equal, or nearly equal, documents
 """
 
 import hashlib
 import zlib
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -22,9 +24,11 @@ from scipy.sparse.csgraph import connected_components
 
 REPEATED_NGRAM = 10
 MAX_PERIOD, MIN_TIMES = 13, 3
-# As FineWeb has it (arXiv 2406.17557): documents with 75 % of their 5-grams in common share a band more often than not.
+# As FineWeb has it (arXiv 2406.17557): of two documents with 75 % of their 5-grams in common 77 % share a band, of two
+# with half of them 5 %.
 SHINGLE, BANDS, ROWS_PER_BAND = 5, 14, 8
 NUM_KEYS = 1 + BANDS
+SHINGLES_AT_ONCE = 2**14  # in memory, times a number for each row
 KEY_BYTES = 8 * NUM_KEYS
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -88,31 +92,34 @@ def longest_run(token_ids: np.ndarray) -> int:
     return longest
 
 
-def first_alike(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each document the first one that equals it, and the first one that nearly does: itself where there is none.
+def stand_ins(keys: Sequence[np.ndarray], order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each document, the one that stands for all that equal it, and for all that nearly do: often itself.
 
-    Nearly equal are those that share a key, and those that others connect so.
+    Nearly equal are those that share the key of a band, and those that others connect so.
 
     Args:
-        keys: uint64, shape [num_documents, NUM_KEYS], in the order of the table; may be a memory map.
+        keys: `NUM_KEYS` columns, uint64, shape [num_documents] each; may be memory maps.
+        order: all rows, int64; of documents that are alike, the one that comes first in it stands for the others.
     Returns:
         Two arrays of rows, int64, shape [num_documents].
     """
-    rows, later, first = np.arange(len(keys)), [], []
-    for column in range(1, NUM_KEYS):
-        earliest = _first_of_each(keys[:, column])
+    rows, later, first = np.arange(len(order)), [], []
+    for bands in keys[1:]:
+        earliest = _first_of_each(bands, rows)
         later.append(rows[earliest != rows])
         first.append(earliest[later[-1]])
     links = np.concatenate(later), np.concatenate(first)
-    graph = coo_array((np.ones(len(links[0]), np.int8), links), shape=(len(keys), len(keys)))
+    graph = coo_array((np.ones(len(links[0]), np.int8), links), shape=(len(rows), len(rows)))
     labels = connected_components(graph, directed=False)[1]
-    return _first_of_each(keys[:, 0]), _first_of_each(labels)
+    return _first_of_each(keys[0], order), _first_of_each(labels, order)
 
 
-def _first_of_each(values: np.ndarray) -> np.ndarray:
-    """The row in which each row's value occurs first."""
-    _, first, value_of = np.unique(values, return_index=True, return_inverse=True)
-    return first[value_of]
+def _first_of_each(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """For each row, the row of the same value that comes first in `order`."""
+    _, first, value_of = np.unique(values[order], return_index=True, return_inverse=True)
+    found = np.empty(len(order), np.int64)
+    found[order] = order[first[value_of]]
+    return found
 
 
 def _ngrams(token_ids: np.ndarray, n: int) -> np.ndarray:
@@ -128,8 +135,9 @@ def _keys(token_ids: np.ndarray) -> np.ndarray:
     """A hash of the whole document, and one for each band of its MinHash signature; uint64, shape [NUM_KEYS]."""
     whole = np.frombuffer(hashlib.blake2b(token_ids.tobytes(), digest_size=8).digest(), np.uint64)
     shingles = _ngrams(token_ids, min(SHINGLE, len(token_ids))) >> np.uint64(32)
-    signature = _empty_signature().copy()
-    signature.update_batch(shingles)
+    shingles, signature = np.unique(shingles), _empty_signature().copy()
+    for start in range(0, len(shingles), SHINGLES_AT_ONCE):
+        signature.update_batch(shingles[start : start + SHINGLES_AT_ONCE])
     bands = signature.hashvalues.astype(np.uint64).reshape(BANDS, ROWS_PER_BAND)
     keys = np.zeros(BANDS, np.uint64)
     for row in bands.T:

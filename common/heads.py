@@ -165,13 +165,15 @@ def read_scores(path: Path) -> tuple[np.ndarray, list[Head]]:
     make = "make it with compute_retrieval_heads.py"
     try:
         table = pd.read_csv(path, sep="\t", dtype={"layer": int, "head": int, "retrieval_score": float})
+        if not len(table) or table[["layer", "head"]].min().min() < 0:
+            raise ValueError("no heads, or a negative number")
         scores = np.full((table["layer"].max() + 1, table["head"].max() + 1), np.nan)
         scores[table["layer"], table["head"]] = table["retrieval_score"]
         chosen = table[table["selected"].astype(bool)]
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path}: not a table of every head's score ({error}); {make}") from None
-    if not np.isfinite(scores).all():
-        raise InputError(f"{path}: it lacks the score of some heads; {make}")
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise InputError(f"{path}: some heads have no score between 0 and 1; {make}")
     return scores, [(int(layer), int(head)) for layer, head in zip(chosen["layer"], chosen["head"], strict=True)]
 
 

@@ -25,14 +25,15 @@ from common.tokenization import TextTokenizer
 from common.visible import one_line, visible
 
 HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?(?P<host>[^/?#:]+)"
-FIRST_PART = r"^(?P<first>[^/:]+)[/:]"
+FIRST_PART = r"^(?P<first>[^/:]+|/[^:]+)[/:]"
 INDEXES_HELD = 4  # tables are in the order of their shards
 
 
 def source_names(index: pa.Table) -> pa.Array:
     """A name for where each document of an index comes from: its URL's host, else the beginning of its id.
 
-    The beginning ends before the first `/` or `:`; an id without either is a name as it is, and no id an empty one.
+    The beginning ends before the first `/` or `:`, of an absolute path before the `:`; an id without either is a name
+    as it is, and no id an empty one.
     """
     urls, ids = (pc.fill_null(index[name], "") for name in ("url", "id"))
     host = pc.utf8_lower(pc.struct_field(pc.extract_regex(urls, HOST), "host"))

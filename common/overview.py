@@ -1,6 +1,6 @@
 """A table of scores at a glance: its distribution, its thresholds, its sources, and documents to look at.
 
-Of each row only numbers are kept, 28 bytes of them, so that tables of many million rows fit.
+Of each row only numbers are kept, 32 bytes of them, so that tables of many million rows fit.
 """
 
 import math
@@ -83,11 +83,16 @@ def _unified(chunks: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
 
 @dataclass
 class Selected:
-    """What a selection takes of a domain: documents, tokens, and the score of the lowest (NaN without one)."""
+    """What a selection takes of a domain: documents, tokens, and the scores of the lowest and the highest, or NaN."""
 
     num_documents: int = 0
     num_tokens: int = 0
-    threshold: float = math.nan
+    lowest: float = math.nan
+    highest: float = math.nan
+
+    def threshold(self, median: float) -> float:
+        """Where it ends, towards the domain's median score: a selection of the lowest ends with its highest."""
+        return self.highest if self.lowest < median and self.highest <= median else self.lowest
 
 
 def read_selection(path: Path, wanted: set[str]) -> tuple[dict[str, Selected], set[str]]:
@@ -97,12 +102,14 @@ def read_selection(path: Path, wanted: set[str]) -> tuple[dict[str, Selected], s
         table = table.filter(pc.is_finite(table["AI_Score"]))
         here = table.filter(pc.is_in(table["doc_id"], pa.array(wanted, pa.string())))
         found.update(here["doc_id"].to_pylist())
-        groups = table.group_by("domain").aggregate([("num_tokens", "sum"), ("AI_Score", "min"), ([], "count_all")])
+        wanted_sums = [("num_tokens", "sum"), ("AI_Score", "min"), ("AI_Score", "max"), ([], "count_all")]
+        groups = table.group_by("domain").aggregate(wanted_sums)
         for row in groups.to_pylist():
             domain = domains.setdefault(row["domain"], Selected())
             domain.num_documents += row["count_all"]
             domain.num_tokens += row["num_tokens_sum"]
-            domain.threshold = float(np.fmin(domain.threshold, row["AI_Score_min"]))
+            domain.lowest = float(np.fmin(domain.lowest, row["AI_Score_min"]))
+            domain.highest = float(np.fmax(domain.highest, row["AI_Score_max"]))
     return domains, found
 
 
@@ -186,7 +193,7 @@ def thresholds(overview: Overview, selected: dict[str, Selected], path: Path) ->
             )
     for name, rows in overview.of_domains:
         num_tokens, taken = int(overview.num_tokens[rows].sum()), selected.get(name, Selected())
-        mean, threshold = float(overview.scores[rows].mean()), taken.threshold
+        mean, threshold = float(overview.scores[rows].mean()), taken.threshold(float(np.median(overview.scores[rows])))
         share = taken.num_tokens / num_tokens
         lines.append((name, len(rows), num_tokens, mean, taken.num_documents, number(threshold), share))
     return lines

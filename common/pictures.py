@@ -14,8 +14,7 @@ from matplotlib.patches import Rectangle
 
 from common.files import atomic
 
-COLUMNS, MAX_DOMAINS = 3, 24
-BINS = 40
+COLUMNS, BINS = 3, 40
 LIGHT = {"text": "#1f2328", "figure": "#ffffff", "bars": "#8fb3d9", "chosen": "#d1242f"}
 DARK = {"text": "#e6edf3", "figure": "#16191d", "bars": "#46719f", "chosen": "#ff7b72"}
 
@@ -64,7 +63,7 @@ def distributions_picture(domains: dict[str, tuple[np.ndarray, np.ndarray, float
             if not counts.sum():
                 continue
             low, high = _inner_range(scores, counts)
-            axes.hist(scores.clip(low, high), np.linspace(low, high, BINS), weights=counts, color=colours["bars"])
+            axes.hist(scores.clip(low, high), np.linspace(low, high, BINS + 1), weights=counts, color=colours["bars"])
             axes.axvline(threshold, color=colours["chosen"], linewidth=1.4)
             axes.set_title(f"{name}: {counts.sum():,} documents, threshold {threshold:.3f}")
         figure.supxlabel("AI_Score (the outermost bars hold what lies beyond)", fontsize="small")
@@ -108,18 +107,15 @@ def _inner_range(scores: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
 
 
 def _panels(figure: Figure, names: list[str]) -> Iterator[tuple[Axes, str]]:
-    """A panel for each domain, for the first `MAX_DOMAINS` of them."""
-    shown = names[:MAX_DOMAINS]
-    columns = min(COLUMNS, len(shown))
-    rows = -(-len(shown) // columns)
+    """A panel for each domain."""
+    columns = min(COLUMNS, len(names))
+    rows = -(-len(names) // columns)
     figure.set_size_inches(3.6 * columns, 0.9 + 1.9 * rows)
     figure.set_layout_engine("constrained")
-    if len(names) > len(shown):
-        figure.suptitle(f"{len(shown)} of {len(names)} domains", fontsize="small")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes in grid[len(shown) :]:
+    for axes in grid[len(names) :]:
         axes.set_axis_off()
-    for axes, name in zip(grid, shown, strict=False):
+    for axes, name in zip(grid, names, strict=False):
         axes.spines[["top", "right"]].set_visible(False)
         yield axes, name
 

@@ -27,7 +27,7 @@ from common.scores import EXACT, NEAR, TABLE_SCHEMA, count_rows, read_score_batc
 BITS = 20
 ROWS_PER_BUCKET = 2**20
 HASH_FILES = 64
-SAMPLE = 2000  # documents of a domain, for a picture
+DRAWN, SAMPLE = 24, 2000  # domains in a picture, and documents of each
 COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -55,9 +55,10 @@ class Limits:
 
 
 def _known(path: Path, table: pa.Table, column: str, without: str) -> np.ndarray:
-    if table[column].null_count:
+    if pc.any(pc.is_null(table[column], nan_is_null=True)).as_py():
         raise InputError(
-            f"{path}: no {column} in it; score anew with attention_influence_scoring.py, or rank without: {without}"
+            f"{path}: rows without {column} in it; score anew with attention_influence_scoring.py, or rank without it: "
+            f"{without}"
         )
     return table[column].to_numpy()
 
@@ -68,7 +69,8 @@ class Domain:
 
     Attributes:
         dropped: by limit, how many documents it left out; what is said of documents below is of the others.
-        sample: up to `SAMPLE` documents drawn by their ids, those left out among them: repetition, AI_Score, kept.
+        sample: about `SAMPLE` documents drawn by their ids, those left out among them: repetition, AI_Score, kept; None
+            but for the `DRAWN` largest domains.
         score_sum: of the documents with a finite score, which alone are counted.
         weights: documents, or their tokens, by bin.
         rows: documents by bin.
@@ -142,6 +144,7 @@ class Ranking:
         if not any(domain.num_documents for domain in self.domains.values()):
             raise InputError(f"{self._path}: nothing is left of it; raise --max_repetition, or lower --dedup")
         self.domains = dict(sorted(self.domains.items()))
+        self._hash_limits = self._limit_hashes()
         last_places, edges = self._plan()
         buckets = self._spill(last_places, edges, twice)
         expected = sum(domain.limit for domain in self.domains.values()) if self._by == "documents" else None
@@ -158,27 +161,37 @@ class Ranking:
                     file.write(part)
                 table = _finite(table)
                 self.num_not_finite += len(hashes) - len(table)
-                self._count_batch(*_ranked(self._kept(table, count=True), self._lowest))
+                self._count_dropped(table)
+                self._count_batch(*_ranked(table.filter(pa.array(self._keep(table))), self._lowest))
         return np.concatenate([_twice(self._scratch / f"hashes{n}") for n in range(HASH_FILES)])
 
-    def _kept(self, table: pa.Table, count: bool = False) -> pa.Table:
-        """The rows that no limit leaves out; `count` those that one does, by domain, a row under the first alone."""
-        keep = np.ones(len(table), bool)
+    def _keep(self, table: pa.Table) -> np.ndarray:
+        """Which rows no limit leaves out."""
+        over = self._limits.over(self._path, table).values()
+        return ~np.logical_or.reduce([np.zeros(len(table), bool), *over])
+
+    def _count_dropped(self, table: pa.Table) -> None:
+        """Count what the limits leave out, by domain; a row under the first alone."""
+        left = np.ones(len(table), bool)
         for limit, over in self._limits.over(self._path, table).items():
-            if count:
-                for name, number in _number_of_each(table.filter(pa.array(over & keep))["domain"]):
-                    self.domains.setdefault(name, Domain()).dropped[limit] += number
-            keep &= ~over
-        if count:
-            self._draw(table, keep)
-        return table.filter(pa.array(keep))
+            for each in pc.value_counts(table["domain"].filter(pa.array(over & left))).to_pylist():
+                self.domains.setdefault(each["values"], Domain()).dropped[limit] += each["counts"]
+            left &= ~over
 
     def _draw(self, table: pa.Table, keep: np.ndarray) -> None:
-        """Take rows into the samples of their domains: those whose ids have the lowest hashes."""
-        columns = table.select(["domain", "repetition", "AI_Score"]).to_pandas()
-        for name, rows in columns.assign(kept=keep, hash=_hashes(table)).groupby("domain"):
-            domain = self.domains.setdefault(name, Domain())
-            domain.sample = pd.concat([domain.sample, rows]).nsmallest(SAMPLE, "hash")
+        """Take rows into the samples of their domains: those whose ids have hashes under a limit."""
+        names = table["domain"].combine_chunks().dictionary_encode()
+        limits = np.array([self._hash_limits.get(name, 0) for name in names.dictionary.to_pylist()], np.uint64)
+        rows = np.flatnonzero(_hashes(table) < limits[names.indices.to_numpy()])
+        drawn = table.take(rows).select(["domain", "repetition", "AI_Score"]).to_pandas().assign(kept=keep[rows])
+        for name, sample in drawn.groupby("domain"):
+            self.domains[name].sample = pd.concat([self.domains[name].sample, sample], ignore_index=True)
+
+    def _limit_hashes(self) -> dict[str, int]:
+        """By domain, the hash under which an id's must be for its row to be drawn."""
+        sizes = {name: domain.num_documents + sum(domain.dropped.values()) for name, domain in self.domains.items()}
+        largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:DRAWN]
+        return {name: min(2**64 - 1, 2**64 * SAMPLE // sizes[name]) for name in largest}
 
     def _count_batch(
         self, names: list[str], codes: np.ndarray, lengths: np.ndarray, scores: np.ndarray, bins: np.ndarray
@@ -229,7 +242,10 @@ class Ranking:
             for table in self._watch(read_score_batches(self._path), "selecting", self.num_rows):
                 if len(twice):
                     self._refuse_repeated(table, twice, seen)
-                table = self._kept(_finite(table))
+                table = _finite(table)
+                keep = self._keep(table)
+                self._draw(table, keep)
+                table = table.filter(pa.array(keep))
                 names, codes, _, _, bins = _ranked(table, self._lowest)
                 rank_of = np.array([ranks[name] for name in names], np.int64)
                 places = rank_of[codes] << BITS | bins
@@ -318,10 +334,6 @@ def _scores_of(bins: np.ndarray, lowest: bool) -> np.ndarray:
 def _finite(table: pa.Table) -> pa.Table:
     """The rows with a finite score, which alone are looked at."""
     return table.filter(pc.is_finite(table["AI_Score"]))
-
-
-def _number_of_each(values: pa.ChunkedArray) -> list[tuple[str, int]]:
-    return [(each["values"], each["counts"]) for each in pc.value_counts(values).to_pylist()]
 
 
 def _ranked(table: pa.Table, lowest: bool):

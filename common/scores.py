@@ -6,8 +6,8 @@
     data/finewebsample/fineweb_train_000001:0-214  plays   214         3.412077  3.610552  0.058168  0.0421      …
 
 What stands behind AI_Score is measured by guards.py: repetition, longest_run, compression, and two doc_ids, of the
-first document that equals this one and of the first that nearly does; empty for a document that is the first of its
-kind. A table of other making may lack these; then they read as nulls.
+document that stands for all that equal this one, and for all that nearly do; empty for a document that stands for
+itself. A table of other making may lack these; then they read as nulls.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from common.documents import DOC_ID_PATTERN, parse_doc_id
 from common.errors import InputError
 from common.files import as_path, atomic, scratch, source, undisturbed
-from common.guards import KEY_BYTES, NUM_KEYS, first_alike
+from common.guards import KEY_BYTES, NUM_KEYS, stand_ins
 
 SCHEMA = pa.schema(
     [
@@ -225,21 +225,21 @@ def merge_parts(parts: Sequence[Path], out: Path, steps_out: Path | None = None)
     Raises:
         InputError: a part is damaged, or there is no row at all.
     """
-    health, names = Health(), {}
+    health = Health()
     with scratch(out) as folder, ExitStack() as stack:
-        first_equal, first_near = _first_alike(parts, folder / "keys", out)
-        rows = np.arange(len(first_equal))
-        is_first = np.zeros(len(rows), bool)
-        is_first[first_near[first_near != rows]] = is_first[first_equal[first_equal != rows]] = True
+        of_each = dict(zip((EXACT, NEAR), _stand_ins(parts, folder, out), strict=True))
+        for_others = [of[of != np.arange(len(of))] for of in of_each.values()]
+        names = _names(parts, np.unique(np.concatenate(for_others)))
         append = stack.enter_context(table_writer(out, TABLE_SCHEMA))
         append_steps = stack.enter_context(table_writer(steps_out, STEPS_SCHEMA)) if steps_out else None
         for part in parts:
             table = _read_part(part)
-            here = rows[health.num_rows : health.num_rows + len(table)]
-            names.update((row, table["doc_id"][row - here[0]].as_py()) for row in here[is_first[here]])
             whole = table.drop_columns(["keys", "steps"])
-            for name, first in ((EXACT, first_equal), (NEAR, first_near)):
-                alike = [names[of] if of != row else "" for row, of in zip(here, first[here], strict=True)]
+            for name, of in of_each.items():
+                alike = np.full(len(table), "", object)
+                here = of[health.num_rows : health.num_rows + len(table)]
+                others = np.flatnonzero(here != health.num_rows + np.arange(len(table)))
+                alike[others] = [names[row] for row in here[others].tolist()]
                 whole = whole.append_column(name, pa.array(alike, pa.string()))
             append(whole)
             if append_steps:
@@ -248,14 +248,33 @@ def merge_parts(parts: Sequence[Path], out: Path, steps_out: Path | None = None)
     return health
 
 
-def _first_alike(parts: Sequence[Path], spill: Path, out: Path) -> tuple[np.ndarray, np.ndarray]:
-    """As `guards.first_alike`, of all documents in the parts, by row of the table."""
-    with spill.open("wb") as file:
+def _stand_ins(parts: Sequence[Path], folder: Path, out: Path) -> tuple[np.ndarray, np.ndarray]:
+    """As `guards.stand_ins`, of all documents in the parts, by row: of those alike, the one that repeats least."""
+    repetition, not_finite = [], []
+    with ExitStack() as stack:
+        spills = [stack.enter_context((folder / f"keys{number}").open("wb")) for number in range(NUM_KEYS)]
         for part in parts:
-            file.write(b"".join(_read_part(part, ["keys"])["keys"].to_pylist()))
-    if not spill.stat().st_size:
+            table = _read_part(part, ["AI_Score", "repetition", "keys"])
+            repetition.append(table["repetition"].to_numpy())
+            not_finite.append(~np.isfinite(table["AI_Score"].to_numpy()))
+            keys = np.frombuffer(b"".join(table["keys"].to_pylist()), np.uint64).reshape(-1, NUM_KEYS)
+            for spill, column in zip(spills, keys.T, strict=True):
+                spill.write(column.tobytes())
+    if not sum(map(len, repetition)):
         raise InputError(f"{out}: no document in the data has two tokens or more, so there are no scores to write")
-    return first_alike(np.memmap(spill, np.uint64, "r").reshape(-1, NUM_KEYS))
+    order = np.lexsort((np.concatenate(repetition), np.concatenate(not_finite)))
+    return stand_ins([np.memmap(spill.name, np.uint64, "r") for spill in spills], order)
+
+
+def _names(parts: Sequence[Path], rows: np.ndarray) -> dict[int, str]:
+    """The doc_ids of some rows, ascending."""
+    names, first = {}, 0
+    for part in parts:
+        doc_ids = _read_part(part, ["doc_id"])["doc_id"]
+        here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + len(doc_ids))]
+        names.update(zip(here.tolist(), doc_ids.take(here - first).to_pylist(), strict=True))
+        first += len(doc_ids)
+    return names
 
 
 def _read_part(part: Path, columns: list[str] | None = None) -> pa.Table:

@@ -25,7 +25,8 @@ class Step(NamedTuple):
 def step_edges(pieces: Sequence[str], separator: str | None) -> list[int]:
     """Where the steps begin, in tokens, and where the last one ends.
 
-    A separator belongs to the step that it closes, and a token to the step that its first character is in.
+    A separator belongs to the step that it closes, and a token to the step that its first character is in; tokens
+    without any text at the end belong to the last.
 
     Args:
         pieces: the text of each token.
@@ -38,7 +39,8 @@ def step_edges(pieces: Sequence[str], separator: str | None) -> list[int]:
     """
     pattern = BLANK_LINES if separator is None else re.escape(separator)
     begins = np.cumsum([0, *map(len, pieces)])[:-1]
-    cuts = [match.end() for match in re.finditer(pattern, "".join(pieces))]
+    text = "".join(pieces)
+    cuts = [match.end() for match in re.finditer(pattern, text) if match.end() < len(text)]
     return np.unique([0, *np.searchsorted(begins, cuts), len(pieces)]).tolist()
 
 

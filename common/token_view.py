@@ -96,12 +96,12 @@ def characters(token_ids: Sequence[int], tokenizer: TextTokenizer) -> list[tuple
 
 
 def document_record(
-    token_ids: np.ndarray, separator_id: int, answers: np.ndarray | None, pair: Pair, seq_len: int, head: Head | None
+    token_ids: np.ndarray, separator_id: int, scored: np.ndarray | None, pair: Pair, seq_len: int, head: Head | None
 ) -> dict:
     """What the page shows of one document, ready for JSON.
 
     Args:
-        answers: which of its tokens alone are scored, int64, shape [num_answers, 2]; None for all of them.
+        scored: which of its tokens alone are scored, int64, shape [num_spans, 2]; None for all of them.
     Returns:
         `ids` and `pieces` (text with its control characters as escapes, number of tokens) of all; and, where it can
         be scored, `means` (L_base, L_ref, AI_Score), and a list with an entry for each token, None for what is not
@@ -113,13 +113,13 @@ def document_record(
         "separator": separator_id,
         "pieces": [(visible(text), count) for text, count in characters(ids, pair.tokenizer)],
     }
-    if not is_scorable(token_ids, separator_id, answers):
+    if not is_scorable(token_ids, separator_id, scored):
         return record
     bos_id = pair.tokenizer.bos_id
     cut = list(windows(token_ids, seq_len, bos_id))
     losses, ranks = pair.scorer.score(cut), pair.scorer.ranks(cut)
     first_target = len(ids) - len(losses.base)
-    places = scored_targets(first_target, len(ids), answers)
+    places = scored_targets(first_target, len(ids), scored)
     losses, ranks = losses.of(places - first_target), ranks[:, places - first_target]
 
     def by_token(values: Iterable) -> list:

@@ -174,9 +174,11 @@ class UnitScorer:
         tokenizer = self._pair.tokenizer
         for row in range(unit.first, unit.last):
             token_ids = unit.token_ids(row)
-            if is_scorable(token_ids, unit.separator_id, unit.answers[row - unit.first]):
-                text_ids = token_ids[token_ids != unit.separator_id]
-                guards[row] = measure(text_ids, tokenizer.decode(text_ids.tolist()))
+            answers = unit.answers[row - unit.first]
+            if is_scorable(token_ids, unit.separator_id, answers):
+                scored = token_ids[scored_targets(0, len(token_ids), answers)]
+                scored = scored[scored != unit.separator_id]
+                guards[row] = measure(scored, tokenizer.decode(scored.tolist()))
                 yield row, list(windows(token_ids, self._seq_len, tokenizer.bos_id))
 
     def _scored(self, unit: Unit, row: int, losses: TokenLosses, guards: Guards) -> Scored:
@@ -185,7 +187,8 @@ class UnitScorer:
         places = scored_targets(first_target, len(token_ids), answers)
         losses, steps = losses.of(places - first_target), []
         if self._steps.wanted:
-            pieces = [self._piece(token_id) for token_id in token_ids.tolist()]
+            # The separator is no text, so that it never is a step of its own.
+            pieces = ["" if token_id == unit.separator_id else self._piece(token_id) for token_id in token_ids.tolist()]
             spans = [(0, len(pieces))] if answers is None else answers.tolist()
             steps = score_steps(losses, places, pieces, self._steps.separator, spans)
         return Scored(row, losses.means(), guards, steps)

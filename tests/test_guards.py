@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import rank_scores
 from common.errors import InputError
-from common.guards import NUM_KEYS, first_alike, longest_run, measure, repetition
+from common.guards import NUM_KEYS, longest_run, measure, repetition, stand_ins
 from common.ranking import Limits, Ranking
 from common.scores import EXACT, NEAR, SLICES_SCHEMA, TABLE_SCHEMA
 
@@ -54,9 +54,11 @@ def test_the_compression_is_zlibs():
     assert measure(np.arange(9), text).compression == round(len(zlib.compress(text.encode())) / len(text.encode()), 4)
 
 
-def keys_of(documents) -> np.ndarray:
+def alike(documents, order=None):
+    """The rows that stand for each document, as lists."""
     keys = b"".join(measure(np.array(ids), "").keys for ids in documents)
-    return np.frombuffer(keys, np.uint64).reshape(-1, NUM_KEYS)
+    columns = np.frombuffer(keys, np.uint64).reshape(-1, NUM_KEYS).T
+    return tuple(of.tolist() for of in stand_ins(columns, np.arange(len(documents)) if order is None else order))
 
 
 def similarity(one, other) -> float:
@@ -74,8 +76,8 @@ def test_near_duplicates_are_found_and_others_are_not():
             other = one.copy()
             other[rng.choice(600, changes, replace=False)] = 7
             is_near = similarity(one.tolist(), other.tolist()) > 0.85
-            equal, near = first_alike(keys_of([one, rng.integers(0, 50_000, 600), other]))
-            assert equal.tolist() == [0, 1, 2]
+            equal, near = alike([one, rng.integers(0, 50_000, 600), other])
+            assert equal == [0, 1, 2]
             assert near[1] == 1
             found[is_near].append(near[2] == 0)
     assert len(found[True]) == len(found[False]) == 100
@@ -83,20 +85,30 @@ def test_near_duplicates_are_found_and_others_are_not():
     assert np.mean(found[False]) < 0.03
 
 
-def test_the_first_alike_is_the_first_of_all_that_are_linked():
+def test_one_stands_for_all_that_are_linked():
     keys = np.arange(7 * NUM_KEYS, dtype=np.uint64).reshape(7, NUM_KEYS)
     keys[5, 0] = keys[3, 0]  # equal
     keys[5, 1:] = keys[3, 1:]
     keys[4, 2] = keys[1, 2]  # 1 and 4 share a band, 4 and 6 another
     keys[6, 9] = keys[4, 9]
-    equal, near = first_alike(keys)
+    equal, near = stand_ins(keys.T, np.arange(7))
     assert equal.tolist() == [0, 1, 2, 3, 4, 3, 6]
     assert near.tolist() == [0, 1, 2, 3, 1, 3, 1]
+    equal, near = stand_ins(keys.T, np.array([6, 5, 4, 3, 2, 1, 0]))
+    assert equal.tolist() == [0, 1, 2, 5, 4, 5, 6]
+    assert near.tolist() == [0, 6, 2, 5, 6, 5, 6]
 
 
 def test_documents_of_a_few_tokens_are_alike_only_when_they_are_equal():
-    equal, near = first_alike(keys_of([[1, 2], [1, 3], [1, 2], [1], [2], [1, 2, 3, 4, 5], [1]]))
-    assert equal.tolist() == near.tolist() == [0, 1, 0, 3, 4, 5, 3]
+    equal, near = alike([[1, 2], [1, 3], [1, 2], [1], [2], [1, 2, 3, 4, 5], [1]])
+    assert equal == near == [0, 1, 0, 3, 4, 5, 3]
+
+
+def test_a_long_document_is_measured_in_parts_to_the_same_keys(monkeypatch):
+    ids = np.random.default_rng(0).integers(0, 50_000, 5000)
+    whole = measure(ids, "").keys
+    monkeypatch.setattr("common.guards.SHINGLES_AT_ONCE", 700)
+    assert measure(ids, "").keys == whole
 
 
 def test_the_measures_stay_the_same_from_run_to_run():
@@ -182,7 +194,7 @@ def test_limits_that_leave_nothing_are_refused(tmp_path):
 @pytest.mark.parametrize(("column", "flags"), [("repetition", "--max_repetition 1"), (NEAR, "--dedup none")])
 def test_a_table_that_does_not_say_is_refused_with_what_to_do(tmp_path, column, flags):
     pq.write_table(table(ROWS).drop_columns([column]), tmp_path / "s.parquet")
-    with pytest.raises(InputError, match=f"no {column} in it.*{flags}"):
+    with pytest.raises(InputError, match=f"rows without {column} in it.*{flags}"):
         list(Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path, Limits(0.3, "near")).selected())
 
 
@@ -198,13 +210,13 @@ def test_a_domains_sample_does_not_depend_on_the_batches(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     rows = [("a", score, score / 2, None, None) for score in rng.random(50)]
     pq.write_table(table(rows), tmp_path / "s.parquet")
-    monkeypatch.setattr("common.ranking.SAMPLE", 20)
+    monkeypatch.setattr("common.ranking.SAMPLE", 25)
     samples = []
     for size in (7, 100):
         monkeypatch.setattr("common.scores.BATCH_ROWS", size)
         found = Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path, Limits(0.3))
         list(found.selected())
-        samples.append(found.domains["a"].sample.reset_index(drop=True))
+        samples.append(found.domains["a"].sample)
     pd.testing.assert_frame_equal(*samples)
-    assert len(samples[0]) == 20
+    assert 10 < len(samples[0]) < 40
     assert (samples[0]["kept"] == (samples[0]["repetition"] <= 0.3)).all()

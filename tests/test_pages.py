@@ -535,7 +535,14 @@ def test_facts_thresholds_and_sources_are_those_of_the_tables(run, browser):
     assert any("no data/ai_scores.json" in note for note in data["notes"])
     assert ["mask", "uniform"] in data["facts"]
     assert data["guards"] == []
-    record = {"base_model": "the base", "seq_len": 4096, "seconds": 3725.0, "versions": {"torch": "2.11.0"}}
+    record = {
+        "base_model": "the base",
+        "num_documents": 1234,
+        "data": ["shards/*.bin"],
+        "seq_len": 4096,
+        "scoring": {"seconds": 3725.0},
+        "versions": {"torch": "2.11.0"},
+    }
     (run / "data/ai_scores.json").write_text(json.dumps(record))
     try:
         with opened(browser, report_page(out="data/facts.html")) as page:
@@ -684,7 +691,7 @@ def test_bad_input_is_one_line_and_no_page(case, run, spm_folder, capsys):
     table = pd.read_parquet("data/ai_scores.parquet")
     table.assign(doc_id="data/gone/x:0-5").to_parquet("moved.parquet")
     pd.concat([table, table.head(1)]).assign(domain="domain a").to_parquet("more.parquet")
-    for name, text in (("odd", '{"seconds": "long"}'), ("torn", "{")):
+    for name, text in (("odd", '{"scoring": {"seconds": "long"}}'), ("torn", "{")):
         table.to_parquet(f"{name}.parquet")
         Path(f"{name}.json").write_text(text)
     names = {"ID": table["doc_id"][4], "BOS": spm_folder}

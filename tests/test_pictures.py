@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from common.pictures import MAX_DOMAINS, distributions_picture, heads_picture, repetition_picture, save
+from common.pictures import distributions_picture, heads_picture, repetition_picture, save
 
 
 def test_the_heads_picture_shows_every_score_and_outlines_the_chosen():
@@ -44,10 +44,3 @@ def test_repetition_is_shown_with_spearmans_correlation_before_and_after(tmp_pat
     assert np.array_equal(ranked, kept[["repetition", "AI_Score"]])
     assert len(left_out) + len(ranked) == 300
     save(figure, tmp_path / "x.png")
-
-
-def test_many_domains_are_too_many_for_a_picture():
-    spread = (np.array([0.1, 0.2]), np.array([1, 1]), 0.1)
-    figure = distributions_picture({f"domain {number}": spread for number in range(MAX_DOMAINS + 5)})
-    assert len(figure.axes) == MAX_DOMAINS
-    assert f"{MAX_DOMAINS} of {MAX_DOMAINS + 5} domains" in figure._suptitle.get_text()

@@ -53,6 +53,18 @@ def test_parts_merge_into_equal_tsv_and_parquet(tmp_path):
     assert parquet["longest_run"].tolist() == [30, 30, 30]
 
 
+def test_of_copies_that_one_stands_for_the_others_which_has_a_score_and_repeats_least(tmp_path):
+    once = list(range(100))
+    rows = table([("a", 9, math.nan), ("a", 9, 0.9), ("a", 9, 0.2), ("a", 9, 0.2), ("a", 9, 0.5)])
+    with Parts(tmp_path / "parts") as parts:
+        parts.add("x", 0, 5, parts_rows(rows, [once, once * 2, once, once, list(range(200, 300))]))
+    merge_parts([path for *_, path in parts.of_shard("x")], tmp_path / "out.tsv")
+    found = read_scores(tmp_path / "out.parquet")
+    best = found["doc_id"][2]
+    assert found["near_duplicate_of"].tolist() == [best, best, "", best, ""]
+    assert found["duplicate_of"].tolist() == [best, "", "", best, ""]
+
+
 def test_parts_say_what_is_missing_and_join_what_touches(tmp_path):
     with Parts(tmp_path) as parts:
         for name, first, last in (("a", 3, 4), ("ab", 2, 3), ("a", 0, 1), ("a", 1, 2)):

@@ -171,29 +171,28 @@ def test_planted_copies_do_not_enter_the_best_fifth_by_being_copies(folder, caus
     """A document that is told twice, and one that is there 20 times: at the top by the score alone, out by default."""
     prose = sorted((d.text for d in sample_documents() if d.domain == "prose"), key=len)[:12]
     twice, copied = f"{prose[0]}\n\n{prose[0]}", prose[1]
-    texts = [twice, *prose[2:], *[copied] * 20]
+    texts = [twice, *prose[2:], *[copied] * 20, prose[0]]
     (folder / "planted.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     here(folder, f"fineweb.py --tokenizer {MODEL} --input planted.jsonl --out_dir data/planted")
     flags = "--data data/planted/fineweb_train_*.bin --seq_len 300 --out data/planted.tsv"
     here(folder, f"attention_influence_scoring.py --base_model {MODEL} {flags}")
     scores = pd.read_parquet(folder / "data/planted.parquet")
-    twice_id, copies = scores["doc_id"][0], scores["doc_id"][11:]
+    twice_id, once_id, copies = scores["doc_id"][0], scores["doc_id"][31], scores["doc_id"][11:31]
     assert scores["repetition"][0] > 0.45
-    assert scores["duplicate_of"].tolist() == scores["near_duplicate_of"].tolist() == [""] * 12 + [copies.iloc[0]] * 19
+    assert scores["duplicate_of"].tolist() == [""] * 12 + [copies[11]] * 19 + [""]
+    assert scores["near_duplicate_of"].tolist() == [once_id] + [""] * 11 + [copies[11]] * 19 + [""]
 
     def selected(flags: str) -> set:
         here(folder, f"rank_scores.py --scores data/planted.tsv --out data/planted_top.tsv {flags}")
         return set(pd.read_parquet(folder / "data/planted_top.parquet")["doc_id"])
 
     assert twice_id in selected("--max_repetition 1 --dedup none")
-    by_default = selected("")
-    assert twice_id not in by_default
-    # Of the copies the first alone is ranked, and selected only if it is among the best two of eleven by itself.
-    others = scores.iloc[1:12].nlargest(3, "AI_Score")["doc_id"]  # 20 % of 11, rounded up
-    assert by_default == set(others)
-    assert len(by_default & set(copies)) <= 1
-    without_first = selected("--dedup none --max_repetition 0.3")
-    print(f"without dedup, {len(without_first & set(copies))} of 20 copies are selected")
+    # Of the copies one alone is ranked, and the one that was told twice as it is told once; so of 12, rounded up.
+    others = scores.iloc[[*range(1, 12), 31]].nlargest(3, "AI_Score")["doc_id"]
+    assert selected("") == set(others)
+    assert scores["AI_Score"][0] > scores["AI_Score"][31]
+    above = (scores["AI_Score"][[*range(1, 11), 31]] > scores["AI_Score"][11:31].max()).sum()
+    assert len(selected("--dedup none") & set(copies)) == 7 - above > 1  # of 31
 
 
 def test_a_long_probe_needs_no_attention_matrix(folder, heads):

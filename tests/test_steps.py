@@ -78,6 +78,11 @@ def token_ids(doc_id: str) -> list[int]:
     return open_shard(Path(f"{shard}.bin")).tokens[start:end].tolist()
 
 
+def page_data(path: str) -> dict:
+    """What a page was given."""
+    return json.loads(re.search(r'(?s)<script type="application/json"[^>]*>(.*?)</script>', Path(path).read_text())[1])
+
+
 TEXTS = [
     "\n\n".join(SENTENCES[:5]),
     f"{SENTENCES[5]}\n  \n\n    {SENTENCES[6]}\n{SENTENCES[7]}",
@@ -96,8 +101,7 @@ def test_steps_lie_where_the_text_is_split_and_have_the_losses_of_their_tokens(h
     for doc_id, text in zip(documents["doc_id"], expected, strict=True):
         own = steps[steps["document"] == doc_id]
         parts = [tokenizer.decode(token_ids(step_id)) for step_id in own["doc_id"]]
-        closing = ["<|endoftext|>"] if text[-1].endswith("\n\n") else []
-        text = [*text, *closing] if closing else [*text[:-1], text[-1] + "<|endoftext|>"]
+        text = [*text[:-1], text[-1] + "<|endoftext|>"]
         start, ids = int(re.search(r":(\d+)-", doc_id)[1]), token_ids(doc_id)
         base, reference = (plain_losses(name, ids, 100) for name in ("model", "reference-model"))
         if len(parts) == len(text) - 1:  # the first step is one token, which nothing predicts
@@ -141,10 +145,17 @@ def test_steps_are_ranked_and_looked_at_like_documents(here, capsys):
     tokenize([{"text": text} for text in TEXTS])
     attention_influence_scoring.main([*SCORE.split(), *"--granularity step --out s.tsv".split()])
     rank_scores.main("--scores s.steps.parquet --out top.tsv --max_repetition 1 --dedup none".split())
-    best = pd.read_parquet("top.parquet").iloc[0]
     capsys.readouterr()
-    validate_docs.main(["--base_model", "model", "--seq_len", "100", "--doc_id", best.doc_id])
-    assert "a part of shards/fineweb_train_000001:" in capsys.readouterr().out
+    for row in [pd.read_parquet("top.parquet").iloc[0], pd.read_parquet("s.steps.parquet").iloc[3]]:
+        look = ["--base_model", "model", "--seq_len", "100", "--doc_id", row.doc_id]
+        validate_docs.main(look)
+        out = capsys.readouterr().out
+        assert "a part of shards/fineweb_train_000001:" in out
+        shown = re.search(r"L_base ([\d.]+)  L_ref ([\d.]+)", out).groups()
+        assert tuple(map(float, shown)) == pytest.approx((row.L_base, row.L_ref), abs=1e-5)
+        validate_docs.main([*look, "--html", "x.html"])
+        [document] = page_data("x.html")["documents"]
+        assert document["means"] == pytest.approx((row.L_base, row.L_ref, row.AI_Score), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +166,7 @@ def test_steps_are_ranked_and_looked_at_like_documents(here, capsys):
         (["a", "\n", "\n", "b"], None, [0, 3, 4]),
         (["a\n", "\t\nb", "c"], None, [0, 2, 3]),  # a token is of the step that its first character is in
         (["a", "\n\n"], None, [0, 2]),
+        (["a", "\n\n", "b", "\n\n", ""], None, [0, 2, 5]),  # the separator's piece is empty
         (["\n\n", "a"], None, [0, 1, 2]),
         (["a", "#", "#", "b", "##", "c"], "##", [0, 3, 5, 6]),
         (["a", "", "\n\n", "", "b"], None, [0, 3, 5]),
@@ -231,8 +243,7 @@ def test_looking_at_a_chat_shows_the_tables_score(here, capsys):
     rises = [line for line in out.splitlines() if "behind '" in line]
     assert len(rises) == 10
     validate_docs.main(["--base_model", "model", "--seq_len", "100", "--doc_id", row.doc_id, "--html", "x.html"])
-    page = re.search(r'(?s)<script[^>]*type="application/json"[^>]*>(.*?)</script>', Path("x.html").read_text())[1]
-    [document] = json.loads(page)["documents"]
+    [document] = page_data("x.html")["documents"]
     assert document["means"] == pytest.approx((row.L_base, row.L_ref, row.AI_Score), abs=1e-5)
     spans = open_shard(Path("shards/fineweb_train_000001.bin")).answers[0].tolist()
     answered = {place for start, end in spans for place in range(start, end)}
@@ -251,6 +262,11 @@ def test_looking_at_a_chat_shows_the_tables_score(here, capsys):
         ({"messages": []}, "no message of the role"),
         (chat("Say <|im_end|>", "No."), "message 1 spells the special token <|im_end|>"),
         ({"text": "no messages"}, "no column 'messages'"),
+        (
+            {"messages": [*chat("A", "B")["messages"], {"role": "tool", "content": "", "x": ["<|im_end|>"]}]},
+            "message 3 sp",
+        ),
+        ({"messages": [{"role": "assistant", "content": "Hi"}]}, "begins with an answer"),
     ],
 )
 def test_a_row_that_is_no_chat_is_refused_or_skipped(here, capsys, row, says):
@@ -273,6 +289,41 @@ def test_a_template_that_tells_the_past_otherwise_is_refused(here, tmp_path, mod
     tokenizer.save_pretrained("other")
     with pytest.raises(InputError, match=r"does not take it .*roles must alternate"):
         fineweb.main("--tokenizer other --input text.jsonl --out_dir shards --chat".split())
+
+
+def test_empty_answers_are_no_answers(here):
+    tokenizer = transformers.AutoTokenizer.from_pretrained("model")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tokenizer.save_pretrained("plain")
+    Path("text.jsonl").write_text("\n".join(map(json.dumps, [chat("A", "", "B", " C\n"), chat("A", "")])))
+    command = "--tokenizer plain --input text.jsonl --out_dir shards --chat".split()
+    with pytest.raises(InputError, match="jsonl:2: its answers are empty"):
+        fineweb.main(command)
+    fineweb.main([*command, "--on_bad_row", "skip"])
+    shard = open_shard(Path("shards/fineweb_train_000001.bin"))
+    assert [tokenizer.decode(shard.tokens[a:b]) for a, b in shard.answers[0]] == ["", " C"]
+
+
+def test_chats_are_measured_by_their_answers(here):
+    """A system prompt that all share makes no copies of them, and a question told twice no repetition."""
+    prompt, answers = " ".join(SENTENCES), [" ".join(SENTENCES[n : n + 4]) for n in (0, 5, 10, 0)]
+    tokenize([chat("Tell!", answer, system=prompt + prompt) for answer in answers], "--chat")
+    attention_influence_scoring.main([*SCORE.split(), "--out", "s.tsv"])
+    scores = pd.read_parquet("s.parquet")
+    assert (scores["repetition"] < 0.1).all()
+    assert scores["near_duplicate_of"].tolist() == ["", "", "", scores["doc_id"][0]]
+
+
+def test_old_steps_do_not_stay_beside_a_table_that_has_none(here):
+    tokenize([{"text": text} for text in TEXTS])
+    attention_influence_scoring.main([*SCORE.split(), *"--granularity step --out s.tsv".split()])
+    with pytest.raises(InputError, match="steps was"):
+        attention_influence_scoring.main([*SCORE.split(), *"--out s.tsv".split()])
+    attention_influence_scoring.main([*SCORE.split(), *"--out s.tsv --overwrite".split()])
+    assert not list(Path().glob("s.steps.*"))
 
 
 def test_chats_need_a_template_and_a_text_of_ones_own(here, tmp_path):
