@@ -72,6 +72,7 @@ def rank(scores_path: Path, percent: float, by: str, lowest: bool, limits: Limit
     print(f"wrote {num_selected:,} documents to {out} and {out.with_suffix('.parquet')}")
     print(f"look at {' and '.join(map(str, pictures))}")
     print(f"next: python validate_docs.py --base_model MODEL --scores {scores_path} --top 1 --bottom 1")
+    print(f"then: python report.py --base_model MODEL --scores {scores_path} --selection {out.with_suffix('.parquet')}")
 
 
 def watch(batches: Iterable[pa.Table], what: str, num_rows: int | None) -> Iterator[pa.Table]:

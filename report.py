@@ -105,9 +105,9 @@ def report(
     table = read_rows(scores, overview.rows[shown])
     doc_ids = table["doc_id"].to_pylist()
     selected, among_shown = read_selection(selection, set(doc_ids))
+    limits = thresholds(overview, selected, selection)
     if len(doc_ids) == len(overview.rows) and len(among_shown) < sum(s.num_documents for s in selected.values()):
         raise InputError(f"{selection}: it is of another table than {scores}; select from that with rank_scores.py")
-    limits = thresholds(overview, selected, selection)
     source_of = overview.sources.take(overview.source_of[shown]).to_pylist()
     with cli.progress(len(doc_ids), "reading", "documents", read_texts(doc_ids)) as reading:
         documents = columns_of(table, reading, among_shown, source_of, max_chars)

@@ -671,7 +671,9 @@ BAD_INPUT = {
     "no scores to report": ([*REPORT, "--scores", "gone.parquet"], ["gone.parquet", "no such file"]),
     "no selection": ([*REPORT, "--selection", "gone.parquet"], ["gone.parquet", "no such file"]),
     "a selection of more": ([*REPORT, "--selection", "more.parquet"], ["more.parquet", "46 documents"]),
+    "a selection of another table": ([*REPORT, "--selection", "moved.parquet"], ["moved.parquet", "another table"]),
     "no heads": ([*REPORT, "--retrieval_heads", "gone.tsv"], ["gone.tsv", "compute_retrieval_heads.py"]),
+    "a table of no heads": ([*REPORT, "--retrieval_heads", "headers.tsv"], ["headers.tsv", "no heads"]),
     "heads of another table": ([*REPORT, "--retrieval_heads", "data/top20.tsv"], ["data/top20.tsv", "head"]),
     "documents elsewhere": ([*REPORT, "--data_dir", "other"], ["leads outside of other", "--data_dir"]),
     "shards that are gone": ([*REPORT, "--scores", "moved.parquet"], ["data/gone/x.bin", "no such file"]),
@@ -691,6 +693,7 @@ def test_bad_input_is_one_line_and_no_page(case, run, spm_folder, capsys):
     table = pd.read_parquet("data/ai_scores.parquet")
     table.assign(doc_id="data/gone/x:0-5").to_parquet("moved.parquet")
     pd.concat([table, table.head(1)]).assign(domain="domain a").to_parquet("more.parquet")
+    Path("headers.tsv").write_text("layer\thead\tretrieval_score\tselected\n")
     for name, text in (("odd", '{"scoring": {"seconds": "long"}}'), ("torn", "{")):
         table.to_parquet(f"{name}.parquet")
         Path(f"{name}.json").write_text(text)
