@@ -514,6 +514,14 @@ def test_a_document_opens_with_its_exact_text(run, browser):
             expect(page.locator(".text")).to_have_count(0)
 
 
+def test_a_selection_of_the_lowest_ends_with_its_highest(run):
+    rank_scores.main("--scores data/ai_scores.parquet --bottom_pct 20 --max_repetition 1 --dedup none".split())
+    data = page_data(report_page("--selection", "data/bottom20.parquet"))
+    highest = pd.read_parquet("data/bottom20.parquet").groupby("domain")["AI_Score"].max()
+    for name, *_, threshold, _ in data["thresholds"]:
+        assert threshold == pytest.approx(highest[name], rel=1e-6)
+
+
 def test_facts_thresholds_and_sources_are_those_of_the_tables(run, browser):
     path = report_page(out="data/plain.html")
     table, top = pd.read_parquet("data/ai_scores.parquet"), pd.read_parquet("data/top20.parquet")

@@ -170,8 +170,8 @@ def test_ranking_and_looking_end_the_run(folder, scores):
 def test_planted_copies_do_not_enter_the_best_fifth_by_being_copies(folder, causal_check):
     """A document that is told twice, and one that is there 20 times: at the top by the score alone, out by default."""
     prose = sorted((d.text for d in sample_documents() if d.domain == "prose"), key=len)[:12]
-    twice, copied = f"{prose[0]}\n\n{prose[0]}", prose[1]
-    texts = [twice, *prose[2:], *[copied] * 20, prose[0]]
+    once, copied = prose.pop(0), prose.pop(4)  # the one of the highest score
+    texts = [f"{once}\n\n{once}", *prose, *[copied] * 20, once]
     (folder / "planted.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     here(folder, f"fineweb.py --tokenizer {MODEL} --input planted.jsonl --out_dir data/planted")
     flags = "--data data/planted/fineweb_train_*.bin --seq_len 300 --out data/planted.tsv"
@@ -190,9 +190,8 @@ def test_planted_copies_do_not_enter_the_best_fifth_by_being_copies(folder, caus
     # Of the copies one alone is ranked, and the one that was told twice as it is told once; so of 12, rounded up.
     others = scores.iloc[[*range(1, 12), 31]].nlargest(3, "AI_Score")["doc_id"]
     assert selected("") == set(others)
-    assert scores["AI_Score"][0] > scores["AI_Score"][31]
-    above = (scores["AI_Score"][[*range(1, 11), 31]] > scores["AI_Score"][11:31].max()).sum()
-    assert len(selected("--dedup none") & set(copies)) == 7 - above > 1  # of 31
+    assert scores["AI_Score"][0] > 3 * scores["AI_Score"][31]
+    assert selected("--dedup none") < set(copies)  # 7 of 31
 
 
 def test_a_long_probe_needs_no_attention_matrix(folder, heads):
