@@ -86,7 +86,7 @@ def test_the_second_writer_of_an_output_is_refused(tmp_path, monkeypatch, capsys
         "AI_Score": [1.0],
     }
     pd.DataFrame(table).to_parquet("scores.parquet")
-    command = "--scores scores.parquet --out top20.tsv"
+    command = "--scores scores.parquet --out top20.tsv --max_repetition 1 --dedup none"
     assert "another run is writing it" in error_of(rank_scores, command, capsys)
     assert not Path("top20.tsv").exists()
     holder.kill()  # a lock dies with its process, however that dies
@@ -281,7 +281,7 @@ def test_nothing_from_a_corpus_reaches_terminal_or_table_as_a_control_character(
         (shard.doc_id(*span), d, 9, 1.0, 2.0, 1.0) for span, d in zip(shard.spans.tolist(), shard.domains, strict=True)
     ]
     pd.DataFrame(rows, columns=SCHEMA.names).to_csv("scores.tsv", sep="\t", index=False)
-    rank_scores.main("--scores scores.tsv --out top.tsv".split())
+    rank_scores.main("--scores scores.tsv --out top.tsv --max_repetition 1 --dedup none".split())
     validate_docs.main(f"--base_model {spm_folder} --scores scores.tsv".split())
     shown = capsys.readouterr().out + Path("top.tsv").read_text()
     assert "\\x1b[31mred" in shown
