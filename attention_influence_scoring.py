@@ -49,6 +49,7 @@ from common.visible import one_line
 
 SECONDS_PER_PIECE = 1  # from a worker of a cluster, which may have hundreds
 INCOMPLETE = 3  # exit status
+TIMES = "time.json"
 
 
 def parse_args(argv: list[str] | None):
@@ -113,12 +114,12 @@ def score(
     overwrite: bool,
 ) -> list[tuple[int, int, Path]]:
     """Have the team score what is not scored yet, into `folder`; returns the parts that hold what is wanted."""
-    facts, timing = team.facts, folder / "time.json"
+    facts = team.facts
     if overwrite:  # what is wrong with the shards should show before the old work is gone
         for item in work:
             check_vocabulary(item.path, open_one(item.path).verified().tokens, facts.vocab_size)
     claim(folder / "run.json", settings, overwrite, "*.parquet")
-    spent = read_json(timing) if timing.exists() and not overwrite else {"tokens": 0, "seconds": 0}
+    before = {} if overwrite else spent(folder)
     begun = time.monotonic()
     with Parts(folder) as parts, cli.progress(sum(item.num_tokens for item in work), "scoring") as bar:
         cli.skip(bar, sum(item.num_tokens - tokens_missing(item, parts, open_one) for item in work))
@@ -130,11 +131,19 @@ def score(
                 tally.take(unit, piece)
         finally:
             if scored := bar.n - bar.initial:
-                seconds = round(spent["seconds"] + time.monotonic() - begun, 1)
-                finished = datetime.now().astimezone().isoformat(timespec="seconds")
-                write_json(timing, {"tokens": spent["tokens"] + scored, "seconds": seconds, "finished": finished})
+                now = {
+                    "tokens": before.get("tokens", 0) + scored,
+                    "seconds": round(before.get("seconds", 0) + time.monotonic() - begun, 1),
+                    "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+                }
+                write_json(folder / TIMES, now)
     # Behind the documents that are wanted there may be parts of a run that wanted more, with gaps between them.
     return [part for item in work for part in parts.of_shard(item.name) if part[0] < item.num_documents]
+
+
+def spent(folder: Path) -> dict:
+    """What scoring into `folder` has taken so far: tokens, seconds, and when it ended; empty if nothing was scored."""
+    return read_json(folder / TIMES) if (folder / TIMES).exists() else {}
 
 
 def write(parts: list[tuple[int, int, Path]], out: Path, steps_out: Path | None, vocab_size: int) -> Health:
@@ -205,7 +214,7 @@ def run(
         "num_workers": team.num_workers,
         "num_documents": health.num_rows,
         "num_tokens": health.num_tokens,
-        "scoring": read_json(folder / "time.json") if (folder / "time.json").exists() else {},
+        "scoring": spent(folder),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers")},

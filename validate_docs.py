@@ -29,7 +29,6 @@ from common.documents import (
     open_shard,
     parse_doc_id,
     require_inside,
-    scored_targets,
     windows,
 )
 from common.errors import InputError
@@ -129,9 +128,7 @@ def inspect(documents: list[Document], pair: Pair, seq_len: int, num_tokens: int
             print("--- not scored: no token to predict from context, or a chat without an answer")
             continue
         losses = pair.scorer.score(list(windows(document.token_ids, seq_len, pair.tokenizer.bos_id)))
-        first_target = len(document.token_ids) - len(losses.base)
-        places = scored_targets(first_target, len(document.token_ids), document.scored)
-        losses = losses.of(places - first_target)
+        places, losses = losses.scored(len(document.token_ids), document.scored)
         base, reference, ai_score = losses.means()
         print(f"--- {len(shown)} tokens  L_base {base:.6f}  L_ref {reference:.6f}  AI_Score {ai_score:.6f}")
         print_rises(document.token_ids, places, losses, pair.tokenizer, num_tokens)

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from common.attention import Pack, decoder_layers, mask_heads_at_run_time, pack_documents
 from common.batches import Batch, Document, fill_batches
+from common.documents import scored_targets
 from common.errors import InputError
 from common.heads import Head
 from common.masking import run_time_masks
@@ -44,6 +45,17 @@ class TokenLosses:
     def of(self, targets: np.ndarray) -> "TokenLosses":
         """Those of some targets, by number."""
         return TokenLosses(self.base[targets], self.reference[targets])
+
+    def scored(self, num_tokens: int, spans: np.ndarray | None) -> tuple[np.ndarray, "TokenLosses"]:
+        """Which tokens of their document are scored, and the losses of those.
+
+        Args:
+            num_tokens: of the document, of which these are the losses of the last.
+            spans: which of its tokens alone are scored, int64, shape [num_spans, 2]; None for all.
+        """
+        first = num_tokens - len(self.base)
+        places = scored_targets(first, num_tokens, spans)
+        return places, self.of(places - first)
 
     def means(self) -> tuple[float, float, float]:
         """L_base, L_ref and AI_Score = (L_ref - L_base) / L_base, with float64 sums."""

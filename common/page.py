@@ -33,12 +33,13 @@ def write_page(path: Path, template: str, data: dict, **markup: str) -> None:
     """Write a page, whole or not at all.
 
     Args:
-        template: name of a file of `common/pages/`, in which `{{data}}`, `{{style}}`, `{{script}}` and the names of
-            `markup` are replaced.
+        template: name of a file of `common/pages/`, in which `{{head}}`, `{{data}}`, `{{style}}`, `{{script}}` and the
+            names of `markup` are replaced.
         data: what the page's script finds as `data`; without NaN.
         markup: HTML that is put in as it is.
     """
     parts = {
+        "head": (FOLDER / "head.html").read_text(encoding="utf-8"),
         "style": (FOLDER / "base.css").read_text(encoding="utf-8"),
         "script": (FOLDER / "base.js").read_text(encoding="utf-8"),
         "data": embedded(data),

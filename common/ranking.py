@@ -161,8 +161,8 @@ class Ranking:
                     file.write(part)
                 table = _finite(table)
                 self.num_not_finite += len(hashes) - len(table)
-                self._count_dropped(table)
-                self._count_batch(*_ranked(table.filter(pa.array(self._keep(table))), self._lowest))
+                keep = self._count_dropped(table)
+                self._count_batch(*_ranked(table.filter(pa.array(keep)), self._lowest))
         return np.concatenate([_twice(self._scratch / f"hashes{n}") for n in range(HASH_FILES)])
 
     def _keep(self, table: pa.Table) -> np.ndarray:
@@ -170,13 +170,14 @@ class Ranking:
         over = self._limits.over(self._path, table).values()
         return ~np.logical_or.reduce([np.zeros(len(table), bool), *over])
 
-    def _count_dropped(self, table: pa.Table) -> None:
-        """Count what the limits leave out, by domain; a row under the first alone."""
+    def _count_dropped(self, table: pa.Table) -> np.ndarray:
+        """Count what the limits leave out, by domain, a row under the first alone; returns the same as `_keep`."""
         left = np.ones(len(table), bool)
         for limit, over in self._limits.over(self._path, table).items():
             for each in pc.value_counts(table["domain"].filter(pa.array(over & left))).to_pylist():
                 self.domains.setdefault(each["values"], Domain()).dropped[limit] += each["counts"]
             left &= ~over
+        return left
 
     def _draw(self, table: pa.Table, keep: np.ndarray) -> None:
         """Take rows into the samples of their domains: those whose ids have hashes under a limit."""

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from common.attention import watch_heads
-from common.documents import is_scorable, scored_targets, windows
+from common.documents import is_scorable, windows
 from common.errors import InputError
 from common.heads import Head, head_shape
 from common.reference import RECORD_NAME, Pair, read_record
@@ -119,8 +119,8 @@ def document_record(
     cut = list(windows(token_ids, seq_len, bos_id))
     losses, ranks = pair.scorer.score(cut), pair.scorer.ranks(cut)
     first_target = len(ids) - len(losses.base)
-    places = scored_targets(first_target, len(ids), scored)
-    losses, ranks = losses.of(places - first_target), ranks[:, places - first_target]
+    places, losses = losses.scored(len(ids), scored)
+    ranks = ranks[:, places - first_target]
 
     def by_token(values: Iterable) -> list:
         found = dict(zip(places.tolist(), values, strict=True))

@@ -183,9 +183,7 @@ class UnitScorer:
 
     def _scored(self, unit: Unit, row: int, losses: TokenLosses, guards: Guards) -> Scored:
         token_ids, answers = unit.token_ids(row), unit.answers[row - unit.first]
-        first_target = len(token_ids) - len(losses.base)
-        places = scored_targets(first_target, len(token_ids), answers)
-        losses, steps = losses.of(places - first_target), []
+        (places, losses), steps = losses.scored(len(token_ids), answers), []
         if self._steps.wanted:
             # The separator is no text, so that it never is a step of its own.
             pieces = ["" if token_id == unit.separator_id else self._piece(token_id) for token_id in token_ids.tolist()]
