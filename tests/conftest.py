@@ -12,6 +12,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from common import cli
 from common.tokenization import load_tokenizer
 
 SENTENCES = [
@@ -37,6 +38,17 @@ SENTENCES = [
 def pytest_collection_modifyitems(items):
     """The longest file first, so that two processes end at about the same time."""
     items.sort(key=lambda item: item.path.name != "test_smollm2.py")
+
+
+def error_of(script, flags: str | list[str], capsys) -> str:
+    """The one line with which a script ends that cannot go on."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda: script.main(flags.split() if isinstance(flags, str) else flags))
+    assert exit_.value.code == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith("error: ")
+    return line
 
 
 def byte_level_bpe(vocab_size: int) -> Tokenizer:

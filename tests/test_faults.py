@@ -18,7 +18,7 @@ import pytest
 import torch
 import transformers
 import zstandard
-from conftest import tiny_model
+from conftest import error_of, tiny_model
 
 import attention_influence_scoring
 import compute_retrieval_heads
@@ -26,7 +26,6 @@ import fineweb
 import make_reference_model
 import rank_scores
 import validate_docs
-from common import cli
 from common.corpus import SourceDocument
 from common.dataset import DatasetWriter
 from common.documents import open_shard
@@ -37,16 +36,6 @@ from common.tokenization import load_tokenizer
 from common.visible import one_line, visible
 
 HERE = Path(__file__).parent
-
-
-def error_of(script, command: str, capsys) -> str:
-    """The one line with which a script ends that cannot go on."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        cli.run(lambda: script.main(command.split()))
-    assert exit_.value.code == 2
-    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line
 
 
 # Killed, stopped, locked, full

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
-from conftest import SENTENCES, tiny_model
+from conftest import SENTENCES, error_of, tiny_model
 from playwright.sync_api import Error, expect, sync_playwright
 
 import fineweb
@@ -706,12 +706,7 @@ def test_bad_input_is_one_line_and_no_page(case, run, spm_folder, capsys):
         table.to_parquet(f"{name}.parquet")
         Path(f"{name}.json").write_text(text)
     names = {"ID": table["doc_id"][4], "BOS": spm_folder}
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        cli.run(lambda: script.main([names.get(flag, flag) for flag in flags]))
-    assert exit_.value.code == 2
-    [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert line.startswith("error: ")
+    line = error_of(script, [names.get(flag, flag) for flag in flags], capsys)
     for text in wanted:
         assert text in line
     assert not (run / "new.html").exists()

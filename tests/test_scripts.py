@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import SENTENCES, tiny_model
+from conftest import SENTENCES, error_of, tiny_model
 
 import attention_influence_scoring
 import compute_retrieval_heads
@@ -863,12 +863,7 @@ def test_bad_input_is_one_clear_line_and_status_2(
     names = {"BASE": spm_folder, "BPE": bpe_folder, "CORPUS": str(corpus), "SENTENCES": str(sentences)}
     script, *flags = command
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".lock"}
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        cli.run(lambda: script.main([names.get(flag, flag) for flag in flags]))
-    assert exit_.value.code == 2
-    [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert line.startswith("error: ")
+    line = error_of(script, [names.get(flag, flag) for flag in flags], capsys)
     for text in wanted:
         assert names.get(text, text) in line
     after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}

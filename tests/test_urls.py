@@ -6,7 +6,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from conftest import byte_level_bpe, save_bpe, tiny_model
+from conftest import byte_level_bpe, error_of, save_bpe, tiny_model
 from moto.server import ThreadedMotoServer
 
 import attention_influence_scoring
@@ -14,7 +14,6 @@ import fineweb
 import make_reference_model
 import rank_scores
 import validate_docs
-from common import cli
 from common.errors import InputError
 from common.files import as_path, atomic, claim
 from common.scores import Parts
@@ -114,13 +113,6 @@ def test_nothing_half_written_appears_in_a_store(store):
     assert not path.exists()
     claim(path, {"a": 1}, False, "*.parquet")
     assert json.loads(path.read_text()) == {"a": 1}
-
-
-def error_of(script, command: str, capsys) -> str:
-    with pytest.raises(SystemExit) as exit_:
-        cli.run(lambda: script.main(command.split()))
-    assert exit_.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]
 
 
 def test_what_is_wrong_with_a_url_is_one_line(s3, models, monkeypatch, capsys):
