@@ -24,7 +24,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -67,6 +67,11 @@ def parse_args(argv: list[str] | None):
     )
     parser.add_argument(
         "--step_separator", help="text between steps, \\n for a line break (default: one or more blank lines)"
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="fuse the models' small operations by torch.compile: faster, slower to start",
     )
     parser.add_argument("--max_tokens", type=cli.positive_int, help="score up to the document that reaches so many")
     parser.add_argument("--out", type=as_path, default=Path("data/ai_scores.tsv"), help="the table; .parquet beside it")
@@ -211,6 +216,7 @@ def run(
         "step_separator": steps.separator,
         "device": facts.device,
         "dtype": facts.dtype,
+        "compiled": options.compiled,
         "num_workers": team.num_workers,
         "num_documents": health.num_rows,
         "num_tokens": health.num_tokens,
@@ -232,7 +238,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix != ".tsv":
         raise InputError(f"--out {args.out}: end it with .tsv; the .parquet is written beside it")
     refuse_folder(args.out)
-    engine, options = engine_options(args), pair_options(args)
+    engine, options = engine_options(args), replace(pair_options(args), compiled=args.compile)
     if engine.num_workers and engine.engine == "local":
         raise InputError("--num_workers: only --engine ray has workers to count; give both or neither")
     separator = args.step_separator
@@ -245,6 +251,8 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = load_model_tokenizer(args.base_model, options.runtime)
     open_one = partial(open_shard, eot_id=args.eot_id, eot_side=args.eot_side)
     work = plan(expand(args.data), tokenizer, open_one, args.max_tokens)
+    if args.compile:
+        print("compiling: up to a minute the first time")
     on_gpu = not options.runtime.device.startswith("cpu")
     steps = StepOptions(args.granularity == "step", separator and separator.replace("\\n", "\n"))
     make = partial(UnitScorer, options, steps, SECONDS_PER_PIECE if engine.engine == "ray" else 0)

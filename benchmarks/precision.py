@@ -1,4 +1,4 @@
-"""How scores in bfloat16 agree with those in float32 on the sample: Spearman's rank correlation.
+"""How scores in bfloat16, compiled or not, agree with those in float32 on the sample: Spearman's rank correlation.
 
 bash pipeline.sh
 bash benchmarks/run.sh precision
@@ -6,6 +6,7 @@ bash benchmarks/run.sh precision
 
 import argparse
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from scoring_cpu import SEQ_LEN, ours, sample
 
 from common.options import PairOptions, Runtime
 from common.reference import load_pair
+
+CONTENDERS = ["float32", "bfloat16", "bfloat16, compiled"]
 
 
 def main() -> None:
@@ -27,28 +30,27 @@ def main() -> None:
     domains, docs = sample(args.data, args.every)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     table, seconds = {"domain": domains}, {}
-    for dtype in ("float32", "bfloat16"):
+    for name in CONTENDERS:
+        dtype, _, compiled = name.partition(", ")
         options = PairOptions(args.base_model, args.reference_model, SEQ_LEN, runtime=Runtime(device, dtype))
-        pair = load_pair(options)
+        pair = load_pair(replace(options, compiled=bool(compiled)))
+        ours(pair, docs[:3])
         begin = time.perf_counter()
         losses = np.array(ours(pair, docs))
-        seconds[dtype] = time.perf_counter() - begin
-        table[dtype] = (losses[:, 1] - losses[:, 0]) / losses[:, 0]
+        seconds[name] = time.perf_counter() - begin
+        table[name] = (losses[:, 1] - losses[:, 0]) / losses[:, 0]
     table = pd.DataFrame(table)
-    by_domain = {
-        domain: float(rows["float32"].corr(rows["bfloat16"], method="spearman"))
-        for domain, rows in table.groupby("domain")
-    }
-    save(
-        "precision",
-        {
-            "what": f"{len(docs)} sample documents, SmolLM2-135M, {device}",
-            "spearman": float(table["float32"].corr(table["bfloat16"], method="spearman")),
-            "spearman_by_domain": by_domain,
-            "largest_difference_of_AI_Score": float((table["float32"] - table["bfloat16"]).abs().max()),
-            "seconds": seconds,
-        },
-    )
+    result = {"what": f"{len(docs)} sample documents, SmolLM2-135M, {device}", "seconds": seconds}
+    for name in CONTENDERS[1:]:
+        result[name] = {
+            "spearman": float(table["float32"].corr(table[name], method="spearman")),
+            "spearman_by_domain": {
+                domain: float(rows["float32"].corr(rows[name], method="spearman"))
+                for domain, rows in table.groupby("domain")
+            },
+            "largest_difference_of_AI_Score": float((table["float32"] - table[name]).abs().max()),
+        }
+    save("precision", result)
 
 
 if __name__ == "__main__":

@@ -87,12 +87,16 @@ def main() -> None:
     args = parser.parse_args()
     from transformers import AutoModelForCausalLM
 
-    pair = load_pair(PairOptions(args.base_model, args.reference_model, SEQ_LEN, runtime=Runtime("cpu", "float32")))
     names = (args.base_model, args.reference_model)
+    pair, compiled = (
+        load_pair(PairOptions(*names, SEQ_LEN, runtime=Runtime("cpu", "float32"), compiled=flag))
+        for flag in (False, True)
+    )
     models = [AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval() for name in names]
     _, docs = sample(args.data, args.every)
     contenders = {
         "this project": partial(ours, pair, docs),
+        "with --compile": partial(ours, compiled, docs),
         "plain loop": partial(plain_loop, models, docs),
         "padded batches": partial(padded_batches, models, docs),
     }
@@ -105,7 +109,7 @@ def main() -> None:
         ]
         contenders["lm-evaluation-harness"] = partial(harness, wrapped, [pair.tokenizer.decode(ids) for ids in docs])
     expected = np.array(plain_loop(models, docs))
-    difference = float(np.abs(np.array(ours(pair, docs)) - expected).max())
+    difference = max(float(np.abs(np.array(ours(each, docs)) - expected).max()) for each in (pair, compiled))
     assert np.abs(np.array(padded_batches(models, docs)) - expected).max() < 1e-3
     seconds = in_turn(contenders, args.rounds)
     num_tokens = sum(map(len, docs))
@@ -115,6 +119,7 @@ def main() -> None:
             "what": f"{len(docs)} documents, {num_tokens} tokens, float32, SmolLM2-135M",
             "tokens_per_second": {name: num_tokens / float(np.median(taken)) for name, taken in seconds.items()},
             "times_as_fast_as": ratios(seconds, "this project"),
+            "compile_brings": ratios(seconds, "with --compile")["this project"],
             "largest_difference_to_plain_loop_nats": difference,
             "seconds": seconds,
         },

@@ -9,13 +9,15 @@ would allow at the very best. Weights and tokens are random; the work does not d
 
 import argparse
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import torch
 from measure import in_turn, ratios, save
 from models import SHAPES, fineweb_like_lengths, random_documents, random_model, upper_heads
 
-from common.attention import attention_modules, decoder_layers
+from common import attention
+from common.attention import decoder_layers
 from common.documents import windows
 from common.loss import PairScorer
 from common.masking import mask_heads
@@ -45,19 +47,15 @@ def operations(model, lengths, first_masked: int) -> tuple[float, float]:
     return (2 * layers - first_masked) * layer + heads, 2 * layers * layer + heads
 
 
-def compiled(model):
-    """The model with its norms and MLPs compiled; attention stays as it is."""
-    attention = set(attention_modules(model).values())
-    for layer in decoder_layers(model):
-        for child in layer.children():
-            if child not in attention:
-                child.compile(dynamic=True)
-    return model
-
-
 def score(scorer: PairScorer, docs) -> None:
     for _ in scorer.stream((row, list(windows(ids, SEQ_LEN, None))) for row, ids in enumerate(docs)):
         pass
+
+
+def score_a_document_at_a_time(scorer: PairScorer, docs) -> None:
+    """With attention in a call for each document of a batch, as on the CPU."""
+    with mock.patch.object(attention, "FLASH_MAX_HEAD_DIM", 0):
+        score(scorer, docs)
 
 
 @torch.inference_mode()
@@ -88,7 +86,6 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="1.3B")
     parser.add_argument("--documents", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="also with norms and MLPs through torch.compile")
     parser.add_argument("--device", default="cuda", help="cpu runs it in small, to see that it runs; nothing is saved")
     args = parser.parse_args()
     if args.device != "cpu" and not torch.cuda.is_available():
@@ -98,15 +95,14 @@ def main() -> None:
     mask_heads(reference, heads, "uniform")
     lengths = fineweb_like_lengths(args.documents)
     docs = random_documents(lengths, base.config.vocab_size)
-    scorer = PairScorer(base, masked=("uniform", heads))
+    plain, compiled = (PairScorer(base, masked=("uniform", heads), compiled=flag) for flag in (False, True))
     contenders = {
-        "this project": partial(score, scorer, docs),
+        "this project": partial(score, compiled, docs),
+        "without torch.compile": partial(score, plain, docs),
+        "without torch.compile and varlen_attn": partial(score_a_document_at_a_time, plain, docs),
         "plain loop": partial(plain_loop, [base, reference], docs),
         "padded batches": partial(padded_batches, [base, reference], docs),
     }
-    if args.compile:
-        other = compiled(random_model(args.shape, args.device, torch.bfloat16))
-        contenders["this project, compiled"] = partial(score, PairScorer(other, masked=("uniform", heads)), docs)
     seconds = in_turn(contenders, args.rounds)
     rate = matmul_rate(args.device)
     executed, two_passes = operations(base, lengths, min(layer for layer, _ in heads))
@@ -118,7 +114,7 @@ def main() -> None:
         "matmul_tflops": rate / 1e12,
         "share_of_matmul_rate": executed / ours / rate,
         "share_of_two_passes_at_matmul_rate": two_passes / rate / ours,
-        "tokens_per_batch": scorer.tokens_per_batch,
+        "tokens_per_batch": compiled.tokens_per_batch,
         "seconds": seconds,
     }
     if args.device == "cpu":

@@ -27,6 +27,8 @@ def rows() -> list[tuple[str, str, str]]:
     scoring = load("scoring_cpu")
     for peer in ("plain loop", "padded batches", "lm-evaluation-harness"):
         found.append(("scoring, CPU", peer, times(scoring["times_as_fast_as"][peer]) if scoring else missing))
+    measured = times(scoring["compile_brings"]) if scoring else missing
+    found.append(("scoring, CPU, `--compile`", "without it", measured))
     guards = load("guards")
     measured = f"{guards['share_of_scoring']['median']:.2%} of its time" if guards else missing
     found.append(("measures of repetition and copies, CPU", "scoring", measured))
@@ -50,13 +52,15 @@ def rows() -> list[tuple[str, str, str]]:
         measured = f"{size['seconds']:.0f} s, {size['peak_memory_gb']:.2f} GB"
         found.append((f"ranking {size['rows'] / 1e6:.0f} million rows", "", measured))
     gpu = load("scoring_gpu")
-    for peer in ("plain loop", "padded batches"):
-        found.append(("scoring, GPU, 1.3B", peer, times(gpu["times_as_fast_as"][peer]) if gpu else missing))
+    for peer in ("plain loop", "padded batches", "without torch.compile", "without torch.compile and varlen_attn"):
+        found.append(
+            ("scoring, GPU, 1.3B, `--compile`", peer, times(gpu["times_as_fast_as"][peer]) if gpu else missing)
+        )
     for key, name in (
         ("share_of_matmul_rate", "the GPU's matmul rate"),
         ("share_of_two_passes_at_matmul_rate", "two passes at that rate"),
     ):
-        found.append(("scoring, GPU, 1.3B", name, f"{gpu[key]:.2f}" if gpu else missing))
+        found.append(("scoring, GPU, 1.3B, `--compile`", name, f"{gpu[key]:.2f}" if gpu else missing))
     heads = load("heads_gpu")
     measured = f"{min(heads['seconds']['finding heads']):.0f} s, {heads['peak_gpu_memory_gb']:.1f} GB" if heads else ""
     found.append(("finding heads, GPU, 1.3B", "800 probes of 4,096 tokens", measured or missing))

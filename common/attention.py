@@ -249,6 +249,7 @@ def _mask_of(*, q_length: int, kv_length: int, batch_size: int, attention_mask=N
     return cache(lambda length: sdpa_mask(batch_size=1, q_length=length, kv_length=length, **settings))
 
 
+@torch.compiler.disable
 def _attention_forward(module, query, key, value, attention_mask: MaskOf | None, **kwargs):
     """An attention function as transformers calls it.
 
@@ -315,12 +316,12 @@ def _varlen_attention(query, key, value, pack: Pack, scaling: float | None) -> t
     """Causal attention of all documents of all rows in one kernel; shapes as in `_attention_forward`."""
     batch, num_heads, length, _ = query.shape
     groups = num_heads // key.shape[1]
-    # Repeated, because torch 2.11's varlen_attn knows no grouped queries.
-    states = (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1))
+    if groups > 1:  # torch 2.11's varlen_attn knows no grouped queries
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     rows = torch.arange(batch, device=query.device, dtype=torch.int32) * length
     edges = torch.cat([(rows[:, None] + pack.edges[:-1]).flatten(), rows[-1:] + pack.edges[-1:]])
     longest = max(pack.lengths)
-    flat = (x.transpose(1, 2).flatten(0, 1) for x in states)
+    flat = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
     output = varlen_attn(*flat, edges, edges, longest, longest, scale=scaling, window_size=(-1, 0))
     return output.unflatten(0, (batch, length))
 

@@ -72,6 +72,7 @@ class PairScorer:
         masked: (kind, heads), when the reference is the base with these heads masked.
         tokens_per_batch: most tokens in a forward pass, unless a single window has more; None takes what suits the
             device.
+        compiled: run the layers, but for their attention, and the loss through torch.compile.
     """
 
     def __init__(
@@ -80,14 +81,16 @@ class PairScorer:
         reference: PreTrainedModel | None = None,
         masked: tuple[str, Sequence[Head]] | None = None,
         tokens_per_batch: int | None = None,
+        compiled: bool = False,
     ):
         if (reference is None) == (masked is None):
             raise ValueError("give either a reference model or the masked heads")
         self._models = [base] if reference is None else [base, reference]
         self._masked = masked
         self._device = base.device
+        self.compiled = compiled
         _keep_freed_memory()
-        self._output_heads = [OutputHead(model) for model in self._models]
+        self._output_heads = [OutputHead(model, compiled) for model in self._models]
         self.tokens_per_batch = tokens_per_batch or _for_device(TOKENS_PER_BATCH, self._device)
         if any(map(_positions_depend_on_length, self._models)):
             self.tokens_per_batch = 1  # which makes a batch of every window
@@ -139,6 +142,8 @@ class PairScorer:
         launched: deque[_Launched] = deque()
         with ExitStack() as stack:
             packs = [stack.enter_context(pack_documents(model)) for model in self._models]
+            for model in self._models if self.compiled else []:
+                stack.enter_context(_compiled_layers(model))
             if self._masked:
                 stack.enter_context(_masked_second_row(self._models[0], *self._masked))
             for batch in read_ahead(fill_batches(documents, lambda: self.tokens_per_batch, in_flight > 0)):
@@ -213,7 +218,7 @@ def _masked_second_row(model: PreTrainedModel, kind: str, heads: Sequence[Head])
         return (args[0][:1], *args[1:])
 
     def both_rows(_layer, args):
-        return (args[0].expand(2, -1, -1), *args[1:])
+        return (args[0].repeat(2, 1, 1), *args[1:])
 
     layers = decoder_layers(model)
     with ExitStack() as stack:
@@ -224,17 +229,33 @@ def _masked_second_row(model: PreTrainedModel, kind: str, heads: Sequence[Head])
         yield
 
 
+@contextmanager
+def _compiled_layers(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block, torch.compile runs the decoder's layers; their attention stays as it is."""
+    layers = decoder_layers(model)
+    for layer in layers:
+        layer.forward = torch.compile(layer.forward, dynamic=True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
 class OutputHead:
     """A model's way from hidden states to losses and ranks, by the class's own code, soft-caps and scales included.
 
     It is the model without its decoder, once for each slice of the vocabulary: what the classes do to logits, they do
     to each by itself.
 
+    Args:
+        compiled: run the loss through torch.compile.
     Raises:
         InputError: the class keeps its output projection where it cannot be run on its own.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, compiled: bool = False):
+        self._take_in = torch.compile(_take_in, dynamic=True) if compiled else _take_in
         projection = model.get_output_embeddings()
         names = [name for name, module in model.named_children() if module is projection]
         if model.get_decoder() is not model.base_model or not names or not isinstance(projection, torch.nn.Linear):
@@ -267,31 +288,36 @@ class OutputHead:
         return torch.cat([compute(rows, wanted) for rows, wanted in tiles]).view(targets.shape)
 
     def _tiles(self, rows: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-        """The id of its first token and the logits, float32, of each slice of the vocabulary."""
+        """The id of its first token and the logits of each slice of the vocabulary."""
         for first, head in self._slices:
-            yield first, head(inputs_embeds=rows[None]).logits[0].float()
+            yield first, head(inputs_embeds=rows[None]).logits[0]
 
     def _rows_losses(self, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """As `token_losses`, of rows of shape [num_rows, hidden_size]."""
         normalizer = torch.full(wanted.shape, -torch.inf, device=rows.device)
         logit = torch.zeros(wanted.shape, device=rows.device)
         for first, logits in self._tiles(rows):
-            logit = _pick(logits, wanted - first, logit)
-            peak = logits.amax(-1)
-            part = logits.sub_(peak[:, None]).exp_().sum(-1).log_().add_(peak)
-            normalizer = torch.logaddexp(normalizer, part)
+            logit, normalizer = self._take_in(logits, wanted - first, logit, normalizer)
         return normalizer - logit
 
     def _rows_ranks(self, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """As `token_ranks`, of rows of shape [num_rows, hidden_size]; the logits are made twice, and never kept."""
         logit = torch.zeros(wanted.shape, device=rows.device)
         for first, logits in self._tiles(rows):
-            logit = _pick(logits, wanted - first, logit)
-        return 1 + sum((logits > logit[:, None]).sum(-1) for _, logits in self._tiles(rows))
+            logit = _pick(logits.float(), wanted - first, logit)
+        return 1 + sum((logits.float() > logit[:, None]).sum(-1) for _, logits in self._tiles(rows))
 
 
 # What is computed of each target: a method of OutputHead that takes hidden states and targets.
 Quantity = Callable[[OutputHead, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _take_in(logits: torch.Tensor, place: torch.Tensor, logit: torch.Tensor, normalizer: torch.Tensor):
+    """The targets' logits and the log-normalizers, with one more slice of the vocabulary taken in; float32."""
+    logits = logits.float()
+    peak = logits.amax(-1)
+    part = (logits - peak[:, None]).exp_().sum(-1).log_().add_(peak)
+    return _pick(logits, place, logit), torch.logaddexp(normalizer, part)
 
 
 def _pick(logits: torch.Tensor, place: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,7 @@ class PairOptions:
         seq_len: most targets in a window, in tokens.
         tokens_per_batch: most tokens in a forward pass; None takes what suits the device.
         allow_unrelated: take a reference that is no masked copy of the base, as long as it shares the vocabulary.
+        compiled: run the models through torch.compile.
     """
 
     base_model: str
@@ -41,6 +42,7 @@ class PairOptions:
     tokens_per_batch: int | None = None
     allow_unrelated: bool = False
     runtime: Runtime = Runtime()
+    compiled: bool = False
 
 
 def add_bad_row_flag(parser: argparse.ArgumentParser) -> None:

@@ -102,12 +102,13 @@ def load_pair(options: PairOptions) -> Pair:
     }
     vocab_size = base.get_input_embeddings().weight.shape[0]
     found, heads = find_masked_heads(base, reference), []
+    how = {"tokens_per_batch": options.tokens_per_batch, "compiled": options.compiled}
     if isinstance(found, tuple):
         kind, heads = found
         layers = base.config.num_hidden_layers
         first = min(layer for layer, _ in heads)
         summary = f"{len(heads)} heads masked ({kind}), the first in layer {first} of {layers}: computed once below it"
-        scorer = PairScorer(base, masked=found, tokens_per_batch=options.tokens_per_batch)
+        scorer = PairScorer(base, masked=found, **how)
     elif not options.allow_unrelated:
         raise InputError(
             f"{reference_name} is no masked copy of {base_name}: {found}. Make it with make_reference_model.py "
@@ -117,7 +118,7 @@ def load_pair(options: PairOptions) -> Pair:
         raise InputError(f"{reference_name}: its vocabulary is not {base_name}'s; their losses cannot be compared")
     else:
         summary = f"two separate models: {found}"
-        scorer = PairScorer(base, reference, tokens_per_batch=options.tokens_per_batch)
+        scorer = PairScorer(base, reference, **how)
     _check_losses(scorer, base, reference)
     dtype = str(base.dtype).removeprefix("torch.")
     return Pair(scorer, tokenizer, Facts(identity, vocab_size, summary, base.device.type, dtype), base, heads)
@@ -137,7 +138,10 @@ def _check_losses(scorer: PairScorer, base: PreTrainedModel, reference: PreTrain
     except (InputError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a class of another build may raise
-        raise InputError(f"{type(base).__name__}: it cannot be scored ({type(error).__name__}: {error})") from None
+        hint = "; try without --compile" if scorer.compiled else ""
+        raise InputError(
+            f"{type(base).__name__}: it cannot be scored ({type(error).__name__}: {error}){hint}"
+        ) from None
     for document, losses in zip(documents, found, strict=True):
         ids = torch.tensor(document, device=base.device)[None]
         for model, loss in zip((base, reference), losses, strict=True):

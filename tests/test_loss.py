@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from common.attention import attention_modules
+from common.attention import attention_modules, decoder_layers
 from common.documents import windows
 from common.errors import InputError
 from common.loss import LOGIT_TILE, PairScorer, TokenLosses
@@ -132,6 +132,28 @@ def test_documents_in_one_pass_do_not_see_each_other(family, settings, tokens_pe
         assert [len(losses.base) for _, losses in found] == [len(ids) - 1 for ids in documents]
         means = [losses.means()[:2] for _, losses in found]
         assert np.allclose(means, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [("Llama", {}), ("Gemma3Text", {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2})],
+)
+def test_compiled_layers_give_the_same_losses(family, settings):
+    torch.compiler.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    base, reference = pair(family, HEADS, "uniform", **settings)
+    for models in ({"masked": ("uniform", HEADS)}, {"reference": reference}):
+        scorer, counted = PairScorer(base, **models, tokens_per_batch=110, compiled=True), []
+        for lengths in ((30, 2, 8, 120), (70, 31, 9, 115)):
+            documents = [document(length) for length in lengths]
+            found = [losses.means()[:2] for _, losses in streamed(scorer, documents)]
+            expected = [[plain_losses(model, [ids]) for model in (base, reference)] for ids in documents]
+            assert np.allclose(found, expected, rtol=1e-5)
+            counted.append(graphs["unique_graphs"])
+        assert counted[0] >= 4  # before and behind attention, the MLP, the loss
+        assert counted[1] == counted[0]  # other batches need no others
+    assert not any("forward" in vars(layer) for layer in decoder_layers(base))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -197,6 +198,26 @@ def test_scoring_goes_on_from_its_parts_without_scoring_anything_twice(run, spm_
     attention_influence_scoring.main(flags)
     assert 0 < len(scored) < 90
     assert (run / "data/ai_scores.parquet").read_bytes() == before
+
+
+def test_compiled_models_give_the_same_table(run, spm_folder, capsys, monkeypatch):
+    command = ["--base_model", spm_folder, "--seq_len", "64", "--data", "data/mine/*.bin"]
+    attention_influence_scoring.main([*command, "--compile", "--out", "compiled.tsv"])
+    assert "compiling" in capsys.readouterr().out
+    found, expected = pd.read_parquet("compiled.parquet"), pd.read_parquet("data/ai_scores.parquet")
+    assert found.doc_id.tolist() == expected.doc_id.tolist()
+    assert np.allclose(found[["L_base", "L_ref"]], expected[["L_base", "L_ref"]], atol=1e-5)
+    assert json.loads((run / "compiled.json").read_text())["compiled"]
+
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    line = error_of(attention_influence_scoring, [*command, "--compile", "--out", "broken.tsv"], capsys)
+    assert "no compiler here" in line
+    assert line.endswith("try without --compile")
+    assert not (run / "broken.tsv").exists()
 
 
 def test_scoring_stops_behind_the_document_that_reaches_max_tokens(run, spm_folder):
