@@ -22,6 +22,8 @@ from common.visible import one_line
 PROJECT = Path(__file__).resolve().parents[1]
 TRIALS = 3  # a unit that kills so many workers is set aside
 BEGUN = "begun"
+# A worker goes on once the driver has what it yielded, so none ends before the driver knows that it has begun.
+STREAMING = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
 PATIENCE = 60  # seconds until a worker that does not start is spoken of
 REASON_CHARS = 200
 
@@ -179,7 +181,7 @@ class Cluster:
                     number, unit = item
                     following = number + 1
                 actor = self._idle.pop()
-                running[actor.work.options(num_returns="streaming").remote(unit)] = _Running(actor, number, unit)
+                running[actor.work.options(**STREAMING).remote(unit)] = _Running(actor, number, unit)
             if not running and not again and exhausted:
                 return
             for stream in self._wait(PATIENCE, running):

@@ -200,7 +200,7 @@ def test_a_unit_that_kills_three_workers_is_set_aside_and_named(on_cluster, monk
             cli.run(lambda: attention_influence_scoring.main(command))
     assert exit_.value.code == 3
     err = capfd.readouterr().err
-    assert "3 failures" in err
+    assert ", 3 failures" in err
     [line] = [line for line in err.splitlines() if line.startswith("set aside: ")]
     rows = Path("data/ai_scores.tsv").read_text().splitlines()
     left = Path("data/poison.tsv").read_text().splitlines()
@@ -339,6 +339,7 @@ def test_units_that_all_kill_their_workers_end_the_run(cluster, tmp_path, monkey
     monkeypatch.setattr(ray_cluster, "TRIALS", 1)
     with light(cluster, tmp_path, num_workers=1) as workers, pytest.raises(InputError, match="3 units in a row"):
         list(workers.run(["die"] * 9))
+    assert workers.failures == 3  # each unit is to blame for its worker, however soon that died
 
 
 def test_a_gpu_by_number_and_ray_do_not_go_together(run, monkeypatch):
