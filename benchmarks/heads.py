@@ -1,7 +1,7 @@
 """Finding retrieval heads, against one plain forward pass over the same tokens.
 
     bash benchmarks/run.sh heads                                              SmolLM2-135M's shape on the CPU
-    bash benchmarks/run.sh heads --shape 1.3B --probes 800 --tokens 4096 --device cuda
+    bash benchmarks/run.sh heads --shape 1.3B --probes 800 --tokens 4096 --device cuda --rounds 1
 
 Probes are random tokens: the work does not depend on what they say.
 """

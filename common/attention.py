@@ -275,7 +275,7 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
         watch.most_attended[module.layer_idx] = torch.cat(parts, dim=-1)
     mask = getattr(module, "head_mask", None)
     if mask is not None and mask.kind == "uniform":
-        query = query.masked_fill(mask.masked[:, :, None, None], 0.0)
+        query = torch.where(mask.masked[:, :, None, None], 0.0, query)  # which, unlike masked_fill, keeps its strides
     pack = getattr(module, "pack", None)
     lengths = pack.lengths if pack else [query.shape[2]]
     attend = _softcap_attention if kwargs.get("softcap") else sdpa_attention_forward

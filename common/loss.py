@@ -197,7 +197,7 @@ class _Launched:
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
             self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(values.device))
 
     def finished(self) -> tuple[Batch, np.ndarray]:
         """Wait; the batch and its quantity, shape [2, num_targets]."""
@@ -315,9 +315,10 @@ Quantity = Callable[[OutputHead, torch.Tensor, torch.Tensor], torch.Tensor]
 def _take_in(logits: torch.Tensor, place: torch.Tensor, logit: torch.Tensor, normalizer: torch.Tensor):
     """The targets' logits and the log-normalizers, with one more slice of the vocabulary taken in; float32."""
     logits = logits.float()
+    logit = _pick(logits, place, logit)
     peak = logits.amax(-1)
-    part = (logits - peak[:, None]).exp_().sum(-1).log_().add_(peak)
-    return _pick(logits, place, logit), torch.logaddexp(normalizer, part)
+    part = logits.sub_(peak[:, None]).exp_().sum(-1).log_().add_(peak)
+    return logit, torch.logaddexp(normalizer, part)
 
 
 def _pick(logits: torch.Tensor, place: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:

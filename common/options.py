@@ -33,7 +33,7 @@ class PairOptions:
         seq_len: most targets in a window, in tokens.
         tokens_per_batch: most tokens in a forward pass; None takes what suits the device.
         allow_unrelated: take a reference that is no masked copy of the base, as long as it shares the vocabulary.
-        compiled: run the models through torch.compile.
+        compiled: run the models' layers and the loss through torch.compile.
     """
 
     base_model: str

@@ -136,13 +136,13 @@ def test_documents_in_one_pass_do_not_see_each_other(family, settings, tokens_pe
 
 @pytest.mark.parametrize(
     ("family", "settings"),
-    [("Llama", {}), ("Gemma3Text", {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2})],
+    [("Llama", {}), ("Gemma3Text", {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 6})],
 )
 def test_compiled_layers_give_the_same_losses(family, settings):
     torch.compiler.reset()
     graphs = torch._dynamo.utils.counters["stats"]
     graphs.clear()
-    base, reference = pair(family, HEADS, "uniform", **settings)
+    base, reference = pair(family, HEADS, "uniform", num_hidden_layers=12, **settings)
     for models in ({"masked": ("uniform", HEADS)}, {"reference": reference}):
         scorer, counted = PairScorer(base, **models, tokens_per_batch=110, compiled=True), []
         for lengths in ((30, 2, 8, 120), (70, 31, 9, 115)):
@@ -151,7 +151,7 @@ def test_compiled_layers_give_the_same_losses(family, settings):
             expected = [[plain_losses(model, [ids]) for model in (base, reference)] for ids in documents]
             assert np.allclose(found, expected, rtol=1e-5)
             counted.append(graphs["unique_graphs"])
-        assert counted[0] >= 4  # before and behind attention, the MLP, the loss
+        assert 4 <= counted[0] <= 12  # before and behind attention, the MLP, the loss; not for each of 12 layers
         assert counted[1] == counted[0]  # other batches need no others
     assert not any("forward" in vars(layer) for layer in decoder_layers(base))
 
