@@ -30,6 +30,12 @@ def rows() -> list[tuple[str, str, str]]:
         found.append(("scoring, CPU", peer, times(scoring["times_as_fast_as"][peer]) if scoring else missing))
     measured = times(scoring["compile_brings"]) if scoring else missing
     found.append(("scoring, CPU, `--compile`", "without it", measured))
+    precision = load("precision")
+    for key, what, peer in (
+        ("bfloat16_as_fast_as", "bfloat16", "float32"),
+        ("compile_brings", "bfloat16, `--compile`", "without it"),
+    ):
+        found.append((f"scoring, CPU with AMX, {what}", peer, times(precision[key]) if precision else missing))
     guards = load("guards")
     measured = f"{guards['share_of_scoring']['median']:.2%} of its time" if guards else missing
     found.append(("measures of repetition and copies, CPU", "scoring", measured))
