@@ -22,7 +22,7 @@ from common.steps import Step, score_steps
 
 # A unit's tokens: the least, which is a few batches, and the most; and how many units there should be where that leaves
 # a choice.
-MIN_TOKENS, MAX_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**19}, 2**22, 2048
+MIN_TOKENS, MAX_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**18}, 2**20, 2048
 
 
 class Scored(NamedTuple):
