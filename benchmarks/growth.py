@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from measure import RESULTS, peak_memory_gb, save
 from models import fineweb_like_lengths, random_documents, random_model, upper_heads
+from scoring import score
 
-from common.documents import windows
 from common.loss import PairScorer
 
 LENGTHS = [128, 256, 512, 1024, 2048, 4096, 8192]
@@ -34,8 +34,7 @@ def speed(shape: str, lengths: list[int], tokens_per_batch: int | None = None) -
     taken = []
     for documents in (docs[:1], docs, docs):
         begin = time.perf_counter()
-        for _ in scorer.stream((row, list(windows(ids, 8192, None))) for row, ids in enumerate(documents)):
-            pass
+        score(scorer, documents, 8192)
         taken.append(time.perf_counter() - begin)
     return sum(lengths) / min(taken[1:])
 

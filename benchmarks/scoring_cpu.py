@@ -14,9 +14,10 @@ from functools import partial
 import numpy as np
 import torch
 from measure import in_turn, ratios, save
+from scoring import plain_loop, score
 
 from common.corpus import expand
-from common.documents import open_shard, windows
+from common.documents import open_shard
 from common.options import PairOptions, Runtime
 from common.reference import load_pair
 
@@ -34,18 +35,8 @@ def sample(pattern: str, every: int) -> tuple[list[str], list[np.ndarray]]:
     return domains[::every], docs[::every]
 
 
-def ours(pair, docs: list[np.ndarray]) -> list[tuple[float, float]]:
-    cut = ((row, list(windows(ids, SEQ_LEN, pair.tokenizer.bos_id))) for row, ids in enumerate(docs))
-    return [losses.means()[:2] for finished in pair.scorer.stream(cut) for _, losses in finished]
-
-
-@torch.inference_mode()
-def plain_loop(models, docs: list[np.ndarray]) -> list[tuple[float, ...]]:
-    losses = []
-    for ids in docs:
-        input_ids = torch.tensor(ids)[None]
-        losses.append(tuple(model(input_ids=input_ids, labels=input_ids).loss.item() for model in models))
-    return losses
+def ours(pair, docs: list[np.ndarray]) -> list[tuple[float, ...]]:
+    return score(pair.scorer, docs, SEQ_LEN, pair.tokenizer.bos_id)
 
 
 @torch.inference_mode()

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from measure import in_turn, ratios, save
 from models import SHAPES, fineweb_like_lengths, random_documents, random_model, upper_heads
+from scoring import plain_loop, score
 
 from common import attention
 from common.attention import decoder_layers
-from common.documents import windows
 from common.loss import PairScorer
 from common.masking import mask_heads
 
@@ -49,24 +49,10 @@ def operations(model, lengths, first_masked: int) -> tuple[float, float]:
     return (2 * layers - first_masked) * layer + heads, 2 * layers * layer + heads
 
 
-def score(scorer: PairScorer, docs) -> list[tuple[float, ...]]:
-    cut = ((row, list(windows(ids, SEQ_LEN, None))) for row, ids in enumerate(docs))
-    return [losses.means()[:2] for finished in scorer.stream(cut) for _, losses in finished]
-
-
 def score_without_varlen(scorer: PairScorer, docs) -> None:
     """With a call of attention for each document of a batch, as on the CPU."""
     with mock.patch.object(attention, "FLASH_MAX_HEAD_DIM", 0):
-        score(scorer, docs)
-
-
-@torch.inference_mode()
-def plain_loop(models, docs) -> list[tuple[float, ...]]:
-    losses = []
-    for ids in docs:
-        input_ids = torch.tensor(ids, device=models[0].device)[None]
-        losses.append(tuple(model(input_ids=input_ids, labels=input_ids).loss.item() for model in models))
-    return losses
+        score(scorer, docs, SEQ_LEN)
 
 
 @torch.inference_mode()
@@ -106,14 +92,14 @@ def main() -> None:
     expected, difference = np.array(plain_loop([base, reference], docs[:20])), {}
     for name, scorer in list(scorers.items()):
         try:
-            difference[name] = float(np.abs(np.array(score(scorer, docs[:20])) - expected).max())
+            difference[name] = float(np.abs(np.array(score(scorer, docs[:20], SEQ_LEN)) - expected).max())
         except Exception as error:  # no compiler on this machine
             print(f"{name}: left out, {type(error).__name__}: {error}")
             del scorers[name]
     assert "this project" in scorers
     assert max(difference.values()) < TOLERANCE, difference
     contenders = {
-        **{name: partial(score, scorer, docs) for name, scorer in scorers.items()},
+        **{name: partial(score, scorer, docs, SEQ_LEN) for name, scorer in scorers.items()},
         "without varlen_attn": partial(score_without_varlen, scorers["this project"], docs),
         "plain loop": partial(plain_loop, [base, reference], docs),
         "padded batches": partial(padded_batches, [base, reference], docs),

@@ -10,7 +10,8 @@ from functools import partial
 
 import torch
 from measure import save
-from scoring_cpu import SEQ_LEN, ours, plain_loop, sample
+from scoring import plain_loop
+from scoring_cpu import SEQ_LEN, ours, sample
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
