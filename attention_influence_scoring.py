@@ -33,19 +33,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import cli
-from common.checkpoints import load_model_tokenizer
-from common.corpus import expand
-from common.documents import Shard, open_shard
-from common.engine import Here, add_engine_flags, engine_options, workers
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.files import as_path, claim, read_json, refuse_folder, sole_writer, write_json
-from common.options import PairOptions, add_pair_flags, add_separator_flags, pair_options
-from common.plan import Work, plan, tokens_missing, units
-from common.read_ahead import read_ahead
-from common.scores import PART_SCHEMA, Health, Parts, merge_parts
-from common.shards import check_vocabulary
-from common.units import Piece, StepOptions, Unit, UnitScorer
-from common.visible import one_line
+from common.flags import PairOptions, add_pair_flags, add_separator_flags, pair_options
+from common.model.checkpoints import load_model_tokenizer
+from common.scoring.plan import Work, plan, tokens_missing, units
+from common.scoring.units import Piece, StepOptions, Unit, UnitScorer
+from common.shards.documents import Shard, open_shard
+from common.shards.format import check_vocabulary
+from common.table.scores import PART_SCHEMA, Health, Parts, merge_parts
+from common.text.corpus import expand
+from common.workers.engine import Here, add_engine_flags, engine_options, workers
+from common.workers.read_ahead import read_ahead
 
 SECONDS_PER_PIECE = 1  # from a worker of a cluster, which may have hundreds
 INCOMPLETE = 3  # exit status

@@ -15,13 +15,13 @@ no attention matrix is kept.
 from pathlib import Path
 
 from common import cli
-from common.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer
 from common.errors import InputError
 from common.files import atomic, refuse_folder, refuse_inputs, sole_writer
-from common.heads import choose_heads, encode_probes, score_heads, write_heads, write_scores
-from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
-from common.pictures import heads_picture, save
-from common.probes import read_probes
+from common.flags import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
+from common.model.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer
+from common.model.heads import choose_heads, encode_probes, score_heads, write_heads, write_scores
+from common.model.probes import read_probes
+from common.pages.pictures import heads_picture, save
 
 MIN_ACCURACY = 0.5
 

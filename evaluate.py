@@ -9,7 +9,7 @@ Reads   models by name or folder; tasks of the harness, or from files (tasks/): 
 Writes  data/evaluation.tsv: task, metric, model, value, stderr, num_documents; data/evaluation.json: all of it, with
         what it was made with. A run that was stopped goes on at the next task
 
-The table on the screen shows every metric with its standard error. `local_*` needs requirements-tasks.txt.
+The table on the screen shows every metric with its standard error. `local_*` needs requirements/tasks.txt.
 """
 
 import itertools
@@ -25,9 +25,9 @@ import transformers
 from common import cli
 from common.errors import InputError
 from common.files import atomic, read_json, refuse_inputs, sole_writer, write_json
-from common.options import add_runtime_flags, runtime
-from common.probes import read_probes
-from common.shards import file_digest
+from common.flags import add_runtime_flags, runtime
+from common.model.probes import read_probes
+from common.shards.format import file_digest
 
 
 def parse_args(argv: list[str] | None):
@@ -106,11 +106,11 @@ def show(table: pd.DataFrame) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
-        from common import harness  # slow, and not everybody has it
+        from common.evaluation import harness  # slow, and not everybody has it
     except ModuleNotFoundError as error:
         if error.name != "lm_eval":
             raise
-        raise InputError("lm-evaluation-harness is not installed; pip install -r requirements-eval.txt") from None
+        raise InputError("lm-evaluation-harness is not installed; pip install -r requirements/eval.txt") from None
     path = args.out.with_suffix(".json")
     refuse_inputs([args.out, path], [args.probes])
     asked = harness.Harness(args.probes, args.limit, args.num_fewshot)

@@ -25,17 +25,17 @@ from pathlib import Path
 import numpy as np
 
 from common import cli
-from common.chat import ChatTemplate
-from common.corpus import BadRows, Columns, SourceDocument, expand, read_files, read_hub
-from common.dataset import NAME, DatasetWriter, Spans
-from common.engine import EngineOptions, Here, add_engine_flags, engine_options, workers
 from common.errors import InputError
 from common.files import as_path, claim, read_json, sole_writer, write_json
-from common.options import DEFAULT_MODEL, add_bad_row_flag, add_trust_flag
-from common.read_ahead import read_ahead
-from common.sample import sample_documents
-from common.shards import MAX_TOKENS
-from common.tokenization import TextTokenizer, load_tokenizer
+from common.flags import DEFAULT_MODEL, add_bad_row_flag, add_trust_flag
+from common.shards.format import MAX_TOKENS
+from common.shards.writer import NAME, DatasetWriter, Spans
+from common.text.chat import ChatTemplate
+from common.text.corpus import BadRows, Columns, SourceDocument, expand, read_files, read_hub
+from common.text.sample import sample_documents
+from common.text.tokenization import TextTokenizer, load_tokenizer
+from common.workers.engine import EngineOptions, Here, add_engine_flags, engine_options, workers
+from common.workers.read_ahead import read_ahead
 
 HUB_NAME = "HuggingFaceFW/fineweb"
 HUB_CONFIGS = {"10B": "sample-10BT", "100B": "sample-100BT", "350B": "sample-350BT"}

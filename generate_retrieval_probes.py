@@ -19,12 +19,12 @@ from itertools import islice
 from pathlib import Path
 
 from common import cli
-from common.corpus import BadRows, Columns, SourceDocument, expand, read_files, read_hub
 from common.files import atomic, refuse_inputs, sole_writer
-from common.options import DEFAULT_MODEL, add_bad_row_flag, add_trust_flag
-from common.probes import build_probes, usable_sentences, write_probes
-from common.sample import sample_sentences, split_sentences
-from common.tokenization import TextTokenizer, load_tokenizer
+from common.flags import DEFAULT_MODEL, add_bad_row_flag, add_trust_flag
+from common.model.probes import build_probes, usable_sentences, write_probes
+from common.text.corpus import BadRows, Columns, SourceDocument, expand, read_files, read_hub
+from common.text.sample import sample_sentences, split_sentences
+from common.text.tokenization import TextTokenizer, load_tokenizer
 
 MAX_SENTENCES = 100_000
 

@@ -21,15 +21,15 @@ from statistics import median
 import numpy as np
 
 from common import cli
-from common.attention import mask_heads_at_run_time
-from common.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer, save_checkpoint
 from common.errors import InputError
 from common.files import atomic, refuse_folder, sole_writer, write_json
-from common.heads import Head, encode_probes, head_shape, probe_accuracy, read_heads
-from common.masking import MASKS, mask_heads, run_time_masks
-from common.options import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
-from common.probes import Probe, read_probes
-from common.reference import RECORD_NAME, write_record
+from common.flags import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
+from common.model.attention import mask_heads_at_run_time
+from common.model.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer, save_checkpoint
+from common.model.heads import Head, encode_probes, head_shape, probe_accuracy, read_heads
+from common.model.masking import MASKS, mask_heads, run_time_masks
+from common.model.probes import Probe, read_probes
+from common.scoring.pair import RECORD_NAME, write_record
 
 CHECK_NAME = "causal_check.json"
 

@@ -30,7 +30,7 @@ done
 . common/setup.sh
 setup requirements.txt
 if [ $all = yes ]; then
-    setup requirements-eval.txt
+    setup requirements/eval.txt
 fi
 
 # Run a script, and show the command.
@@ -87,7 +87,7 @@ if [ "$model" != "$sample_model" ] || [ "$version" != sample ]; then
 fi
 
 if [ "$model" = "$sample_model" ]; then
-    step requirements-sample.txt "$model" unpack_model.py --out "$model"
+    step requirements/sample.txt "$model" unpack_model.py --out "$model"
 fi
 step "$model" "$data/probes.jsonl" generate_retrieval_probes.py --tokenizer "$model" "${probes[@]}" \
     --out "$data/probes.jsonl"

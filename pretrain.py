@@ -24,16 +24,16 @@ from pathlib import Path
 import transformers
 
 from common import cli
-from common.checkpoints import model_digest
-from common.checkpoints import settings as checkpoint_settings
-from common.corpus import expand
-from common.documents import ShardInfo
 from common.errors import InputError
 from common.files import atomic, claim, read_json, refuse_folder, remove, sole_writer, write_json
-from common.mixture import Mixture, Source
-from common.options import add_trust_flag
-from common.tokenization import TextTokenizer, load_tokenizer
-from common.training import (
+from common.flags import add_trust_flag
+from common.model.checkpoints import model_digest
+from common.model.checkpoints import settings as checkpoint_settings
+from common.shards.documents import ShardInfo
+from common.text.corpus import expand
+from common.text.tokenization import TextTokenizer, load_tokenizer
+from common.training.mixture import Mixture, Source
+from common.training.trainer import (
     CHECKPOINT,
     Training,
     arguments,

@@ -21,9 +21,9 @@ import pyarrow as pa
 from common import cli
 from common.errors import InputError
 from common.files import as_path, refuse_inputs, scratch, sole_writer
-from common.pictures import distributions_picture, repetition_picture, save
-from common.ranking import Domain, Limits, Ranking
-from common.scores import SLICES_SCHEMA, table_writer, with_slices
+from common.pages.pictures import distributions_picture, repetition_picture, save
+from common.table.ranking import Domain, Limits, Ranking
+from common.table.scores import SLICES_SCHEMA, table_writer, with_slices
 
 
 def parse_args(argv: list[str] | None):

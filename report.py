@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from common import cli
-from common.checkpoints import load_model_tokenizer
 from common.errors import InputError
-from common.facts import facts, notes
 from common.files import as_path, sole_writer
-from common.heads import Head, read_scores
-from common.options import DEFAULT_MODEL, Runtime, add_separator_flags, add_trust_flag
-from common.origins import Origins, texts
-from common.overview import (
+from common.flags import DEFAULT_MODEL, Runtime, add_separator_flags, add_trust_flag
+from common.model.checkpoints import load_model_tokenizer
+from common.model.heads import Head, read_scores
+from common.pages.facts import facts, notes
+from common.pages.origins import Origins, texts
+from common.pages.overview import (
     DOMAINS_DRAWN,
     GUARDS,
     Overview,
@@ -37,9 +37,9 @@ from common.overview import (
     sources,
     thresholds,
 )
-from common.page import check_page, picture, write_page
-from common.pictures import distributions_picture, heads_picture
-from common.reference import read_record
+from common.pages.page import check_page, picture, write_page
+from common.pages.pictures import distributions_picture, heads_picture
+from common.scoring.pair import read_record
 
 
 def parse_args(argv: list[str] | None):

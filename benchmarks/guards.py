@@ -16,10 +16,10 @@ import torch
 from measure import in_turn, peak_memory_gb, save
 from models import random_model, upper_heads
 
-from common.guards import NUM_KEYS, measure, stand_ins
-from common.loss import PairScorer
-from common.sample import sample_documents
-from common.tokenization import load_tokenizer
+from common.scoring.loss import PairScorer
+from common.table.guards import NUM_KEYS, measure, stand_ins
+from common.text.sample import sample_documents
+from common.text.tokenization import load_tokenizer
 
 REPEAT = 20  # the measures take milliseconds
 DOCUMENTS = 1_000_000

@@ -13,7 +13,7 @@ import torch
 from measure import in_turn, peak_memory_gb, ratios, save
 from models import SHAPES, random_model
 
-from common.heads import EncodedProbe, run_probe
+from common.model.heads import EncodedProbe, run_probe
 
 ANSWER_TOKENS = 30
 

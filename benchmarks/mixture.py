@@ -5,7 +5,7 @@ bash benchmarks/run.sh mixture
 Documents of FineWeb-like lengths (log-normal, mean about 700 tokens) in two shards of 50 million tokens; a selection of
 every fifth. Both readers give int64 tensors [8, 4096] from a warm file, in a DataLoader without worker processes:
 
-mixture     common/mixture.py: 70 % from the selection, 30 % from the shards, whole documents, shuffled, packed
+mixture     common/training/mixture.py: 70 % from the selection, 30 % from the shards, whole documents, shuffled, packed
 crops       random stretches of one memory-mapped file, as nanoGPT trains on: no documents, no sources
 """
 
@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import torch
 from measure import in_turn, ratios, save
 
-from common.documents import INDEX_SUFFIX, ShardInfo, open_shard, write_index
-from common.mixture import Mixture, Source
-from common.shards import ShardWriter, token_dtype
+from common.shards.documents import INDEX_SUFFIX, ShardInfo, open_shard, write_index
+from common.shards.format import ShardWriter, token_dtype
+from common.training.mixture import Mixture, Source
 
 SEQ_LEN, BATCH_SIZE = 4096, 8
 TOKENS_PER_SHARD, SEPARATOR, VOCABULARY = 50_000_000, 0, 50_257

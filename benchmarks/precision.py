@@ -14,8 +14,8 @@ import torch
 from measure import in_turn, ratios, save
 from scoring_cpu import SEQ_LEN, ours, sample
 
-from common.options import PairOptions, Runtime
-from common.reference import load_pair
+from common.flags import PairOptions, Runtime
+from common.scoring.pair import load_pair
 
 CONTENDERS = ["float32", "bfloat16", "bfloat16, compiled"]
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import save
 
-from common.scores import TABLE_SCHEMA
+from common.table.scores import TABLE_SCHEMA
 
 ROOT = Path(__file__).parents[1]
 ROWS_PER_SHARD = 500_000

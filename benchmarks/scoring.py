@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from common.documents import windows
-from common.loss import PairScorer
+from common.scoring.loss import PairScorer
+from common.shards.documents import windows
 
 Means = tuple[float, ...]  # a document's losses under both models
 

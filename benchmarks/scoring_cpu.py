@@ -16,10 +16,10 @@ import torch
 from measure import in_turn, ratios, save
 from scoring import plain_loop, score
 
-from common.corpus import expand
-from common.documents import open_shard
-from common.options import PairOptions, Runtime
-from common.reference import load_pair
+from common.flags import PairOptions, Runtime
+from common.scoring.pair import load_pair
+from common.shards.documents import open_shard
+from common.text.corpus import expand
 
 SEQ_LEN = 1024
 PADDED_BATCH = 8

@@ -18,10 +18,10 @@ from measure import in_turn, ratios, save
 from models import SHAPES, fineweb_like_lengths, random_documents, random_model, upper_heads
 from scoring import plain_loop, score
 
-from common import attention
-from common.attention import decoder_layers
-from common.loss import PairScorer
-from common.masking import mask_heads
+from common.model import attention
+from common.model.attention import decoder_layers
+from common.model.masking import mask_heads
+from common.scoring.loss import PairScorer
 
 SEQ_LEN = 8192
 PADDED_TOKENS = 16384

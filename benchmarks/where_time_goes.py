@@ -15,8 +15,8 @@ from scoring_cpu import SEQ_LEN, ours, sample
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
-from common.options import PairOptions, Runtime
-from common.reference import load_pair
+from common.flags import PairOptions, Runtime
+from common.scoring.pair import load_pair
 
 KINDS = {
     "matrix products": ("mm", "linear", "bmm", "gemm"),

@@ -15,11 +15,11 @@ from functools import partial
 from measure import ratios, save
 from ray.cluster_utils import Cluster
 
-from common.corpus import expand
-from common.documents import open_shard
-from common.engine import EngineOptions, workers
-from common.options import PairOptions, Runtime
-from common.units import Unit, UnitScorer, cut
+from common.flags import PairOptions, Runtime
+from common.scoring.units import Unit, UnitScorer, cut
+from common.shards.documents import open_shard
+from common.text.corpus import expand
+from common.workers.engine import EngineOptions, workers
 
 TOKENS_PER_UNIT = 500  # small, so that the last units of so short a run are a small part of all
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
-from common.corpus import BadRows
-from common.errors import InputError
-from common.visible import one_line
+from common.errors import InputError, one_line
+from common.text.corpus import BadRows
 
 # Packages whose exceptions tell of no credentials, no network, no such endpoint: not ours to import.
 OBJECT_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs"}

@@ -7,3 +7,17 @@ class InputError(Exception):
 
 class BadRow(InputError):
     """A single row of a corpus that cannot be used; the others can."""
+
+
+def visible(text: str) -> str:
+    """`text` with control characters, which could steer a terminal, written as escapes; line breaks and tabs stay.
+
+    >>> visible("red: \\x1b[31m")
+    'red: \\\\x1b[31m'
+    """
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """`text` as a single line without tabs, safe to show and unable to break a table's row."""
+    return visible(" ".join(text.split()))

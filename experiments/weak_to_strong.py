@@ -3,7 +3,7 @@
     python experiments/weak_to_strong.py                about two hours on two cores with AMX; goes on where it stopped
     python experiments/weak_to_strong.py --tokens 20_000_000             the same with more to train on
 
-Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements-eval.txt, --no-deps -r requirements-tasks.txt
+Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements/eval.txt, --no-deps -r requirements/tasks.txt
 Writes  data/weak_to_strong/: corpus, shards, scores, selections, models
         experiments/results/weak_to_strong.json and .png, the scores beside them, and the table in README.md between its
         `weak to strong` marks
@@ -44,8 +44,8 @@ from matplotlib.figure import Figure
 from readme import RESULTS, ROOT, put_into_readme, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from common.documents import INDEX_SUFFIX, open_shard, read_index
 from common.files import atomic, read_json, write_json
+from common.shards.documents import INDEX_SUFFIX, open_shard, read_index
 
 WORK = Path("data/weak_to_strong")
 SCORER = "data/SmolLM2-135M-Instruct"

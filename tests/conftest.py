@@ -13,7 +13,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from common import cli
-from common.tokenization import load_tokenizer
+from common.text.tokenization import load_tokenizer
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog near the old stone bridge.",

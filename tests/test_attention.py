@@ -3,8 +3,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from common import attention
-from common.attention import Pack
+from common.model import attention
+from common.model.attention import Pack
 
 
 def plain_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size):

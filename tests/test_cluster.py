@@ -22,13 +22,13 @@ from conftest import SENTENCES, byte_level_bpe, save_bpe, tiny_model
 from ray.cluster_utils import Cluster
 
 import attention_influence_scoring
-import common.cluster as ray_cluster
-import common.scores
+import common.table.scores
+import common.workers.cluster as ray_cluster
 import fineweb
 import make_reference_model
 from common import cli
 from common.errors import InputError
-from common.units import UnitScorer
+from common.scoring.units import UnitScorer
 
 ROOT = Path(__file__).parents[1]
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
@@ -74,7 +74,7 @@ def run(tmp_path_factory):
 @pytest.fixture
 def on_cluster(run, cluster, monkeypatch):
     monkeypatch.chdir(run)
-    monkeypatch.setattr(common.scores, "SECONDS_PER_PART", 0)
+    monkeypatch.setattr(common.table.scores, "SECONDS_PER_PART", 0)
     return f"--engine ray --ray_address {cluster.address} --num_workers 2"
 
 
@@ -163,7 +163,8 @@ def test_the_work_of_a_lost_node_is_done_on_another_once(on_cluster, cluster, ca
 def test_a_killed_driver_goes_on_from_the_finished_units(on_cluster, monkeypatch, capfd):
     command = [*SCORES.split(), *on_cluster.split(), "--out", "data/driver.tsv"]
     script = (
-        f"import common.scores, attention_influence_scoring as s; common.scores.SECONDS_PER_PART = 0; s.main({command})"
+        "import attention_influence_scoring as s; from common.table import scores; scores.SECONDS_PER_PART = 0; "
+        f"s.main({command})"
     )
     driver = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)})
     wanted = once_parts_are_written(Path("data/driver.tsv"))
@@ -172,8 +173,8 @@ def test_a_killed_driver_goes_on_from_the_finished_units(on_cluster, monkeypatch
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
     assert not Path("data/driver.tsv").exists()
-    added, add = [], common.scores.Parts.add
-    monkeypatch.setattr(common.scores.Parts, "add", lambda self, *piece: (added.append(piece), add(self, *piece)))
+    added, add = [], common.table.scores.Parts.add
+    monkeypatch.setattr(common.table.scores.Parts, "add", lambda self, *piece: (added.append(piece), add(self, *piece)))
     capfd.readouterr()
     attention_influence_scoring.main(command)
     assert same("data/driver.tsv")

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from common.corpus import BadRows, Columns, SourceDocument, read_files, read_hub
 from common.errors import InputError
-from common.sample import sample_documents, sample_sentences
+from common.text.corpus import BadRows, Columns, SourceDocument, read_files, read_hub
+from common.text.sample import sample_documents, sample_sentences
 
 ROWS = [
     {"text": "First, with\ttab\nand line.", "id": "a", "source": "web", "url": "https://x.test/1"},

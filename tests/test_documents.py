@@ -2,7 +2,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from common.documents import (
+from common.errors import InputError
+from common.shards.documents import (
     ShardInfo,
     check_tokenizer,
     find_document,
@@ -14,8 +15,7 @@ from common.documents import (
     windows,
     write_index,
 )
-from common.errors import InputError
-from common.shards import ShardWriter
+from common.shards.format import ShardWriter
 
 
 def write_shard(path, tokens, dtype="<u2", index=None):

@@ -15,12 +15,12 @@ from lm_eval.tasks import TaskManager
 import evaluate
 import generate_retrieval_probes
 from common import cli
-from common.harness import TASKS, Harness, load
-from common.options import Runtime
-from common.probes import read_probes
+from common.evaluation.harness import TASKS, Harness, load
+from common.flags import Runtime
+from common.model.probes import read_probes
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tasks"))
+sys.path.insert(0, str(ROOT / "common/evaluation/tasks"))
 import local  # noqa: E402
 
 LIMIT = 6
@@ -137,7 +137,7 @@ def test_documents_of_a_group_of_groups_are_counted(folder, tmp_path, monkeypatc
     group = "group: {}\ntask: [{}]\naggregate_metric_list: [{{metric: acc, weight_by_size: true}}]\n"
     (tmp_path / "inner.yaml").write_text(group.format("inner", "local_piqa, local_arc_easy"))
     (tmp_path / "outer.yaml").write_text(group.format("outer", "inner"))
-    monkeypatch.setattr("common.harness.TASKS", tmp_path)
+    monkeypatch.setattr("common.evaluation.harness.TASKS", tmp_path)
     found = Harness(folder / "probes.jsonl", 3, None).ask(load(str(folder / "one"), Runtime(), 2)[0], "outer")
     assert list(found) == ["outer"]
     assert found["outer"]["num_documents"] == 6

@@ -14,13 +14,13 @@ import transformers
 from conftest import tiny_model
 from families import FAMILIES, MARKS, README, table
 
-from common.attention import attention_modules, decoder_layers, mask_heads_at_run_time, watch_heads
-from common.checkpoints import load_model
 from common.errors import InputError
-from common.layouts import head_views
-from common.loss import PairScorer
-from common.masking import check_exact, find_masked_heads, mask_heads, run_time_masks
-from common.options import Runtime
+from common.flags import Runtime
+from common.model.attention import attention_modules, decoder_layers, mask_heads_at_run_time, watch_heads
+from common.model.checkpoints import load_model
+from common.model.layouts import head_views
+from common.model.masking import check_exact, find_masked_heads, mask_heads, run_time_masks
+from common.scoring.loss import PairScorer
 
 HEADS = [(1, 6), (1, 3), (2, 0), (3, 7)]
 KINDS = ["uniform", "zero"]
@@ -161,7 +161,7 @@ def test_the_check_finds_weights_zeroed_in_the_wrong_place(family, kind, monkeyp
     def one_head_off(module, kind, num_heads, head_dim):
         yield from map(_Shifted, head_views(module, kind, num_heads, head_dim))
 
-    monkeypatch.setattr("common.masking.head_views", one_head_off)
+    monkeypatch.setattr("common.model.masking.head_views", one_head_off)
     with pytest.raises(InputError, match="zero weights do not make a head"):
         check_exact(base, HEADS, kind)
 

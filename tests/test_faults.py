@@ -26,14 +26,13 @@ import fineweb
 import make_reference_model
 import rank_scores
 import validate_docs
-from common.corpus import SourceDocument
-from common.dataset import DatasetWriter
-from common.documents import open_shard
-from common.errors import InputError
+from common.errors import InputError, one_line, visible
 from common.files import atomic, sole_writer
-from common.scores import SCHEMA, Health, merge_parts, read_scores
-from common.tokenization import load_tokenizer
-from common.visible import one_line, visible
+from common.shards.documents import open_shard
+from common.shards.writer import DatasetWriter
+from common.table.scores import SCHEMA, Health, merge_parts, read_scores
+from common.text.corpus import SourceDocument
+from common.text.tokenization import load_tokenizer
 
 HERE = Path(__file__).parent
 

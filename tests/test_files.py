@@ -86,7 +86,7 @@ def test_every_spelling_of_an_output_is_the_same_lock(tmp_path, monkeypatch, nam
 
 def test_a_source_that_hangs_does_not_keep_the_program_from_ending():
     script = (
-        "import time\nfrom common.read_ahead import read_ahead\n"
+        "import time\nfrom common.workers.read_ahead import read_ahead\n"
         "def source():\n    yield 1\n    time.sleep(600)\n"
         "for item in read_ahead(source()):\n    raise KeyboardInterrupt\n"
     )

@@ -20,8 +20,8 @@ import generate_retrieval_probes
 import make_reference_model
 import rank_scores
 import validate_docs
-from common.documents import open_shard
-from common.sample import sample_documents
+from common.shards.documents import open_shard
+from common.text.sample import sample_documents
 
 END = 50256
 

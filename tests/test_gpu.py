@@ -9,9 +9,10 @@ from conftest import tiny_model
 from test_loss import HEADS, document, pair, plain_losses, streamed
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from common import attention, loss
-from common.heads import EncodedProbe, run_probe
-from common.loss import PairScorer
+from common.model import attention
+from common.model.heads import EncodedProbe, run_probe
+from common.scoring import loss
+from common.scoring.loss import PairScorer
 
 GPU = "cuda"
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

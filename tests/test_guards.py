@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import rank_scores
 from common.errors import InputError
-from common.guards import NUM_KEYS, longest_run, measure, repetition, stand_ins
-from common.ranking import Limits, Ranking
-from common.scores import EXACT, NEAR, SLICES_SCHEMA, TABLE_SCHEMA
+from common.table.guards import NUM_KEYS, longest_run, measure, repetition, stand_ins
+from common.table.ranking import Limits, Ranking
+from common.table.scores import EXACT, NEAR, SLICES_SCHEMA, TABLE_SCHEMA
 
 tokens = st.lists(st.integers(0, 3), max_size=40)
 
@@ -107,7 +107,7 @@ def test_documents_of_a_few_tokens_are_alike_only_when_they_are_equal():
 def test_a_long_document_is_measured_in_parts_to_the_same_keys(monkeypatch):
     ids = np.random.default_rng(0).integers(0, 50_000, 5000)
     whole = measure(ids, "").keys
-    monkeypatch.setattr("common.guards.SHINGLES_AT_ONCE", 700)
+    monkeypatch.setattr("common.table.guards.SHINGLES_AT_ONCE", 700)
     assert measure(ids, "").keys == whole
 
 
@@ -210,10 +210,10 @@ def test_a_domains_sample_does_not_depend_on_the_batches(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     rows = [("a", score, score / 2, None, None) for score in rng.random(50)]
     pq.write_table(table(rows), tmp_path / "s.parquet")
-    monkeypatch.setattr("common.ranking.SAMPLE", 25)
+    monkeypatch.setattr("common.table.ranking.SAMPLE", 25)
     samples = []
     for size in (7, 100):
-        monkeypatch.setattr("common.scores.BATCH_ROWS", size)
+        monkeypatch.setattr("common.table.scores.BATCH_ROWS", size)
         found = Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path, Limits(0.3))
         list(found.selected())
         samples.append(found.domains["a"].sample)

@@ -4,7 +4,7 @@ import torch
 from conftest import tiny_model
 
 from common.errors import InputError
-from common.heads import (
+from common.model.heads import (
     choose_heads,
     encode_probes,
     probe_accuracy,
@@ -14,8 +14,8 @@ from common.heads import (
     write_heads,
     write_scores,
 )
-from common.probes import Probe
-from common.tokenization import load_tokenizer
+from common.model.probes import Probe
+from common.text.tokenization import load_tokenizer
 
 PROBES = [
     Probe(0, '{"k1": "the old stone bridge", "k2": "a small grey river"}\nk2\n', "a small grey river"),

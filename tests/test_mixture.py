@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_properties import write
 
-from common.documents import open_shard
 from common.errors import InputError
-from common.mixture import BLOCK, Mixture, Source
+from common.shards.documents import open_shard
+from common.training.mixture import BLOCK, Mixture, Source
 
 
 def source(lengths, first_token=0, shard_length=7):

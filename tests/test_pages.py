@@ -20,17 +20,17 @@ import rank_scores
 import report
 import validate_docs
 from common import cli
-from common.documents import read_index, windows
-from common.heads import read_scores, write_scores
-from common.masking import mask_heads
-from common.options import PairOptions
-from common.origins import source_names
-from common.overview import evenly
-from common.page import embedded
-from common.reference import load_pair, write_record
-from common.token_view import AT_BOS, NOWHERE, characters, document_record, strongest_head
-from common.tokenization import load_tokenizer
-from common.visible import visible
+from common.errors import visible
+from common.flags import PairOptions
+from common.model.heads import read_scores, write_scores
+from common.model.masking import mask_heads
+from common.pages.origins import source_names
+from common.pages.overview import evenly
+from common.pages.page import embedded
+from common.pages.token_view import AT_BOS, NOWHERE, characters, document_record, strongest_head
+from common.scoring.pair import load_pair, write_record
+from common.shards.documents import read_index, windows
+from common.text.tokenization import load_tokenizer
 
 HEADS = [(1, 3), (2, 5)]
 SEQ_LEN = 16

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from common.pictures import distributions_picture, heads_picture, repetition_picture, save
+from common.pages.pictures import distributions_picture, heads_picture, repetition_picture, save
 
 
 def test_the_heads_picture_shows_every_score_and_outlines_the_chosen():

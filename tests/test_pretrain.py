@@ -19,9 +19,9 @@ from conftest import SENTENCES
 import fineweb
 import pretrain
 from common import cli
-from common.documents import open_shard
-from common.mixture import Mixture, Source
-from common.training import WHOLE, Curve
+from common.shards.documents import open_shard
+from common.training.mixture import Mixture, Source
+from common.training.trainer import WHOLE, Curve
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {

@@ -9,8 +9,8 @@ import pytest
 from conftest import SENTENCES
 
 from common.errors import InputError
-from common.probes import Probe, build_probes, read_probes, usable_sentences, write_probes
-from common.tokenization import TextTokenizer
+from common.model.probes import Probe, build_probes, read_probes, usable_sentences, write_probes
+from common.text.tokenization import TextTokenizer
 
 BUDGET = 700
 KEY = re.compile(r"[A-Za-z0-9]{32}")
@@ -105,8 +105,8 @@ def test_a_seed_gives_the_same_probes_again(bpe):
 def test_a_seed_gives_the_same_bytes_in_another_process(bpe, bpe_folder, tmp_path):
     arguments = f"{SENTENCES[:6]}, tokenizer, 3, 600, 2, 32, 5"
     program = (
-        "from common.probes import build_probes, write_probes\n"
-        "from common.tokenization import load_tokenizer\n"
+        "from common.model.probes import build_probes, write_probes\n"
+        "from common.text.tokenization import load_tokenizer\n"
         f"tokenizer = load_tokenizer({bpe_folder!r})\n"
         f"write_probes({str(tmp_path / 'there')!r}, build_probes({arguments}))"
     )

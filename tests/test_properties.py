@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.corpus import SourceDocument
-from common.dataset import DatasetWriter
-from common.documents import open_shard, parse_doc_id, separated_spans, windows
 from common.errors import InputError
-from common.scores import with_slices
-from common.shards import read_shard
+from common.shards.documents import open_shard, parse_doc_id, separated_spans, windows
+from common.shards.format import read_shard
+from common.shards.writer import DatasetWriter
+from common.table.scores import with_slices
+from common.text.corpus import SourceDocument
 
 SEPARATOR = 9
 CORRUPTIONS = 10_000
@@ -177,7 +177,7 @@ def test_a_damaged_index_that_bears_the_right_checksum_does_no_harm(tmp_path, mo
     paths = [path.with_suffix(".index.parquet") for path in (first, second)]
     whole, other = (path.read_bytes() for path in paths)
     digest, right = read_shard(first)[1].index, open_shard(first)
-    monkeypatch.setattr("common.documents.file_digest", lambda path: digest)
+    monkeypatch.setattr("common.shards.documents.file_digest", lambda path: digest)
     memory, opened = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
     for _ in range(CORRUPTIONS // 5):
         paths[0].write_bytes(damage(rng, whole, other))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import ranking, scores
 from common.errors import InputError
-from common.ranking import Ranking, ends
-from common.scores import SCHEMA
+from common.table import ranking, scores
+from common.table.ranking import Ranking, ends
+from common.table.scores import SCHEMA
 
 
 def write(path, rows):

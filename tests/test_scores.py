@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from common.errors import InputError
-from common.guards import measure
-from common.scores import SCHEMA, Parts, merge_parts, read_scores, with_slices
+from common.table.guards import measure
+from common.table.scores import SCHEMA, Parts, merge_parts, read_scores, with_slices
 
 
 def table(rows):

@@ -26,10 +26,10 @@ import rank_scores
 import unpack_model
 import validate_docs
 from common import cli
-from common.documents import open_shard
-from common.loss import TokenLosses
-from common.tokenization import load_tokenizer
-from common.units import UnitScorer
+from common.scoring.loss import TokenLosses
+from common.scoring.units import UnitScorer
+from common.shards.documents import open_shard
+from common.text.tokenization import load_tokenizer
 
 WORDS = " ".join(SENTENCES).replace(".", "").split()
 

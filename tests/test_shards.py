@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.shards import ShardWriter, check_vocabulary, read_shard, token_dtype
+from common.shards.format import ShardWriter, check_vocabulary, read_shard, token_dtype
 
 SMALL = np.dtype("<u2")
 LARGE = np.dtype("<u4")

@@ -16,9 +16,9 @@ import pytest
 import torch
 import transformers
 
-from common.documents import open_shard
-from common.loss import TOKENS_PER_BATCH
-from common.sample import sample_documents
+from common.scoring.loss import TOKENS_PER_BATCH
+from common.shards.documents import open_shard
+from common.text.sample import sample_documents
 
 ROOT = Path(__file__).parent.parent
 MODEL = "data/SmolLM2-135M-Instruct"

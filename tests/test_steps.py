@@ -16,9 +16,9 @@ import fineweb
 import make_reference_model
 import rank_scores
 import validate_docs
-from common.documents import CHAT_INDEX_SCHEMA, open_shard, read_index
 from common.errors import InputError
-from common.steps import step_edges
+from common.scoring.steps import step_edges
+from common.shards.documents import CHAT_INDEX_SCHEMA, open_shard, read_index
 
 SCORE = "--base_model model --seq_len 100 --data shards/*.bin"
 TEMPLATE = (

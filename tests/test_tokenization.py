@@ -6,7 +6,7 @@ from conftest import SENTENCES, byte_level_bpe, save_bpe
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from common.errors import InputError
-from common.tokenization import load_tokenizer
+from common.text.tokenization import load_tokenizer
 
 TEXTS = [
     "",

@@ -16,7 +16,7 @@ import rank_scores
 import validate_docs
 from common.errors import InputError
 from common.files import as_path, atomic, claim
-from common.scores import Parts
+from common.table.scores import Parts
 
 
 @pytest.fixture(scope="module")

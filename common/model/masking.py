@@ -1,0 +1,137 @@
+"""Switching heads off in a model's weights, and recognising a model in which that was done.
+
+What is zeroed for a head, layouts.py knows. Whether that does what it should is tried on every masked layer of the
+model at hand: the layer must then give what it gives with the heads masked at run time, where masking is exact.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from common.errors import InputError
+from common.model.attention import HeadMask, attention_modules, head_dim, mask_heads_at_run_time
+from common.model.checkpoints import settings
+from common.model.heads import Head
+from common.model.layouts import head_views
+
+MASKS = ("uniform", "zero")
+TRIAL_TOKENS = 16
+TOLERANCE = 1e-5  # of the largest output
+
+
+@torch.no_grad()
+def mask_heads(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> None:
+    """Switch `heads` off in the weights, in place.
+
+    Args:
+        kind: `uniform` or `zero`.
+    Raises:
+        InputError: this kind of masking cannot be had by changing this model's weights.
+    """
+    check_exact(model, heads, kind)
+    modules = attention_modules(model)
+    for layer in sorted({layer for layer, _ in heads}):
+        _mask_layer(modules[layer], [head for other, head in heads if other == layer], kind, _shape(model, layer))
+
+
+def _mask_layer(module: torch.nn.Module, heads: Sequence[int], kind: str, shape: tuple[int, int]) -> None:
+    for view in head_views(module, kind, *shape):
+        view[list(heads)] = 0
+
+
+def _shape(model: PreTrainedModel, layer: int) -> tuple[int, int]:
+    """(num_attention_heads, head_dim) of a layer."""
+    return model.config.num_attention_heads, head_dim(model, layer)
+
+
+@torch.no_grad()
+def check_exact(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> None:
+    """Raise InputError unless masking in the weights does to each layer what masking at run time does."""
+    modules, masks = attention_modules(model), run_time_masks(heads, kind, model)
+    inputs = {}
+    hooks = [
+        modules[layer].register_forward_pre_hook(
+            lambda _module, args, kwargs, layer=layer: inputs.update({layer: (args, kwargs)}), with_kwargs=True
+        )
+        for layer in masks
+    ]
+    input_ids = torch.arange(TRIAL_TOKENS, device=model.device)[None] * 37 % model.config.vocab_size
+    with mask_heads_at_run_time(model, {}):
+        model(input_ids=input_ids, use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        for layer, (args, kwargs) in inputs.items():
+            masked = copy.deepcopy(modules[layer])
+            _mask_layer(masked, [head for other, head in heads if other == layer], kind, _shape(model, layer))
+            found = masked(*args, **kwargs)[0]
+            with mask_heads_at_run_time(model, {layer: masks[layer]}):
+                expected = modules[layer](*args, **kwargs)[0]
+            if not (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
+                other = next(mask for mask in MASKS if mask != kind)
+                raise InputError(
+                    f"{type(modules[layer]).__name__}: zero weights do not make a head {kind}, as something is added "
+                    f"to its query or mixed with other heads; try --mask {other}"
+                )
+
+
+def find_masked_heads(base: PreTrainedModel, reference: PreTrainedModel) -> tuple[str, list[Head]] | str:
+    """Compare two models, config and every tensor: is `reference` the `base` with heads switched off and no more?
+
+    Returns:
+        (kind, heads) when it is, else a sentence that says where they part.
+    """
+    for name, value in settings(base).items():
+        other = settings(reference).get(name)
+        if value != other:
+            return f"{name} is {other} instead of {value}"
+    ours, theirs = base.state_dict(), reference.state_dict()  # of the same names and shapes, as the configs are equal
+    differing = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    if not differing:
+        return "they are identical, no head is masked"
+    unexplained = differing
+    for kind in MASKS:
+        try:
+            heads, explained = _zeroed_heads(base, reference, kind)
+        except InputError:  # this kind cannot have been used
+            continue
+        if differing <= explained:
+            return kind, heads
+        unexplained = min(unexplained, differing - explained, key=len)
+    return f"tensor {min(unexplained)} differs in more than masked heads"
+
+
+@torch.no_grad()
+def _zeroed_heads(base, reference, kind) -> tuple[list[Head], set[str]]:
+    """Heads that differ and are zero in the reference, and the names of tensors that differ in nothing else."""
+    found, explained = [], set()
+    names = {module: name for name, module in base.named_modules()}
+    theirs = attention_modules(reference)
+    for layer, module in attention_modules(base).items():
+        shape = _shape(base, layer)
+        pairs = list(zip(head_views(module, kind, *shape), head_views(theirs[layer], kind, *shape), strict=True))
+        changed = torch.stack([(ours != other).flatten(1).any(1) for ours, other in pairs]).any(0)
+        zero = torch.stack([~other.flatten(1).any(1) for _, other in pairs]).all(0)
+        heads = (changed & zero).nonzero()[:, 0].tolist()
+        masked = copy.deepcopy(module)
+        _mask_layer(masked, heads, kind, shape)
+        wanted = theirs[layer].state_dict()
+        explained |= {
+            f"{names[module]}.{name}"
+            for name, tensor in masked.state_dict().items()
+            if torch.equal(tensor, wanted[name])
+        }
+        found += [(layer, head) for head in heads]
+    return found, explained
+
+
+def run_time_masks(
+    heads: Sequence[Head], kind: str, model: PreTrainedModel, rows: Sequence[bool] = (True,)
+) -> dict[int, HeadMask]:
+    """The same masking as attention-time masks by layer; `rows` says which rows of the batch are masked."""
+    shape = len(rows), model.config.num_attention_heads
+    masks = {layer: HeadMask(kind, torch.zeros(shape, dtype=torch.bool, device=model.device)) for layer, _ in heads}
+    for layer, head in heads:
+        masks[layer].masked[:, head] = torch.tensor(rows, device=model.device)
+    return masks

@@ -1,0 +1,236 @@
+"""A table of scores at a glance: its distribution, its thresholds, its sources, and documents to look at.
+
+Of each row only numbers are kept, 32 bytes of them, so that tables of many million rows fit.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from common.errors import InputError
+from common.pages.origins import Origins
+from common.table.scores import EXACT, MEASURES, NEAR, read_score_batches
+
+# What can be wrong with a document that the score rewards; in tables made before these were measured they are nulls.
+GUARDS = [*(name for name, _ in MEASURES), EXACT, NEAR]
+END = 0.2  # the best and the lowest share of which sources are counted
+SOURCES_SHOWN = 12
+DOMAINS_DRAWN = 16
+
+
+@dataclass
+class Overview:
+    """The rows of a table that have a finite score, in its order.
+
+    Attributes:
+        rows: their places in the table, int64, shape [num_ranked], as all arrays below.
+        domains, sources: names, to which `domain_of` and `source_of` are indices.
+        num_tokens, scores: of each row.
+        num_rows: of the whole table.
+    """
+
+    rows: np.ndarray
+    domains: list[str]
+    domain_of: np.ndarray
+    sources: pa.Array
+    source_of: np.ndarray
+    num_tokens: np.ndarray
+    scores: np.ndarray
+    num_rows: int
+
+    @cached_property
+    def of_domains(self) -> list[tuple[str, np.ndarray]]:
+        """Each domain with its rows, indices into the arrays, best first."""
+        order = np.lexsort((-self.scores, self.domain_of))
+        edges = np.searchsorted(self.domain_of[order], np.arange(len(self.domains) + 1))
+        return list(zip(self.domains, np.split(order, edges[1:-1]), strict=True))
+
+
+def read_overview(path: Path, origins: Origins) -> Overview:
+    """Read a table's numbers; InputError as `read_score_batches`, as `Origins.of`, and where no score is finite."""
+    columns, domains, sources, num_rows = [], [], [], 0
+    for table in read_score_batches(path):
+        finite = np.flatnonzero(np.isfinite(table["AI_Score"].to_numpy()))
+        kept = table.take(finite)
+        if len(kept):
+            columns.append([finite + num_rows, kept["num_tokens"].to_numpy(), kept["AI_Score"].to_numpy()])
+            domains.append(kept["domain"].combine_chunks().dictionary_encode())
+            sources.append(origins.of(kept))
+        num_rows += len(table)
+    if not columns:
+        raise InputError(f"{path}: no row has a finite AI_Score; look at L_base and L_ref in it")
+    rows, num_tokens, scores = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    names, domain_of = _unified(domains)
+    order = np.argsort(np.array(names.to_pylist(), dtype=object))
+    domain_of = np.argsort(order)[domain_of].astype(np.int32)
+    source_names, source_of = _unified(sources)
+    return Overview(
+        rows, names.take(pa.array(order)).to_pylist(), domain_of, source_names, source_of, num_tokens, scores, num_rows
+    )
+
+
+def _unified(chunks: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
+    """The names in dictionary arrays, and the index of each entry's."""
+    whole = pa.chunked_array(chunks).unify_dictionaries()
+    return whole.chunk(0).dictionary, np.concatenate([chunk.indices.to_numpy() for chunk in whole.chunks])
+
+
+@dataclass
+class Selected:
+    """What a selection takes of a domain: documents, tokens, and the scores of the lowest and the highest, or NaN."""
+
+    num_documents: int = 0
+    num_tokens: int = 0
+    lowest: float = math.nan
+    highest: float = math.nan
+
+    def threshold(self, median: float) -> float:
+        """Where it ends, towards the domain's median score: a selection of the lowest ends with its highest."""
+        return self.highest if self.lowest < median and self.highest <= median else self.lowest
+
+
+def read_selection(path: Path, wanted: set[str]) -> tuple[dict[str, Selected], set[str]]:
+    """What a selection takes of each domain, and which of the `wanted` doc_ids are in it."""
+    domains, found = {}, set()
+    for table in read_score_batches(path):
+        table = table.filter(pc.is_finite(table["AI_Score"]))
+        here = table.filter(pc.is_in(table["doc_id"], pa.array(wanted, pa.string())))
+        found.update(here["doc_id"].to_pylist())
+        wanted_sums = [("num_tokens", "sum"), ("AI_Score", "min"), ("AI_Score", "max"), ([], "count_all")]
+        groups = table.group_by("domain").aggregate(wanted_sums)
+        for row in groups.to_pylist():
+            domain = domains.setdefault(row["domain"], Selected())
+            domain.num_documents += row["count_all"]
+            domain.num_tokens += row["num_tokens_sum"]
+            domain.lowest = float(np.fmin(domain.lowest, row["AI_Score_min"]))
+            domain.highest = float(np.fmax(domain.highest, row["AI_Score_max"]))
+    return domains, found
+
+
+def evenly(counts: list[int], limit: int) -> list[int]:
+    """How many to take of each group, `limit` at most in all, as alike as the groups allow.
+
+    >>> evenly([10, 2, 10], 12)
+    [5, 2, 5]
+    """
+    taken = [0] * len(counts)
+    for rank, group in enumerate(sorted(range(len(counts)), key=counts.__getitem__)):
+        taken[group] = min(counts[group], limit // (len(counts) - rank))
+        limit -= taken[group]
+    return taken
+
+
+def choose(overview: Overview, limit: int, seed: int = 0) -> np.ndarray:
+    """Rows of documents to look at, ascending indices into the overview: all, or as many as `limit`.
+
+    Of each domain the best, the lowest, and a random part of the rest, a third each, evenly over domains.
+    """
+    if len(overview.rows) <= limit:
+        return np.arange(len(overview.rows))
+    generator, chosen = np.random.default_rng(seed), []
+    domains = [rows for _, rows in overview.of_domains]
+    for rows, count in zip(domains, evenly(list(map(len, domains)), limit), strict=True):
+        best, lowest = -(-count // 3), count // 3
+        rest = rows[best : len(rows) - lowest]
+        some = generator.choice(rest, count - best - lowest, replace=False)
+        chosen += [rows[:best], rows[len(rows) - lowest :], some]
+    return np.sort(np.concatenate(chosen))
+
+
+def read_rows(path: Path, rows: np.ndarray) -> pa.Table:
+    """The rows of a table at ascending places."""
+    parts, first = [], 0
+    for table in read_score_batches(path):
+        here = rows[(rows >= first) & (rows < first + len(table))]
+        parts.append(table.take(here - first))
+        first += len(table)
+    return pa.concat_tables(parts)
+
+
+def sources(overview: Overview) -> list[dict]:
+    """Of each domain: its largest sources, with their shares in all its documents, in the best and in the lowest.
+
+    Returns:
+        A record a domain: name, number of documents and of sources, and `rows` of (source, documents, share in all, in
+        the best, in the lowest); a domain in which no two documents share a source has no rows.
+    """
+    found = []
+    for name, rows in overview.of_domains:
+        source_of, end = overview.source_of[rows], math.ceil(END * len(rows))
+        present, local = np.unique(source_of, return_inverse=True)
+        counts = [np.bincount(part, minlength=len(present)) for part in (local, local[:end], local[len(rows) - end :])]
+        largest = np.argsort(-counts[0], kind="stable")[:SOURCES_SHOWN]
+        lines = []
+        if counts[0][largest[0]] > 1:
+            shares = [part / part.sum() for part in counts]
+            for source in largest.tolist():
+                title = overview.sources[int(present[source])].as_py()
+                lines.append((title, int(counts[0][source]), *(float(share[source]) for share in shares)))
+        found.append({"domain": name, "documents": len(rows), "sources": len(present), "rows": lines})
+    return found
+
+
+def thresholds(overview: Overview, selected: dict[str, Selected], path: Path) -> list[tuple]:
+    """(domain, documents, tokens, mean score, selected, threshold, their share of tokens) of each domain.
+
+    Raises:
+        InputError: more is selected of a domain than it has, so that the selection, read from `path`, is of another
+            table.
+    """
+    lines, sizes = [], dict.fromkeys(selected, 0)
+    sizes |= {name: len(rows) for name, rows in overview.of_domains}
+    for name, taken in selected.items():
+        if taken.num_documents > sizes[name]:
+            raise InputError(
+                f"{path}: it has {taken.num_documents:,} documents of {name!r}, the table of scores {sizes[name]:,}; "
+                "select from that table with rank_scores.py"
+            )
+    for name, rows in overview.of_domains:
+        num_tokens, taken = int(overview.num_tokens[rows].sum()), selected.get(name, Selected())
+        mean, threshold = float(overview.scores[rows].mean()), taken.threshold(float(np.median(overview.scores[rows])))
+        share = taken.num_tokens / num_tokens
+        lines.append((name, len(rows), num_tokens, mean, taken.num_documents, number(threshold), share))
+    return lines
+
+
+def number(value: float | None) -> float | None:
+    """A number for a page's JSON, with 7 digits; None where it is not finite."""
+    return float(f"{value:.7g}") if value is not None and math.isfinite(value) else None
+
+
+def columns_of(
+    table: pa.Table,
+    read: Iterable[tuple[int, str, str, str]],
+    selected: set[str],
+    source_of: Sequence[str],
+    max_chars: int,
+) -> dict[str, list]:
+    """The documents of a page, a list for each column.
+
+    Args:
+        table: rows of the table of scores.
+        read: what `origins.texts` gives of them.
+        selected: doc_ids that are in the selection.
+        source_of: the source of each row.
+        max_chars: where a text is cut; `length` says how many characters it had.
+    """
+    guards = [name for name in GUARDS if table[name].null_count < len(table)]
+    columns = {name: table[name].to_pylist() for name in ("doc_id", "domain", "num_tokens")}
+    for name in ("AI_Score", "L_base", "L_ref", *guards):
+        values = table[name].to_pylist()
+        is_text = pa.types.is_string(table.schema.field(name).type)
+        columns[name] = values if is_text else [number(value) for value in values]
+    columns["selected"] = [doc_id in selected for doc_id in columns["doc_id"]]
+    columns["source"] = list(source_of)
+    for name in ("text", "id", "url", "length"):
+        columns[name] = [None] * len(table)
+    for row, text, source_id, url in read:
+        columns["text"][row], columns["length"][row] = text[:max_chars], len(text)
+        columns["id"][row], columns["url"][row] = source_id, url
+    return columns

@@ -1,0 +1,72 @@
+"""HTML pages that need nothing but themselves: a template of `common/pages/templates/`, with its data inside.
+
+Data goes into a page as JSON and reaches the eye through `textContent` alone, so that no document can add markup or a
+script. A page's policy forbids it every request.
+"""
+
+import base64
+import html
+import io
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import InputError
+from common.files import atomic, refuse_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = Path(__file__).with_name("templates")
+DOTS_PER_INCH = 160
+
+
+def check_page(path: Path) -> None:
+    """Raise InputError where no page can be written to `path`."""
+    if path.suffix != ".html":
+        raise InputError(f"{path}: a page's name ends with .html; rename it")
+    refuse_folder(path)
+
+
+def write_page(path: Path, template: str, data: dict, **markup: str) -> None:
+    """Write a page, whole or not at all.
+
+    Args:
+        template: name of a file of `templates/`, in which `{{head}}`, `{{data}}`, `{{style}}`, `{{script}}` and the
+            names of `markup` are replaced.
+        data: what the page's script finds as `data`; without NaN.
+        markup: HTML that is put in as it is.
+    """
+    parts = {
+        "head": (FOLDER / "head.html").read_text(encoding="utf-8"),
+        "style": (FOLDER / "base.css").read_text(encoding="utf-8"),
+        "script": (FOLDER / "base.js").read_text(encoding="utf-8"),
+        "data": embedded(data),
+        **markup,
+    }
+    page = (FOLDER / template).read_text(encoding="utf-8")
+    with atomic(path) as tmp:
+        tmp.write_text(re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page), encoding="utf-8", newline="\n")
+
+
+def embedded(data: dict) -> str:
+    """`data` as JSON that cannot end the script element it stands in.
+
+    >>> embedded({"text": "</script>"})
+    '{"text":"\\\\u003c/script>"}'
+    """
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair becomes JSON's own escape
+
+
+def picture(light: "Figure", dark: "Figure", alt: str) -> str:
+    """A drawing inside a page, as an element that shows `dark` where the reader's system is dark."""
+    urls = []
+    for figure in (light, dark):
+        figure.savefig(png := io.BytesIO(), format="png", dpi=DOTS_PER_INCH)
+        urls.append("data:image/png;base64," + base64.b64encode(png.getvalue()).decode())
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{urls[1]}">'
+        f'<img src="{urls[0]}" alt="{html.escape(alt)}"></picture>'
+    )

@@ -1,0 +1,94 @@
+"""A folder of shards, written document by document: which shard a document goes to, and where a stopped run goes on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.shards.documents import INDEX_SUFFIX, ShardInfo, open_shard, write_index
+from common.shards.format import ShardWriter, token_dtype
+from common.text.corpus import SourceDocument
+from common.text.tokenization import TextTokenizer
+
+NAME = "fineweb"
+Spans = list[tuple[int, int]]
+
+
+class DatasetWriter:
+    """Fills `fineweb_val_000000.bin` (if asked for), `fineweb_train_000001.bin`, … with whole documents.
+
+    A shard closes before the document that would make it longer than `shard_size`; a document that is longer alone gets
+    a shard of its own. A shard has its final name only when it and its index are complete.
+
+    Args:
+        val_tokens: size of the validation shard, the first; 0 for none.
+
+    Attributes:
+        num_documents, num_tokens, num_shards: in finished shards, those of an earlier run included.
+    """
+
+    def __init__(self, folder: Path, tokenizer: TextTokenizer, shard_size: int, val_tokens: int):
+        self.folder, self.tokenizer = folder, tokenizer
+        self.shard_size, self.val_tokens = shard_size, val_tokens
+        self.num_documents = self.num_tokens = self.num_shards = 0
+        self._rows: list[dict] = []
+        self._shard: ShardWriter | None = None
+        while (path := self._path()).exists():
+            shard = open_shard(path)
+            self._count(len(shard.spans), len(shard.tokens))
+
+    def add(self, document: SourceDocument, token_ids: Sequence[int], answers: Spans | None = None) -> None:
+        """Append a document, `answers` if it is a chat in tokens; the separator is put behind it."""
+        length = len(token_ids) + 1
+        limit = self.val_tokens if self._is_validation() else self.shard_size
+        if self._shard and self._shard.num_tokens + length > limit:
+            self.close()
+        if not self._shard:
+            self._shard = ShardWriter(self._path(), token_dtype(self.tokenizer.vocab_size))
+        start = self._shard.num_tokens
+        self._shard.append(token_ids)
+        self._shard.append([self.tokenizer.separator_id])
+        self._rows.append(
+            {
+                "start": start,
+                "end": start + length,
+                "id": document.id,
+                "domain": document.domain,
+                "url": document.url,
+                **({} if answers is None else {"answers": answers}),
+            }
+        )
+
+    def close(self) -> None:
+        """Finish the shard at hand, index first: a `.bin` without its index cannot be."""
+        if not self._shard:
+            return
+        tokenizer, num_tokens = self.tokenizer, self._shard.num_tokens
+        info = ShardInfo(
+            tokenizer.name, tokenizer.vocab_size, tokenizer.fingerprint, tokenizer.separator_id, "last", num_tokens
+        )
+        index = self._shard.path.with_suffix(INDEX_SUFFIX)
+        write_index(index, self._rows, info)
+        self._shard.close(index)
+        self._count(len(self._rows), num_tokens)
+        self._shard, self._rows = None, []
+
+    def discard(self) -> None:
+        """Drop the unfinished shard at hand."""
+        if self._shard:
+            self._shard.discard()
+
+    def counts(self) -> dict[str, int]:
+        """Documents, tokens and shards in finished shards."""
+        return {"documents": self.num_documents, "tokens": self.num_tokens, "shards": self.num_shards}
+
+    def _is_validation(self) -> bool:
+        return self.val_tokens > 0 and self.num_shards == 0
+
+    def _path(self) -> Path:
+        split = "val" if self._is_validation() else "train"
+        number = self.num_shards + (self.val_tokens == 0)
+        return self.folder / f"{NAME}_{split}_{number:06d}.bin"
+
+    def _count(self, num_documents: int, num_tokens: int) -> None:
+        self.num_documents += num_documents
+        self.num_tokens += num_tokens
+        self.num_shards += 1
