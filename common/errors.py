@@ -1,16 +1,16 @@
-"""The exceptions that users see."""
+"""The exceptions that users see, and text of unknown origin made safe to show."""
 
 
 class InputError(Exception):
-    """Something the user can mend. The message is one line: what is wrong, where, and what to do."""
+    """Something the user can fix. The message is one line: what is wrong, where, and what to do."""
 
 
 class BadRow(InputError):
-    """A single row of a corpus that cannot be used; the others can."""
+    """A single row of a corpus that cannot be used; the other rows can."""
 
 
 def visible(text: str) -> str:
-    """`text` with control characters, which could steer a terminal, written as escapes; line breaks and tabs stay.
+    """`text` with control characters, which could steer a terminal, as escapes; line breaks and tabs stay.
 
     >>> visible("red: \\x1b[31m")
     'red: \\\\x1b[31m'
@@ -19,5 +19,5 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` as a single line without tabs, safe to show and unable to break a table's row."""
+    """`text` as a single line without tabs: safe to show, and it cannot break a row of a table."""
     return visible(" ".join(text.split()))

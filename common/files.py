@@ -1,62 +1,100 @@
-"""Files that appear whole or not at all, one writer at a time, and the small JSON records beside them.
+"""Files that appear whole or not at all, one writer at a time, globs, and small JSON records.
 
-A path may also be a URL that fsspec knows, `s3://bucket/key` say; `as_path` tells the two apart, and both have the
-methods of `pathlib.Path`. What an object store cannot give is a lock: two runs on one output there are not noticed.
+A path may also be a URL that fsspec knows, such as `s3://bucket/key`. `as_path` returns either kind, and both have the
+methods of `pathlib.Path`. An object store has no locks: two runs that write the same output there are not noticed.
 """
 
 import errno
+import glob
+import hashlib
 import json
 import os
 import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from filelock import FileLock, Timeout
-from upath import UPath
 
 from common.errors import InputError
 
-# What an operating system says when it cannot write: disk full, over quota, file too large, read-only, not allowed.
+if TYPE_CHECKING:
+    from upath import UPath
+
+# The error numbers of: disk full, over quota, file too large, read-only, not allowed, device error.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def as_path(text: str | Path) -> Path | UPath:
-    """A path; of the class that pathlib or, for a URL, universal_pathlib has for it.
+def as_path(text: "str | Path | UPath") -> "Path | UPath":
+    """A path of pathlib or, for a URL, of universal_pathlib.
 
     Raises:
-        InputError: nothing that is installed reads such a URL.
+        InputError: no installed package reads such a URL.
     """
     if "://" not in str(text):
         return Path(text)
+    from upath import UPath
+
     try:
         path = UPath(text)
-        path.fs  # noqa: B018 - which loads what reads it
+        path.fs  # noqa: B018 - loads the package that reads it
     except (ImportError, ValueError) as error:
         raise InputError(f"{text}: cannot be reached ({error}); s3:// needs `pip install s3fs`") from None
     return path
 
 
-def is_url(path: Path | UPath) -> bool:
-    """Whether a path leads into an object store."""
+def is_url(path: "Path | UPath") -> bool:
+    """Whether a path is in an object store."""
     return "://" in str(path)
 
 
-def source(path: Path | UPath) -> Path | BinaryIO:
-    """What pyarrow can read: a path as it is, what a URL leads to opened."""
+def for_pyarrow(path: "Path | UPath") -> Path | BinaryIO:
+    """The path, or for a URL an open file: pyarrow reads both."""
     return path.open("rb") if is_url(path) else path
+
+
+def expand(patterns: Sequence[str]) -> "list[Path | UPath]":
+    """The files that the patterns match, each once, by pattern and then by name.
+
+    Raises:
+        InputError: a pattern matches no file.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in patterns:
+        matches = [path for path in _matches(pattern) if path.is_file()]
+        if not matches:
+            raise InputError(f"{pattern}: no such file; check the path, and quote patterns with * in the shell")
+        for path in matches:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _matches(pattern: str) -> "list[Path | UPath]":
+    path = as_path(pattern)
+    if path.is_file():
+        return [path]
+    if is_url(path):
+        return [as_path(path.fs.unstrip_protocol(name)) for name in sorted(path.fs.glob(path.path))]
+    return [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 @contextmanager
 def sole_writer(path: Path) -> Iterator[None]:
-    """Inside the block no other process on the machine writes `path`, or InputError; nothing for a URL.
+    """Lock `path` for the block: a second process on this machine that wants it gets an InputError. Skipped for URLs.
 
-    The lock is the operating system's and ends with the process, however it ends; the empty file `.name.lock` stays.
+    The lock belongs to the operating system and ends with the process, however it ends; the empty file `.name.lock`
+    stays.
     """
     if is_url(path):
         yield
@@ -79,7 +117,7 @@ def sole_writer(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Inside the block, what keeps the operating system from writing `path` becomes an InputError."""
+    """Turn errors of the operating system about writing `path` into an InputError."""
     try:
         yield
     except OSError as error:
@@ -87,7 +125,7 @@ def writing(path: Path) -> Iterator[None]:
             raise
         reason = os.strerror(error.errno) if error.errno else error
         raise InputError(
-            f"{path}: cannot be written ({reason}); mend that and run the same command again, finished work is kept"
+            f"{path}: cannot be written ({reason}); fix that and run the same command again, finished work is kept"
         ) from None
 
 
@@ -95,18 +133,21 @@ def writing(path: Path) -> Iterator[None]:
 def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
     """Yield a temporary name in `path`'s folder; when the block ends well, flush it and rename it to `path`.
 
-    For a URL it is a local file that is uploaded in the end, and an object store shows no half of an object.
+    For a URL the temporary is a local file that is uploaded at the end: an object store never shows half an object.
 
-    The block may make a file or a folder there. When it fails, the temporary is removed and `path` stays as it was.
-    What a killed process left is removed by the next that writes `path`.
+    The block may make a file or a folder there. If it fails, the temporary is removed and `path` stays as it was.
+    A killed process leaves its temporary; the next process that writes `path` removes it.
 
     Args:
-        marker: name of a file that shows that a folder is of our making; no other folder is replaced.
+        marker: name of a file that shows that this project made a folder; no other folder is replaced.
     Raises:
         InputError: `path` is a folder with something else in it, or the operating system cannot write it.
 
-    >>> with atomic(Path("out.txt")) as tmp:
-    ...     tmp.write_text("whole")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic(Path(folder) / "out.txt") as tmp:
+    ...         _ = tmp.write_text("whole")
+    ...     (Path(folder) / "out.txt").read_text()
+    'whole'
     """
     path = as_path(path)
     refuse_folder(path, marker)
@@ -139,7 +180,7 @@ def atomic(path: Path, marker: str | None = None) -> Iterator[Path]:
 
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` (or in TMPDIR) while the block runs; call it as the sole writer of `path`."""
+    """An empty folder next to `path` (for a URL, in TMPDIR) for the block; call it as the sole writer of `path`."""
     if is_url(path):
         with tempfile.TemporaryDirectory() as name:
             yield Path(name)
@@ -157,7 +198,7 @@ def scratch(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block ends; for moments, not for work."""
+    """Delay SIGINT and SIGTERM until the block ends; for short moments only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -173,13 +214,13 @@ def undisturbed() -> Iterator[None]:
 
 
 def _put_back(old: Path, path: Path) -> None:
-    """Undo the first of a folder's two renames, where the second did not follow."""
+    """Undo the first of a folder's two renames if the second did not happen."""
     if old.exists() and not path.exists():
         old.rename(path)
 
 
 def remove(*paths: Path) -> None:
-    """Delete files and folders, those that are there."""
+    """Delete files and folders; those that do not exist are skipped."""
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path)
@@ -200,9 +241,9 @@ def refuse_folder(path: Path, marker: str | None = None) -> None:
     """Raise InputError if `path` is a folder, unless it is empty or holds `marker` where a folder is to be written."""
     path = as_path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise InputError(f"{path}: not a file but a device or pipe, and not replaced; give another output")
+        raise InputError(f"{path}: a device or pipe, not a file, so it is not replaced; give another output")
     if path.is_dir() and not (marker and ((path / marker).exists() or not any(path.iterdir()))):
-        raise InputError(f"{path}: this folder was made by something else and is not replaced; give another --out")
+        raise InputError(f"{path}: another program made this folder, so it is not replaced; give another --out")
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -210,7 +251,7 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     read = {as_path(path).resolve() for path in inputs}
     for path in outputs:
         if as_path(path).resolve() in read:
-            raise InputError(f"{path}: this is an input itself and would be overwritten; give another --out")
+            raise InputError(f"{path}: this is an input and would be overwritten; give another --out")
 
 
 def write_json(path: Path, record: dict) -> None:
@@ -220,37 +261,41 @@ def write_json(path: Path, record: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON object; InputError names the file and line when it is not one."""
+    """Read a JSON object; InputError names the file and line if it is not one."""
     try:
         record = json.loads(as_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON ({error}); make it anew") from None
+        raise InputError(f"{path}: not JSON ({error}); make it again") from None
     if not isinstance(record, dict):
-        raise InputError(f"{path}: not a JSON object; make it anew")
+        raise InputError(f"{path}: not a JSON object; make it again")
     return record
 
 
 def claim(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> None:
-    """Bind the files beside `record_path` to one run's settings, so that two runs never mix.
+    """Bind the files next to `record_path` to the settings of one run, so that two runs never mix.
 
-    The first run writes `settings` there. A later run with equal settings goes on; with others, where there are outputs
-    of the first, it raises InputError that names what differs, unless `overwrite`, where `outputs` (a glob in the
-    record's folder) is deleted first.
-    Files like `outputs` without a record were made by something else and are never touched. What a killed run left
-    half written under a temporary name is removed. Call it as the folder's sole writer.
+    The first run writes `settings` there. A later run with equal settings continues. A run with other settings raises
+    an InputError that names the difference if the first run has outputs; with `overwrite` it deletes them first.
+    Another program made files like `outputs` that have no record; they are never touched. Temporary files of a killed
+    run are removed. Call it as the folder's sole writer.
+
+    Args:
+        outputs: a glob in the record's folder.
     """
     folder = record_path.parent
     if not record_path.exists() and (foreign := sorted(folder.glob(outputs))):
-        raise InputError(f"{foreign[0]}: made by something else, as {record_path} is missing; give another output")
+        raise InputError(
+            f"{foreign[0]}: made by another program, because {record_path} is missing; give another output"
+        )
     changed = []
     if record_path.exists() and not overwrite:
         before, now = read_json(record_path), json.loads(json.dumps(settings))
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         if changed and any(folder.glob(outputs)):
             detail = "; ".join(_difference(key, before.get(key), now.get(key)) for key in changed)
-            raise InputError(f"{folder} holds another run's work ({detail}): give another output, or --overwrite")
+            raise InputError(f"{folder} holds the work of another run ({detail}): give another output, or --overwrite")
     with writing(folder):
         remove(*folder.glob(f".{outputs}.tmp"), folder / f".{record_path.name}.tmp")
         remove(*(folder.glob(outputs) if overwrite else ()))
@@ -259,7 +304,7 @@ def claim(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> N
 
 
 def _difference(key: str, before: object, now: object) -> str:
-    """What changed, in a few words however long the values are."""
+    """The change of one setting, in a few words however long the values are."""
     if isinstance(before, dict) and isinstance(now, dict):
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         return f"{len(names)} of its {key} differ, {names[0]} among them"

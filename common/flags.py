@@ -1,48 +1,10 @@
-"""What users can say to every script that runs a model: the flags, and what they read as."""
+"""The flags that several scripts share. `cli.options` turns them into the dataclasses that the other rooms define."""
 
 import argparse
-from dataclasses import dataclass
 
 from common import cli
 
 DEFAULT_MODEL = "hfl/chinese-llama-2-1.3b"
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where a model runs, and how it is read.
-
-    Attributes:
-        device: auto (CUDA if there, else CPU) or a torch device.
-        dtype: auto (bfloat16 on CUDA, else float32), checkpoint (as it is stored) or the name of a torch dtype.
-        tokenizer: name of the tokenizer, or None for the model's own.
-        trust_remote_code: run Python code that the checkpoint brings along.
-    """
-
-    device: str = "auto"
-    dtype: str = "auto"
-    tokenizer: str | None = None
-    trust_remote_code: bool = False
-
-
-@dataclass(frozen=True)
-class PairOptions:
-    """Which two models score documents, and how.
-
-    Attributes:
-        seq_len: most targets in a window, in tokens.
-        tokens_per_batch: most tokens in a forward pass; None takes what suits the device.
-        allow_unrelated: take a reference that is no masked copy of the base, as long as it shares the vocabulary.
-        compiled: run the models' layers and the loss through torch.compile.
-    """
-
-    base_model: str
-    reference_model: str
-    seq_len: int
-    tokens_per_batch: int | None = None
-    allow_unrelated: bool = False
-    runtime: Runtime = Runtime()
-    compiled: bool = False
 
 
 def add_bad_row_flag(parser: argparse.ArgumentParser) -> None:
@@ -51,20 +13,20 @@ def add_bad_row_flag(parser: argparse.ArgumentParser) -> None:
         "--on_bad_row",
         choices=["stop", "skip"],
         default="stop",
-        help="rows that are not JSON or UTF-8, lack a column or hold no text: stop at one, or skip and count them",
+        help="rows that are not JSON or UTF-8, lack a column or hold no text: stop at the first, or skip and count",
     )
 
 
 def add_trust_flag(parser: argparse.ArgumentParser) -> None:
-    """--trust_remote_code, off unless asked for."""
+    """--trust_remote_code, off by default."""
     parser.add_argument(
-        "--trust_remote_code", action="store_true", help="run Python code that the checkpoint brings along"
+        "--trust_remote_code", action="store_true", help="run Python code that comes with the checkpoint"
     )
 
 
 def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
-    """--device, --dtype, --tokenizer and --trust_remote_code."""
-    parser.add_argument("--device", default="auto", help="auto (CUDA if there, else CPU), cpu, cuda, cuda:1, …")
+    """The fields of `common.model.checkpoints.Runtime`."""
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu, cuda, cuda:1, …")
     parser.add_argument(
         "--dtype",
         default="auto",
@@ -77,13 +39,8 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
     add_trust_flag(parser)
 
 
-def runtime(args: argparse.Namespace) -> Runtime:
-    """What `add_runtime_flags` read."""
-    return Runtime(args.device, args.dtype, args.tokenizer, args.trust_remote_code)
-
-
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
-    """The two models, the window, and what `add_runtime_flags` adds."""
+    """The fields of `common.scoring.pair.PairOptions`, and what `add_runtime_flags` adds."""
     parser.add_argument("--base_model", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument("--reference_model", default="reference-model", help="its masked copy from step 3")
     parser.add_argument("--seq_len", type=cli.positive_int, default=4096, help="most tokens in a window")
@@ -91,33 +48,48 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
         "--tokens_per_batch",
         type=cli.auto_or_positive_int,
         default="auto",
-        help="tokens in a forward pass; auto suits the device, and running out of GPU memory halves it",
+        help="tokens in a forward pass; auto suits the device, and is halved when GPU memory runs out",
     )
     parser.add_argument(
         "--allow_unrelated_reference",
         action="store_true",
-        help="take a reference that is no masked copy of the base, in two passes",
+        help="accept a reference that is no masked copy of the base; it runs as a second model",
     )
     add_runtime_flags(parser)
-
-
-def pair_options(args: argparse.Namespace) -> PairOptions:
-    """What `add_pair_flags` read."""
-    return PairOptions(
-        args.base_model,
-        args.reference_model,
-        args.seq_len,
-        args.tokens_per_batch,
-        args.allow_unrelated_reference,
-        runtime(args),
-    )
 
 
 def add_separator_flags(parser: argparse.ArgumentParser) -> None:
     """--eot_id and --eot_side, for shards that other programs made."""
     parser.add_argument(
-        "--eot_id", type=cli.non_negative_int, help="separator of shards without an index (GPT-2: 50256)"
+        "--eot_id", type=cli.non_negative_int, help="separator in shards without an index (GPT-2: 50256)"
     )
     parser.add_argument(
-        "--eot_side", choices=["first", "last"], default="first", help="where such a separator stands in its document"
+        "--eot_side",
+        choices=["first", "last"],
+        default="first",
+        help="whether such a separator is the first or the last token of its document",
     )
+
+
+def add_data_dir_flag(parser: argparse.ArgumentParser) -> None:
+    """--data_dir, for scripts that follow doc_ids to shards."""
+    parser.add_argument(
+        "--data_dir",
+        nargs="+",
+        default=["."],
+        help="folders in which the shards of doc_ids may be",
+    )
+
+
+def add_engine_flags(parser: argparse.ArgumentParser, num_workers: str) -> None:
+    """The fields of `common.workers.engine.EngineOptions`; `num_workers` is the help of that flag."""
+    parser.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="local is this process; ray is many, on one machine or a cluster (requirements/ray.txt)",
+    )
+    parser.add_argument(
+        "--ray_address", help="a running cluster's host:port, or auto (default: RAY_ADDRESS, or one started here)"
+    )
+    parser.add_argument("--num_workers", type=cli.positive_int, help=num_workers)

@@ -1,4 +1,4 @@
-"""Asking models by lm-evaluation-harness, which is imported with this module alone."""
+"""Models on the tasks of lm-evaluation-harness; only this module imports it."""
 
 import hashlib
 import logging
@@ -11,31 +11,30 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from common.errors import InputError
-from common.flags import Runtime
-from common.model.checkpoints import load_model, load_model_tokenizer, model_digest
+from common.model.checkpoints import Runtime, load_model, load_model_tokenizer, model_digest
 
 TASKS = Path(__file__).parent / "tasks"
-BOOTSTRAP = 1000  # resamples, for the standard error of what is no mean
+BOOTSTRAP = 1000  # resamples, for the standard error of metrics that are no means
 VERSION = lm_eval.__version__
 
 
 class Harness:
-    """The harness with its own tasks and those of tasks/.
+    """The harness with its own tasks and the tasks in the folder tasks/.
 
     Args:
-        probes: what the task `probes` asks.
-        limit: documents of each task at most; None is all.
-        num_fewshot: examples in the prompt; None is what the task says.
+        probes: the file that the task `probes` reads.
+        limit: most documents of each task; None is all.
+        num_fewshot: examples in the prompt; None is the task's default.
     """
 
     def __init__(self, probes: Path, limit: int | None, num_fewshot: int | None):
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        os.environ["DISABLE_MULTIPROC"] = "1"  # resampling in this process, not in a pool of them
+        os.environ["DISABLE_MULTIPROC"] = "1"  # resample in this process, not in a pool
         self._manager = TaskManager(include_path=TASKS, metadata={"probes": str(probes)})
         self._limit, self._num_fewshot = limit, num_fewshot
 
     def tasks(self, patterns: str) -> list[str]:
-        """The tasks of these names, in which * stands for anything; InputError for one that nobody knows."""
+        """The tasks with these names, in which * matches anything; InputError for an unknown name."""
         names = []
         for pattern in filter(None, patterns.split(",")):
             found = self._manager.match_tasks([pattern])
@@ -45,7 +44,7 @@ class Harness:
         return list(dict.fromkeys(names))
 
     def ask(self, model: HFLM, task: str) -> dict[str, dict[str, Any]]:
-        """A task's results by name: `num_documents` and metrics; of a group that has metrics, the group's alone."""
+        """The results of a task by name: `num_documents` and metrics; for a group with metrics, only the group's."""
         try:
             found = lm_eval.simple_evaluate(
                 model,
@@ -71,8 +70,8 @@ class Harness:
         return {name: {"num_documents": documents(name), **metrics[name]} for name in shown}
 
 
-def load(name: str, options: Runtime, batch_size: int) -> tuple[HFLM, str]:
-    """A model as the harness takes it, and a digest of its weights and tokenizer; InputError if there is none."""
+def load_for_harness(name: str, options: Runtime, batch_size: int) -> tuple[HFLM, str]:
+    """A model for the harness, and a digest of its weights and tokenizer; InputError if it cannot be loaded."""
     model, tokenizer = load_model(name, options), load_model_tokenizer(name, options)
     if not hasattr(tokenizer, "hf"):
         raise InputError(f"{name}: lm-evaluation-harness needs a Hugging Face tokenizer")

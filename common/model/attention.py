@@ -1,9 +1,8 @@
-"""One attention function, registered with transformers, that packs documents, watches heads and switches heads off.
+"""One attention function, registered with transformers, that packs documents, watches heads and masks heads.
 
-It sees queries and keys as every architecture computes them, after projection, normalisation and position encoding, and
-leaves the attention itself to `scaled_dot_product_attention` or, for packed documents on CUDA, to `varlen_attn`. What
-it should do is attached to the attention modules for the length of a `with` block, so models that are not inside one
-run as always.
+It receives queries and keys after projection, normalisation and position encoding, whatever the architecture. The
+attention itself is `scaled_dot_product_attention` or, for packed documents on CUDA, `varlen_attn`. A `with` block
+attaches its task to the attention modules of a model; outside such a block the model runs as usual.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -21,20 +20,20 @@ from transformers.masking_utils import sdpa_mask
 
 from common.errors import InputError
 
-NAME = "attention_influence"
+ATTENTION_NAME = "attention_influence"
 FLASH_MAX_HEAD_DIM = 256
-WATCHED_ROWS = 512  # whose logits are held at once
+WATCHED_ROWS = 512  # rows whose logits are in memory at once
 
-# A document's mask by its length: None (causal) or bool, shape [1, 1, length, length], true where it may look.
+# A document's length to its mask: None (causal) or bool, shape [1, 1, length, length], true where a row may attend.
 MaskOf = Callable[[int], torch.Tensor | None]
 
 
 @dataclass
 class HeadMask:
-    """Heads of one layer that are switched off.
+    """The masked heads of one layer.
 
     Attributes:
-        kind: `uniform` (a masked head attends equally to all it may see) or `zero` (it contributes nothing).
+        kind: `uniform` (a masked head attends equally to all positions it may see) or `zero` (it contributes nothing).
         masked: bool, shape [batch or 1, num_attention_heads].
     """
 
@@ -44,11 +43,11 @@ class HeadMask:
 
 @dataclass
 class Watch:
-    """Where each head looks, from chosen rows.
+    """The position with the highest attention of each head, in chosen rows.
 
     Attributes:
         rows: query positions to watch, shape [num_rows].
-        most_attended: per layer index, the position with the highest attention logit, shape
+        most_attended: by layer index, the position with the highest attention logit, shape
             [batch, num_attention_heads, num_rows].
     """
 
@@ -58,7 +57,7 @@ class Watch:
 
 @dataclass
 class Pack:
-    """Documents that lie behind each other in one row of tokens, none of which sees another.
+    """Documents one after another in one row of tokens; none attends to another.
 
     Attributes:
         lengths: of each document, in tokens.
@@ -69,21 +68,21 @@ class Pack:
     edges: torch.Tensor | None = None
 
     def fill(self, lengths: list[int], device: torch.device) -> None:
-        """Say what the next forward pass holds."""
+        """Set the documents of the next forward pass."""
         self.lengths = lengths
         self.edges = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32, non_blocking=True)
 
 
 @dataclass
 class Trial:
-    """What a short forward pass shows of a model's attention: every call of the attention function, by layer index.
+    """The calls of the attention function in a short forward pass, by layer index.
 
     Attributes:
         modules: the self-attention module of each layer.
-        shapes: of its query, key and value, [batch, heads, length, head_dim] each.
-        sinks: layers whose attention gives weight to no position at all.
-        alibi: modules that were given ALiBi biases.
-        failure: what the pass ended with, if it did not end well.
+        shapes: of query, key and value in each layer, [batch, heads, length, head_dim] each.
+        sinks: layers with attention sinks, which give weight to no position.
+        alibi: modules that receive ALiBi biases.
+        failure: the error of the pass, if it failed.
     """
 
     modules: dict[int, torch.nn.Module] = field(default_factory=dict)
@@ -100,7 +99,7 @@ def attention_modules(model: PreTrainedModel) -> dict[int, torch.nn.Module]:
     """The self-attention module of each layer, by layer index.
 
     Raises:
-        InputError: not every layer has softmax attention whose heads can be watched and masked; says why.
+        InputError: some layer has no softmax attention whose heads can be watched and masked; says why.
     """
     return _trial(model).modules
 
@@ -111,12 +110,12 @@ def head_dim(model: PreTrainedModel, layer: int) -> int:
 
 
 def _trial(model: PreTrainedModel) -> Trial:
-    """Run two tokens through the model and look at what its attention does; once for each model."""
+    """Run two tokens through the model and record what its attention does; once for each model."""
     if model not in _TRIALS:
         trial = _run_trial(model)
         reason = _reason_to_refuse(model, trial)
         if reason:
-            raise InputError(f"{type(model).__name__}: its heads cannot be watched and masked, as {reason}")
+            raise InputError(f"{type(model).__name__}: its heads cannot be watched and masked: {reason}")
         trial.modules = dict(sorted(trial.modules.items()))
         _TRIALS[model] = trial
     return _TRIALS[model]
@@ -133,13 +132,13 @@ def _run_trial(model: PreTrainedModel) -> Trial:
     before = model.config._attn_implementation
     input_ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     try:
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(ATTENTION_NAME)
         for module in model.modules():
             module.trial = trial
         model(input_ids=input_ids, use_cache=False)
-    except Exception as error:  # whatever a class of another build may raise
+    except Exception as error:  # unknown classes raise many types
         trial.failure = f"{type(error).__name__}: {error}"
-        with suppress(Exception):  # to see at least what it is
+        with suppress(Exception):  # eager attention may still show ALiBi biases
             model.config._attn_implementation = "eager"
             model(input_ids=input_ids, use_cache=False)
     finally:
@@ -168,11 +167,11 @@ def _reason_to_refuse(model: PreTrainedModel, trial: Trial) -> str | None:
     if trial.failure:
         return f"a trial pass failed ({trial.failure})"
     if not trial.modules:
-        return "it computes attention by code of its own, not through transformers' attention interface"
+        return "it computes attention with its own code, not through transformers' attention interface"
     missing = sorted(set(range(model.config.num_hidden_layers)) - set(trial.modules))
     if missing:
         count = f"{len(missing)} of its {model.config.num_hidden_layers} layers"
-        return f"{count} have no softmax attention, layer {missing[0]} the first (a hybrid model)"
+        return f"{count} have no softmax attention, first layer {missing[0]} (a hybrid model)"
     if trial.sinks:
         return f"attention sinks take weight from every head (layer {trial.sinks[0]})"
     for layer, module in trial.modules.items():
@@ -197,19 +196,19 @@ def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
 
 @contextmanager
 def mask_heads_at_run_time(model: PreTrainedModel, masks: dict[int, HeadMask]) -> Iterator[None]:
-    """Inside the block, the heads of `masks` (by layer index) are switched off; no weight changes."""
+    """Mask heads (given by layer index) for the block; no weight changes."""
     with _attached(model, "head_mask", masks):
         yield
 
 
 @contextmanager
 def watch_heads(model: PreTrainedModel, rows: torch.Tensor, layers: Collection[int] | None = None) -> Iterator[Watch]:
-    """Inside the block, each forward pass records where every head looks from `rows`, and no more than that.
+    """For the block, record in each forward pass the position with the highest attention of each head, in `rows`.
 
-    No attention matrix is kept: per layer it computes the logits of `rows` alone, some hundred rows at a time.
+    No attention matrix is kept: for each layer it computes only the logits of `rows`, some hundred rows at a time.
 
     Args:
-        layers: whose heads are watched; None watches all.
+        layers: watch only the heads of these layers; None is all.
     """
     watch = Watch(rows)
     watched = attention_modules(model) if layers is None else layers
@@ -219,10 +218,10 @@ def watch_heads(model: PreTrainedModel, rows: torch.Tensor, layers: Collection[i
 
 @contextmanager
 def pack_documents(model: PreTrainedModel) -> Iterator[Pack]:
-    """Inside the block, each forward pass takes one row of tokens that holds the documents its `Pack` was filled with.
+    """For the block, each forward pass takes one row of tokens with the documents that its `Pack` was filled with.
 
-    Give `position_ids` that start at 0 in each document, and a 2-d `attention_mask` of ones: without one, transformers
-    looks for packed documents by itself and makes a mask of tokens × tokens.
+    Pass `position_ids` that start at 0 in each document, and a 2-d `attention_mask` of ones: without the mask,
+    transformers detects packed documents itself and makes a mask of tokens × tokens.
     """
     pack = Pack()
     with _attached(model, "pack", dict.fromkeys(attention_modules(model), pack)):
@@ -233,7 +232,7 @@ def pack_documents(model: PreTrainedModel) -> Iterator[Pack]:
 def _attached(model: PreTrainedModel, attribute: str, values: dict) -> Iterator[None]:
     modules = attention_modules(model)
     before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(ATTENTION_NAME)
     for layer, value in values.items():
         setattr(modules[layer], attribute, value)
     try:
@@ -245,24 +244,24 @@ def _attached(model: PreTrainedModel, attribute: str, values: dict) -> Iterator[
 
 
 def _mask_of(*, q_length: int, kv_length: int, batch_size: int, attention_mask=None, **settings) -> MaskOf:
-    """A mask function as transformers calls it, but the masks are made later, one for each document's length."""
+    """A mask function with transformers' signature; it returns a function that makes the mask for a length."""
     return cache(lambda length: sdpa_mask(batch_size=1, q_length=length, kv_length=length, **settings))
 
 
 @torch.compiler.disable
 def _attention_forward(module, query, key, value, attention_mask: MaskOf | None, **kwargs):
-    """An attention function as transformers calls it.
+    """An attention function with transformers' signature.
 
     Args:
         query: shape [batch, num_attention_heads, length, head_dim].
         key, value: shape [batch, num_key_value_heads, length, head_dim].
-        attention_mask: what `_mask_of` gave; None where the class asks for no mask, which is causal.
+        attention_mask: the result of `_mask_of`; None if the class asks for no mask, then attention is causal.
     Returns:
         Output, shape [batch, length, num_attention_heads, head_dim], and None for the attention weights.
     """
     mask_of = attention_mask or (lambda length: None)
     if not callable(mask_of):
-        raise InputError(f"{type(module).__name__}: it makes attention masks of its own, which cannot be followed")
+        raise InputError(f"{type(module).__name__}: it makes its own attention masks, which are not supported")
     trial = getattr(module, "trial", None)
     if trial is not None:
         trial.modules[module.layer_idx] = module
@@ -275,7 +274,7 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
         watch.most_attended[module.layer_idx] = torch.cat(parts, dim=-1)
     mask = getattr(module, "head_mask", None)
     if mask is not None and mask.kind == "uniform":
-        query = torch.where(mask.masked[:, :, None, None], 0.0, query)  # which, unlike masked_fill, keeps its strides
+        query = torch.where(mask.masked[:, :, None, None], 0.0, query)  # keeps the strides; masked_fill does not
     pack = getattr(module, "pack", None)
     lengths = pack.lengths if pack else [query.shape[2]]
     attend = _softcap_attention if kwargs.get("softcap") else sdpa_attention_forward
@@ -294,9 +293,9 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
 
 
 def _softcap_attention(module, query, key, value, attention_mask, *, scaling, softcap, **_kwargs):
-    """Attention whose logits are squashed to ±softcap (Gemma 2), which torch's kernels do not know; of one document.
+    """Attention of one document with logits squashed to ±softcap (Gemma 2), which torch's kernels do not support.
 
-    Shapes as in `_attention_forward`; `attention_mask` is bool and true where a row may look, or None for causal.
+    Shapes as in `_attention_forward`; `attention_mask` is bool and true where a row may attend, or None for causal.
     """
     groups = query.shape[1] // key.shape[1]
     logits = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * scaling
@@ -316,7 +315,7 @@ def _varlen_attention(query, key, value, pack: Pack, scaling: float | None) -> t
     """Causal attention of all documents of all rows in one kernel; shapes as in `_attention_forward`."""
     batch, num_heads, length, _ = query.shape
     groups = num_heads // key.shape[1]
-    if groups > 1:  # torch 2.11's varlen_attn knows no grouped queries
+    if groups > 1:  # torch 2.11's varlen_attn has no grouped queries
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     rows = torch.arange(batch, device=query.device, dtype=torch.int32) * length
     edges = torch.cat([(rows[:, None] + pack.edges[:-1]).flatten(), rows[-1:] + pack.edges[-1:]])
@@ -337,5 +336,5 @@ def _most_attended(query, key, attention_mask, rows) -> torch.Tensor:
     return logits.masked_fill(~may_look, -torch.inf).argmax(-1).flatten(1, 2)
 
 
-AttentionInterface.register(NAME, _attention_forward)
-AttentionMaskInterface.register(NAME, _mask_of)
+AttentionInterface.register(ATTENTION_NAME, _attention_forward)
+AttentionMaskInterface.register(ATTENTION_NAME, _mask_of)

@@ -1,9 +1,10 @@
-"""Loading models: where they run, in which precision, and what identifies their weights."""
+"""Loading and saving models: on which device, in which precision, and a digest that identifies their weights."""
 
 import hashlib
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,9 +12,25 @@ import transformers
 from safetensors import SafetensorError
 
 from common.errors import InputError
-from common.flags import Runtime
-from common.model.attention import NAME
-from common.text.tokenization import TextTokenizer, load_tokenizer
+from common.model.attention import ATTENTION_NAME
+from common.text.tokenization import TextTokenizer, Vocabulary, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a model runs, and how it is loaded.
+
+    Attributes:
+        device: auto (CUDA if there is one, else CPU) or a torch device.
+        dtype: auto (bfloat16 on CUDA, else float32), checkpoint (as it is stored) or the name of a torch dtype.
+        tokenizer: name of the tokenizer, or None for the model's own.
+        trust_remote_code: run Python code that comes with the checkpoint.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    tokenizer: str | None = None
+    trust_remote_code: bool = False
 
 
 def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
@@ -28,45 +45,55 @@ def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    target = resolve_device(runtime.device)
-    kinds = {"auto": torch.bfloat16 if target.type == "cuda" else torch.float32, "checkpoint": "auto"}
-    source = {
-        "pretrained_model_name_or_path": name,
-        "dtype": kinds.get(runtime.dtype) or getattr(torch, runtime.dtype),
-        "trust_remote_code": runtime.trust_remote_code,
-        "output_loading_info": True,
-    }
+    device = resolve_device(runtime.device)
+    dtypes = {"auto": torch.bfloat16 if device.type == "cuda" else torch.float32, "checkpoint": "auto"}
+    dtype = dtypes.get(runtime.dtype) or getattr(torch, runtime.dtype)
     try:
         try:
-            model, report = transformers.AutoModelForCausalLM.from_pretrained(attn_implementation=NAME, **source)
+            model, report = _from_pretrained(name, ATTENTION_NAME, dtype, runtime)
         except KeyError as error:
-            if error.args != (NAME,):
+            if error.args != (ATTENTION_NAME,):
                 raise
-            # a class that knows its own attention functions alone, and is refused with the reason later
-            model, report = transformers.AutoModelForCausalLM.from_pretrained(attn_implementation="eager", **source)
-    except Exception as error:  # whatever a reader below may raise for what is not there, not whole or no checkpoint
+            # a class that knows only its own attention functions; it is refused later, with the reason
+            model, report = _from_pretrained(name, "eager", dtype, runtime)
+    except Exception as error:  # readers raise many types for a checkpoint that is missing or damaged
         raise InputError(
-            f"{name}: no causal language model could be loaded ({type(error).__name__}: {error}); look at the folder, "
-            "or copy the checkpoint anew"
+            f"{name}: no causal language model could be loaded ({type(error).__name__}: {error}); check the folder, "
+            "or copy the checkpoint again"
         ) from None
+    _check_weights(name, model, report)
+    return model.to(device).eval()
+
+
+def _from_pretrained(name: str, attention: str, dtype: torch.dtype | str, runtime: Runtime):
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        name,
+        attn_implementation=attention,
+        dtype=dtype,
+        trust_remote_code=runtime.trust_remote_code,
+        output_loading_info=True,
+    )
+
+
+def _check_weights(name: str, model: transformers.PreTrainedModel, report: dict) -> None:
+    """Raise InputError if tensors are missing, too many or not finite, given transformers' loading report."""
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise InputError(f"{name}: the checkpoint lacks {len(missing)} tensors, {missing[0]} among them; copy it anew")
+        raise InputError(f"{name}: the checkpoint lacks {len(missing)} tensors, such as {missing[0]}; copy it again")
     layers = [re.search(r"\.(\d+)\.", key) for key in report["unexpected_keys"]]
     count = getattr(model.config, "num_hidden_layers", None)
     if count and any(match and int(match[1]) >= count for match in layers):
-        raise InputError(f"{name}: the checkpoint has more layers than the {count} of its config.json; mend the config")
+        raise InputError(f"{name}: the checkpoint has more layers than the {count} of its config.json; fix the config")
     for tensor_name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(
                 f"{name}: tensor {tensor_name} holds values that are not finite in {tensor.dtype}; copy the checkpoint "
-                "anew, or take a wider --dtype"
+                "again, or use a wider --dtype"
             )
-    return model.to(target).eval()
 
 
 def load_model_tokenizer(name: str, runtime: Runtime) -> TextTokenizer:
-    """The tokenizer in the model's folder, or the one that the user named in its place."""
+    """The tokenizer in the model's folder, or the one that `runtime` names."""
     return load_tokenizer(runtime.tokenizer or name, runtime.trust_remote_code)
 
 
@@ -82,30 +109,33 @@ def resolve_device(device: str) -> torch.device:
     return target
 
 
-def check_tokenizer_fits(tokenizer: TextTokenizer, model: transformers.PreTrainedModel, name: str) -> None:
-    """Raise InputError when the tokenizer can give out ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if tokenizer.vocab_size > rows:
-        raise InputError(
-            f"{tokenizer.name}: the tokenizer knows {tokenizer.vocab_size} tokens, but {name} embeds {rows}; "
-            "give the tokenizer that the model was trained with"
-        )
+def vocabulary(model: transformers.PreTrainedModel) -> Vocabulary:
+    """The token ids that the model has an embedding for."""
+    return Vocabulary(model.get_input_embeddings().weight.shape[0], model.name_or_path or "the model")
 
 
-def max_context(model: transformers.PreTrainedModel) -> int | None:
-    """The longest input the model takes, in tokens, or None where its config does not say."""
-    return getattr(model.config, "max_position_embeddings", None)
+def require_tokenizer(model: transformers.PreTrainedModel, tokenizer: TextTokenizer) -> None:
+    """Raise InputError if the tokenizer has ids that the model has no embedding for."""
+    vocabulary(model).require(tokenizer.vocab_size - 1, f"{tokenizer.name}: this tokenizer")
 
 
-def settings(model: transformers.PreTrainedModel) -> dict:
-    """The model's config without what does not change its results: where it came from, and who saved it."""
+def require_context(model: transformers.PreTrainedModel, length: int, what: str, fix: str) -> None:
+    """Raise InputError if `what`, of `length` tokens, is longer than the model's context, as far as its config says."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit and length > limit:
+        owner = model.name_or_path or "the model"
+        raise InputError(f"{what}: {length} tokens, but the context of {owner} holds {limit}; {fix.format(limit)}")
+
+
+def config_settings(model: transformers.PreTrainedModel) -> dict:
+    """The model's config without the entries that do not change its results (its origin, and who saved it)."""
     incidental = ("_name_or_path", "architectures", "dtype", "transformers_version")
     return {name: value for name, value in model.config.to_dict().items() if name not in incidental}
 
 
 def model_digest(model: transformers.PreTrainedModel) -> str:
-    """A short hash of the config and of every weight as loaded, so of the dtype too."""
-    digest = hashlib.sha256(json.dumps(settings(model), sort_keys=True, default=str).encode())
+    """A short hash of the config and of every weight as loaded, so it depends on the dtype too."""
+    digest = hashlib.sha256(json.dumps(config_settings(model), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
@@ -119,7 +149,7 @@ def save_checkpoint(model: transformers.PreTrainedModel, tokenizer: TextTokenize
 
 
 def save_weights(model: transformers.PreTrainedModel, folder: Path) -> None:
-    """Write config and safetensors; OSError where the disk is full or cannot be written."""
+    """Write config and safetensors; OSError if the disk is full or cannot be written."""
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:

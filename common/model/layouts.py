@@ -1,11 +1,11 @@
-"""Where each class of model keeps what a head is masked by. Nothing else in the project knows.
+"""Which parameters of a model class mask a head when they are zero. Only this file knows.
 
-A head attends uniformly when its query is zero, whatever its keys: every attention logit is 0. Its query is zero when
-the rows of the projection that make it are, or, where a norm spans the queries of all heads, its part of the norm's
-weight. A head contributes nothing when the columns that read its output are zero. No key or value is touched, so other
-heads that share them keep theirs.
+A head attends uniformly if its query is zero, whatever its keys: all attention logits are 0. The query is zero if its
+rows of the query projection are zero or, where one norm spans the queries of all heads, its part of the norm's weight.
+A head contributes nothing if the columns that read its output are zero. Keys and values do not change, because other
+heads may share them.
 
-To add a class: one entry in LAYOUTS, and one line in tests/families.py.
+To add a class: one entry in LAYOUTS, and one line in tests/model/families.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,27 +20,27 @@ Rows = Callable[[torch.Tensor, int, int], torch.Tensor]
 
 
 def only_queries(rows: torch.Tensor, num_heads: int, head_dim: int) -> torch.Tensor:
-    """Of rows that hold queries alone, head by head: shape [num_heads * head_dim, …] to [num_heads, head_dim, …]."""
+    """For rows that hold only queries, head by head: shape [num_heads * head_dim, …] to [num_heads, head_dim, …]."""
     return rows.unflatten(0, (num_heads, head_dim))
 
 
 def queries_first(rows: torch.Tensor, num_heads: int, head_dim: int) -> torch.Tensor:
-    """Of rows that hold all queries, then all keys, then all values."""
+    """The queries in rows that hold all queries, then all keys, then all values."""
     return rows[: num_heads * head_dim].unflatten(0, (num_heads, head_dim))
 
 
 def query_key_value_by_head(rows: torch.Tensor, num_heads: int, head_dim: int) -> torch.Tensor:
-    """Of rows that hold the query, the key and the value of the first head, then those of the second, …"""
+    """The queries in rows that hold query, key and value of the first head, then those of the second, …"""
     return rows.unflatten(0, (num_heads, 3, head_dim))[:, 0]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How an attention module names and arranges its projections.
+    """The names of an attention module's projections, and their arrangement.
 
     Attributes:
         query: the projection that makes the queries.
-        rows: which of its rows they are.
+        rows: selects the queries in its rows.
         output: the projection that reads the heads' outputs.
     """
 
@@ -60,18 +60,18 @@ LAYOUTS = (
 
 
 def head_views(module: torch.nn.Module, kind: str, num_heads: int, head_dim: int) -> Iterator[torch.Tensor]:
-    """Views of the parameters that a head is masked by, the head as first axis: zero them to mask it.
+    """Views of the parameters that mask a head when they are zero; the first axis is the head.
 
     Args:
         module: the attention of one layer.
         kind: `uniform` or `zero`.
     Raises:
-        InputError: the module is of no layout that is known.
+        InputError: the layout of the module is unknown.
     """
     name = type(module).__name__
     layout = next((x for x in LAYOUTS if hasattr(module, x.query) and hasattr(module, x.output)), None)
     if layout is None:
-        raise InputError(f"{name}: its projections are of no layout that is known, so its heads cannot be masked")
+        raise InputError(f"{name}: the layout of its projections is unknown, so its heads cannot be masked")
     query, output = (getattr(module, part) for part in (layout.query, layout.output))
     if not all(isinstance(projection, torch.nn.Linear | Conv1D) for projection in (query, output)):
         raise InputError(f"{name}: its projections are {type(query).__name__}s, not linear; its heads cannot be masked")

@@ -1,34 +1,52 @@
-"""Switching heads off in a model's weights, and recognising a model in which that was done.
+"""Masking heads in a model's weights, and recognising a model in which that was done.
 
-What is zeroed for a head, layouts.py knows. Whether that does what it should is tried on every masked layer of the
-model at hand: the layer must then give what it gives with the heads masked at run time, where masking is exact.
+layouts.py knows which weights of a head to set to zero. Each masked layer is then tried: its output must equal the
+output with the heads masked at run time, where masking is exact.
 """
 
 import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from common.errors import InputError
 from common.model.attention import HeadMask, attention_modules, head_dim, mask_heads_at_run_time
-from common.model.checkpoints import settings
+from common.model.checkpoints import config_settings
 from common.model.heads import Head
 from common.model.layouts import head_views
 
 MASKS = ("uniform", "zero")
 TRIAL_TOKENS = 16
-TOLERANCE = 1e-5  # of the largest output
+OUTPUT_TOLERANCE = 1e-5  # times the largest output
+
+
+class Masking(NamedTuple):
+    """Masked heads.
+
+    Attributes:
+        kind: `uniform` or `zero`.
+        heads: best first, if that is known.
+    """
+
+    kind: str
+    heads: list[Head]
+
+
+def head_shape(model: PreTrainedModel) -> tuple[int, int]:
+    """(num_hidden_layers, num_attention_heads)."""
+    return model.config.num_hidden_layers, model.config.num_attention_heads
 
 
 @torch.no_grad()
 def mask_heads(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> None:
-    """Switch `heads` off in the weights, in place.
+    """Mask `heads` in the weights, in place.
 
     Args:
         kind: `uniform` or `zero`.
     Raises:
-        InputError: this kind of masking cannot be had by changing this model's weights.
+        InputError: this kind of masking is not possible by a change of this model's weights.
     """
     check_exact(model, heads, kind)
     modules = attention_modules(model)
@@ -48,7 +66,7 @@ def _shape(model: PreTrainedModel, layer: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def check_exact(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> None:
-    """Raise InputError unless masking in the weights does to each layer what masking at run time does."""
+    """Raise InputError unless masking in the weights has the same effect on each layer as masking at run time."""
     modules, masks = attention_modules(model), run_time_masks(heads, kind, model)
     inputs = {}
     hooks = [
@@ -68,25 +86,25 @@ def check_exact(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> Non
             found = masked(*args, **kwargs)[0]
             with mask_heads_at_run_time(model, {layer: masks[layer]}):
                 expected = modules[layer](*args, **kwargs)[0]
-            if not (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
+            if not (found - expected).abs().max() <= OUTPUT_TOLERANCE * expected.abs().max():
                 other = next(mask for mask in MASKS if mask != kind)
                 raise InputError(
-                    f"{type(modules[layer]).__name__}: zero weights do not make a head {kind}, as something is added "
-                    f"to its query or mixed with other heads; try --mask {other}"
+                    f"{type(modules[layer]).__name__}: zero weights do not make a head {kind}, because something "
+                    f"is added to its query or mixed with other heads; try --mask {other}"
                 )
 
 
-def find_masked_heads(base: PreTrainedModel, reference: PreTrainedModel) -> tuple[str, list[Head]] | str:
-    """Compare two models, config and every tensor: is `reference` the `base` with heads switched off and no more?
+def find_masked_heads(base: PreTrainedModel, reference: PreTrainedModel) -> Masking | str:
+    """Compare the config and every tensor of two models: is `reference` the `base` with masked heads and no more?
 
     Returns:
-        (kind, heads) when it is, else a sentence that says where they part.
+        The masking if it is, otherwise a sentence that names the difference.
     """
-    for name, value in settings(base).items():
-        other = settings(reference).get(name)
+    for name, value in config_settings(base).items():
+        other = config_settings(reference).get(name)
         if value != other:
             return f"{name} is {other} instead of {value}"
-    ours, theirs = base.state_dict(), reference.state_dict()  # of the same names and shapes, as the configs are equal
+    ours, theirs = base.state_dict(), reference.state_dict()  # equal configs give equal names and shapes
     differing = {name for name in ours if not torch.equal(ours[name], theirs[name])}
     if not differing:
         return "they are identical, no head is masked"
@@ -94,17 +112,17 @@ def find_masked_heads(base: PreTrainedModel, reference: PreTrainedModel) -> tupl
     for kind in MASKS:
         try:
             heads, explained = _zeroed_heads(base, reference, kind)
-        except InputError:  # this kind cannot have been used
+        except InputError:  # this kind is not possible for this class
             continue
         if differing <= explained:
-            return kind, heads
+            return Masking(kind, heads)
         unexplained = min(unexplained, differing - explained, key=len)
     return f"tensor {min(unexplained)} differs in more than masked heads"
 
 
 @torch.no_grad()
 def _zeroed_heads(base, reference, kind) -> tuple[list[Head], set[str]]:
-    """Heads that differ and are zero in the reference, and the names of tensors that differ in nothing else."""
+    """Heads that differ and are zero in the reference, and the names of the tensors that differ in nothing else."""
     found, explained = [], set()
     names = {module: name for name, module in base.named_modules()}
     theirs = attention_modules(reference)
@@ -122,14 +140,14 @@ def _zeroed_heads(base, reference, kind) -> tuple[list[Head], set[str]]:
             for name, tensor in masked.state_dict().items()
             if torch.equal(tensor, wanted[name])
         }
-        found += [(layer, head) for head in heads]
+        found += [Head(layer, head) for head in heads]
     return found, explained
 
 
 def run_time_masks(
     heads: Sequence[Head], kind: str, model: PreTrainedModel, rows: Sequence[bool] = (True,)
 ) -> dict[int, HeadMask]:
-    """The same masking as attention-time masks by layer; `rows` says which rows of the batch are masked."""
+    """Masks for `mask_heads_at_run_time`, by layer; `rows` says which rows of the batch they apply to."""
     shape = len(rows), model.config.num_attention_heads
     masks = {layer: HeadMask(kind, torch.zeros(shape, dtype=torch.bool, device=model.device)) for layer, _ in heads}
     for layer, head in heads:

@@ -1,34 +1,35 @@
-"""What a scoring run was, for the eye: from the record beside its table, and the one beside the reference model."""
+"""The facts of a scoring run as text: from the record next to its table, and from the reference model's record."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError
 from common.files import read_json
 from common.model.heads import Head
+from common.model.masking import Masking
+from common.model.reference import RECORD_NAME
 from common.pages.overview import DOMAINS_DRAWN, Overview
-from common.scoring.pair import RECORD_NAME
 
 
-def facts(known: dict, record_path: Path, mask: str | None, heads: Sequence[Head]) -> list[tuple[str, str]]:
-    """(name, value) of what is known of a run.
+def facts(known: dict, record_path: Path, masking: Masking | None, chosen: list[Head]) -> list[tuple[str, str]]:
+    """(name, value) of each known fact about a run.
 
     Args:
-        known: what stands in the record of a scoring run, as far as it is known without one.
-        record_path: what the scoring script leaves beside its table; it, or any of its fields, may be missing.
-        mask: how the heads are masked, or None where that is not known.
-        heads: the masked ones, best first.
+        known: entries of a scoring run's record that are known without it.
+        record_path: the record next to the score table; it, or any of its fields, may be missing.
+        masking: from the reference model's record, if there is one.
+        chosen: the heads that the table of heads selects, best first; listed if `masking` is not known.
     Raises:
         InputError: the record is damaged.
     """
     record = known | (read_json(record_path) if record_path.exists() else {})
     try:
-        return [(name, str(value)) for name, value in _facts(record, mask, heads) if value]
+        found = _facts(record, masking.kind if masking else None, masking.heads if masking else chosen)
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{record_path}: not the record of a scoring run ({error}); delete it") from None
+    return [(name, str(value)) for name, value in found if value]
 
 
-def _facts(record: dict, mask: str | None, heads: Sequence[Head]) -> list[tuple[str, str | None]]:
+def _facts(record: dict, mask: str | None, heads: list[Head]) -> list[tuple[str, str | None]]:
     versions = record.get("versions") or {}
     scoring = record.get("scoring") or {}
     seconds = scoring.get("seconds")
@@ -40,7 +41,7 @@ def _facts(record: dict, mask: str | None, heads: Sequence[Head]) -> list[tuple[
         ("reference model", record.get("reference_model")),
         ("how they relate", record.get("summary")),
         ("mask", mask),
-        (f"{len(heads)} heads, best first", "  ".join(f"{layer},{head}" for layer, head in heads)),
+        (f"{len(heads)} heads, best first", "  ".join(map(str, heads))),
         ("corpus", " ".join([", ".join(corpus), *(record.get("data") or [])])),
         ("window", seq_len and f"{seq_len:,} tokens"),
         ("scored on", " in ".join(str(record[name]) for name in ("device", "dtype") if record.get(name))),
@@ -67,26 +68,24 @@ def notes(
     overview: Overview,
     num_shown: int,
     record_path: Path,
-    masked: tuple[str, list[Head]] | None,
     reference_model: str,
+    masking: Masking | None,
     chosen: list[Head],
 ) -> list[str]:
-    """What a reader of a report should know about what is missing from it.
-
-    Args:
-        masked: the reference model's record, if it has one.
-        chosen: the heads that the table of heads chooses.
-    """
-    dropped, left_out = overview.num_rows - len(overview.rows), len(overview.rows) - num_shown
+    """Sentences that tell the reader of a report what is missing from it; `masking` and `chosen` as in `facts`."""
+    not_finite, not_shown = overview.num_rows - len(overview.rows), len(overview.rows) - num_shown
     cases = [
         (not record_path.exists(), f"There is no {record_path}, so how and when this was scored is not known."),
-        (not masked, f"There is no {reference_model}/{RECORD_NAME}; the heads are those of the table of heads."),
-        (masked and set(masked[1]) != set(chosen), "The reference masks other heads than the table of heads chooses."),
-        (dropped, f"{dropped:,} documents without a finite score are left out everywhere."),
+        (not masking, f"There is no {reference_model}/{RECORD_NAME}; the heads are those of the table of heads."),
         (
-            left_out,
-            f"{num_shown:,} of {len(overview.rows):,} documents are listed: of each domain the best, the lowest, and a "
-            "random part of the rest, a third each. All figures above the list count every document.",
+            masking and set(masking.heads) != set(chosen),
+            "The reference masks other heads than the table of heads selects.",
+        ),
+        (not_finite, f"{not_finite:,} documents without a finite score are left out everywhere."),
+        (
+            not_shown,
+            f"{num_shown:,} of {len(overview.rows):,} documents are listed: of each domain the best, the lowest, and "
+            "random others, a third each. All figures above the list count every document.",
         ),
         (len(overview.domains) > DOMAINS_DRAWN, f"The {DOMAINS_DRAWN} largest domains are drawn."),
     ]

@@ -1,4 +1,4 @@
-"""Where the documents of a table come from: their source, out of the shards' indexes, and their text."""
+"""The sources and texts of the documents of a table, read from their shards and indexes."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -10,29 +10,22 @@ import pyarrow.compute as pc
 
 from common.errors import InputError, one_line, visible
 from common.files import as_path
-from common.shards.documents import (
-    INDEX_SUFFIX,
-    check_tokenizer,
-    find_document,
-    open_shard,
-    parse_doc_id,
-    read_index,
-    require_inside,
-)
+from common.shards.doc_id import parse_doc_id, require_inside
 from common.shards.format import check_vocabulary
-from common.table.scores import with_slices
-from common.text.tokenization import TextTokenizer
+from common.shards.index import INDEX_SUFFIX, read_index
+from common.shards.reader import ShardReader
+from common.table.tables import with_slices
 
 HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?(?P<host>[^/?#:]+)"
 FIRST_PART = r"^(?P<first>[^/:]+|/[^:]+)[/:]"
-INDEXES_HELD = 4  # tables are in the order of their shards
+INDEXES_HELD = 4  # in memory; few, because tables are in the order of their shards
 
 
 def source_names(index: pa.Table) -> pa.Array:
-    """A name for where each document of an index comes from: its URL's host, else the beginning of its id.
+    """The source of each document of an index: the host of its URL, or else the beginning of its id.
 
-    The beginning ends before the first `/` or `:`, of an absolute path before the `:`; an id without either is a name
-    as it is, and no id an empty one.
+    The beginning ends before the first `/` or `:`, and in an absolute path before the `:`. An id without either is the
+    source itself; without an id the source is empty.
     """
     urls, ids = (pc.fill_null(index[name], "") for name in ("url", "id"))
     host = pc.utf8_lower(pc.struct_field(pc.extract_regex(urls, HOST), "host"))
@@ -44,7 +37,7 @@ class Origins:
     """Sources of documents by the rows of a table, shard by shard.
 
     Args:
-        folders: those that an id may lead into.
+        folders: the folders in which shards may be.
     """
 
     def __init__(self, folders: Sequence[Path]):
@@ -52,9 +45,9 @@ class Origins:
         self._index = lru_cache(INDEXES_HELD)(self._read_index)
 
     def _read_index(self, path: Path) -> tuple[np.ndarray, pa.Array] | None:
-        """Where a shard's documents begin and their sources; None for a shard without an index."""
+        """The starts of a shard's documents, and their sources; None for a shard without an index."""
         if not path.exists():
-            raise InputError(f"{path}: no such file, but the table of scores names documents in it")
+            raise InputError(f"{path}: no such file, but the score table names documents in it")
         index_path = path.with_suffix(INDEX_SUFFIX)
         if not index_path.exists():
             return None
@@ -62,7 +55,7 @@ class Origins:
         return (index["start"].to_numpy(), source_names(index)) if len(index) else None
 
     def of(self, table: pa.Table) -> pa.Array:
-        """The source of each row of a table of scores, as a dictionary array of strings; "" where none is known.
+        """The source of each row of a score table, as a dictionary array of strings; "" if it is not known.
 
         Raises:
             InputError: a doc_id is malformed, leads outside the folders, or to no shard.
@@ -89,31 +82,31 @@ class Origins:
         return names.take(pa.array(np.maximum(places, 0)))
 
 
-def texts(
-    doc_ids: Sequence[str], tokenizer: TextTokenizer, eot_id: int | None, eot_side: str
-) -> Iterator[tuple[int, str, str, str]]:
-    """The documents' texts, a shard at a time.
+def texts(doc_ids: Sequence[str], reader: ShardReader) -> Iterator[tuple[int, str, str, str]]:
+    """The documents' texts, one shard after another.
 
-    A shard's tokens are not compared with their checksum, which would read all of a corpus for a few documents.
+    The tokens of a shard are not compared with their checksum, because that reads the whole corpus for few documents.
 
+    Args:
+        reader: with the tokenizer of the shards.
     Yields:
         (place in `doc_ids`, text with control characters as escapes and without the separator, source id, url)
     Raises:
         InputError: a shard is missing or damaged, was made with another tokenizer, or has no such document.
     """
     places = [parse_doc_id(doc_id) for doc_id in doc_ids]
+    tokenizer = reader.model_tokenizer
     by_shard: dict[Path, list[int]] = {}
     for number, (path, *_) in enumerate(places):
         by_shard.setdefault(path, []).append(number)
     for path, numbers in by_shard.items():
-        shard = open_shard(path, eot_id, eot_side)
-        check_tokenizer(shard, tokenizer)
+        shard = reader.open(path)
         index = read_index(path.with_suffix(INDEX_SUFFIX))[0] if shard.info else None
         for number in numbers:
             _, start, end = places[number]
-            row = find_document(shard, start, end)
+            row = shard.row_of(start, end)
             token_ids = shard.tokens[start:end]
-            check_vocabulary(path, token_ids, tokenizer.vocab_size)
+            check_vocabulary(path, token_ids, tokenizer.vocabulary)
             text = visible(tokenizer.decode(token_ids[token_ids != shard.separator_id].tolist()))
             about = [one_line(index[name][row].as_py() or "") for name in ("id", "url")] if index else ["", ""]
             yield number, text, *about

@@ -1,6 +1,6 @@
-"""A table of scores at a glance: its distribution, its thresholds, its sources, and documents to look at.
+"""An overview of a score table: its domains, its sources, and documents to show.
 
-Of each row only numbers are kept, 32 bytes of them, so that tables of many million rows fit.
+Only 32 bytes of each row are kept in memory, so that tables of many million rows fit.
 """
 
 import math
@@ -15,11 +15,10 @@ import pyarrow.compute as pc
 
 from common.errors import InputError
 from common.pages.origins import Origins
-from common.table.scores import EXACT, MEASURES, NEAR, read_score_batches
+from common.table.schema import GUARD_COLUMNS
+from common.table.tables import read_score_batches
 
-# What can be wrong with a document that the score rewards; in tables made before these were measured they are nulls.
-GUARDS = [*(name for name, _ in MEASURES), EXACT, NEAR]
-END = 0.2  # the best and the lowest share of which sources are counted
+END = 0.2  # sources are counted in the best and in the lowest share of a domain
 SOURCES_SHOWN = 12
 DOMAINS_DRAWN = 16
 
@@ -29,8 +28,8 @@ class Overview:
     """The rows of a table that have a finite score, in its order.
 
     Attributes:
-        rows: their places in the table, int64, shape [num_ranked], as all arrays below.
-        domains, sources: names, to which `domain_of` and `source_of` are indices.
+        rows: their places in the table, int64, shape [num_finite], like all arrays below.
+        domains, sources: names; `domain_of` and `source_of` are indices into them.
         num_tokens, scores: of each row.
         num_rows: of the whole table.
     """
@@ -46,14 +45,14 @@ class Overview:
 
     @cached_property
     def of_domains(self) -> list[tuple[str, np.ndarray]]:
-        """Each domain with its rows, indices into the arrays, best first."""
+        """Each domain with its rows (indices into the arrays), best first."""
         order = np.lexsort((-self.scores, self.domain_of))
         edges = np.searchsorted(self.domain_of[order], np.arange(len(self.domains) + 1))
         return list(zip(self.domains, np.split(order, edges[1:-1]), strict=True))
 
 
 def read_overview(path: Path, origins: Origins) -> Overview:
-    """Read a table's numbers; InputError as `read_score_batches`, as `Origins.of`, and where no score is finite."""
+    """Read a table's numbers; InputError as in `read_score_batches` and `Origins.of`, and if no score is finite."""
     columns, domains, sources, num_rows = [], [], [], 0
     for table in read_score_batches(path):
         finite = np.flatnonzero(np.isfinite(table["AI_Score"].to_numpy()))
@@ -64,7 +63,7 @@ def read_overview(path: Path, origins: Origins) -> Overview:
             sources.append(origins.of(kept))
         num_rows += len(table)
     if not columns:
-        raise InputError(f"{path}: no row has a finite AI_Score; look at L_base and L_ref in it")
+        raise InputError(f"{path}: no row has a finite AI_Score; check L_base and L_ref in it")
     rows, num_tokens, scores = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     names, domain_of = _unified(domains)
     order = np.argsort(np.array(names.to_pylist(), dtype=object))
@@ -76,45 +75,21 @@ def read_overview(path: Path, origins: Origins) -> Overview:
 
 
 def _unified(chunks: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
-    """The names in dictionary arrays, and the index of each entry's."""
+    """The names in dictionary arrays, and for each entry the index of its name."""
     whole = pa.chunked_array(chunks).unify_dictionaries()
     return whole.chunk(0).dictionary, np.concatenate([chunk.indices.to_numpy() for chunk in whole.chunks])
 
 
-@dataclass
-class Selected:
-    """What a selection takes of a domain: documents, tokens, and the scores of the lowest and the highest, or NaN."""
-
-    num_documents: int = 0
-    num_tokens: int = 0
-    lowest: float = math.nan
-    highest: float = math.nan
-
-    def threshold(self, median: float) -> float:
-        """Where it ends, towards the domain's median score: a selection of the lowest ends with its highest."""
-        return self.highest if self.lowest < median and self.highest <= median else self.lowest
-
-
-def read_selection(path: Path, wanted: set[str]) -> tuple[dict[str, Selected], set[str]]:
-    """What a selection takes of each domain, and which of the `wanted` doc_ids are in it."""
-    domains, found = {}, set()
+def selected_among(path: Path, doc_ids: set[str]) -> set[str]:
+    """The `doc_ids` that are in a selection."""
+    wanted, found = pa.array(doc_ids, pa.string()), set()
     for table in read_score_batches(path):
-        table = table.filter(pc.is_finite(table["AI_Score"]))
-        here = table.filter(pc.is_in(table["doc_id"], pa.array(wanted, pa.string())))
-        found.update(here["doc_id"].to_pylist())
-        wanted_sums = [("num_tokens", "sum"), ("AI_Score", "min"), ("AI_Score", "max"), ([], "count_all")]
-        groups = table.group_by("domain").aggregate(wanted_sums)
-        for row in groups.to_pylist():
-            domain = domains.setdefault(row["domain"], Selected())
-            domain.num_documents += row["count_all"]
-            domain.num_tokens += row["num_tokens_sum"]
-            domain.lowest = float(np.fmin(domain.lowest, row["AI_Score_min"]))
-            domain.highest = float(np.fmax(domain.highest, row["AI_Score_max"]))
-    return domains, found
+        found.update(table["doc_id"].filter(pc.is_in(table["doc_id"], wanted)).to_pylist())
+    return found
 
 
 def evenly(counts: list[int], limit: int) -> list[int]:
-    """How many to take of each group, `limit` at most in all, as alike as the groups allow.
+    """How many to take from each group: together at most `limit`, and as equal as the groups allow.
 
     >>> evenly([10, 2, 10], 12)
     [5, 2, 5]
@@ -127,9 +102,10 @@ def evenly(counts: list[int], limit: int) -> list[int]:
 
 
 def choose(overview: Overview, limit: int, seed: int = 0) -> np.ndarray:
-    """Rows of documents to look at, ascending indices into the overview: all, or as many as `limit`.
+    """Documents to show, as ascending indices into the overview: all, or `limit` of them.
 
-    Of each domain the best, the lowest, and a random part of the rest, a third each, evenly over domains.
+    Domains share the limit evenly. A third of a domain's documents are its best, a third its lowest, and a third are
+    random others.
     """
     if len(overview.rows) <= limit:
         return np.arange(len(overview.rows))
@@ -144,7 +120,7 @@ def choose(overview: Overview, limit: int, seed: int = 0) -> np.ndarray:
 
 
 def read_rows(path: Path, rows: np.ndarray) -> pa.Table:
-    """The rows of a table at ascending places."""
+    """The rows of a table at the given, ascending places."""
     parts, first = [], 0
     for table in read_score_batches(path):
         here = rows[(rows >= first) & (rows < first + len(table))]
@@ -153,12 +129,12 @@ def read_rows(path: Path, rows: np.ndarray) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def sources(overview: Overview) -> list[dict]:
-    """Of each domain: its largest sources, with their shares in all its documents, in the best and in the lowest.
+def count_sources(overview: Overview) -> list[dict]:
+    """The largest sources of each domain: their shares in all its documents, in the best and in the lowest.
 
     Returns:
-        A record a domain: name, number of documents and of sources, and `rows` of (source, documents, share in all, in
-        the best, in the lowest); a domain in which no two documents share a source has no rows.
+        A record for each domain: name, number of documents and of sources, and `rows` of (source, documents, share in
+        all, in the best, in the lowest); without rows if no two documents share a source.
     """
     found = []
     for name, rows in overview.of_domains:
@@ -176,30 +152,7 @@ def sources(overview: Overview) -> list[dict]:
     return found
 
 
-def thresholds(overview: Overview, selected: dict[str, Selected], path: Path) -> list[tuple]:
-    """(domain, documents, tokens, mean score, selected, threshold, their share of tokens) of each domain.
-
-    Raises:
-        InputError: more is selected of a domain than it has, so that the selection, read from `path`, is of another
-            table.
-    """
-    lines, sizes = [], dict.fromkeys(selected, 0)
-    sizes |= {name: len(rows) for name, rows in overview.of_domains}
-    for name, taken in selected.items():
-        if taken.num_documents > sizes[name]:
-            raise InputError(
-                f"{path}: it has {taken.num_documents:,} documents of {name!r}, the table of scores {sizes[name]:,}; "
-                "select from that table with rank_scores.py"
-            )
-    for name, rows in overview.of_domains:
-        num_tokens, taken = int(overview.num_tokens[rows].sum()), selected.get(name, Selected())
-        mean, threshold = float(overview.scores[rows].mean()), taken.threshold(float(np.median(overview.scores[rows])))
-        share = taken.num_tokens / num_tokens
-        lines.append((name, len(rows), num_tokens, mean, taken.num_documents, number(threshold), share))
-    return lines
-
-
-def number(value: float | None) -> float | None:
+def seven_digits(value: float | None) -> float | None:
     """A number for a page's JSON, with 7 digits; None where it is not finite."""
     return float(f"{value:.7g}") if value is not None and math.isfinite(value) else None
 
@@ -211,21 +164,21 @@ def columns_of(
     source_of: Sequence[str],
     max_chars: int,
 ) -> dict[str, list]:
-    """The documents of a page, a list for each column.
+    """The documents of a page, as one list per column.
 
     Args:
-        table: rows of the table of scores.
-        read: what `origins.texts` gives of them.
+        table: rows of the score table.
+        read: their texts, from `origins.texts`.
         selected: doc_ids that are in the selection.
         source_of: the source of each row.
-        max_chars: where a text is cut; `length` says how many characters it had.
+        max_chars: longer texts are cut; `length` is the number of characters before the cut.
     """
-    guards = [name for name in GUARDS if table[name].null_count < len(table)]
+    guards = [name for name in GUARD_COLUMNS if table[name].null_count < len(table)]
     columns = {name: table[name].to_pylist() for name in ("doc_id", "domain", "num_tokens")}
     for name in ("AI_Score", "L_base", "L_ref", *guards):
         values = table[name].to_pylist()
         is_text = pa.types.is_string(table.schema.field(name).type)
-        columns[name] = values if is_text else [number(value) for value in values]
+        columns[name] = values if is_text else [seven_digits(value) for value in values]
     columns["selected"] = [doc_id in selected for doc_id in columns["doc_id"]]
     columns["source"] = list(source_of)
     for name in ("text", "id", "url", "length"):

@@ -1,7 +1,7 @@
-"""HTML pages that need nothing but themselves: a template of `common/pages/templates/`, with its data inside.
+"""HTML pages that need no other file: a template of `common/pages/templates/`, with its data inside.
 
-Data goes into a page as JSON and reaches the eye through `textContent` alone, so that no document can add markup or a
-script. A page's policy forbids it every request.
+Data is put into a page as JSON and shown only through `textContent`, so that no document can add markup or a script.
+The policy of a page forbids all requests.
 """
 
 import base64
@@ -23,9 +23,9 @@ DOTS_PER_INCH = 160
 
 
 def check_page(path: Path) -> None:
-    """Raise InputError where no page can be written to `path`."""
+    """Raise InputError if no page can be written to `path`."""
     if path.suffix != ".html":
-        raise InputError(f"{path}: a page's name ends with .html; rename it")
+        raise InputError(f"{path}: the name of a page ends with .html; rename it")
     refuse_folder(path)
 
 
@@ -35,8 +35,8 @@ def write_page(path: Path, template: str, data: dict, **markup: str) -> None:
     Args:
         template: name of a file of `templates/`, in which `{{head}}`, `{{data}}`, `{{style}}`, `{{script}}` and the
             names of `markup` are replaced.
-        data: what the page's script finds as `data`; without NaN.
-        markup: HTML that is put in as it is.
+        data: the variable `data` of the page's script; without NaN.
+        markup: HTML that is inserted unchanged.
     """
     parts = {
         "head": (FOLDER / "head.html").read_text(encoding="utf-8"),
@@ -51,17 +51,17 @@ def write_page(path: Path, template: str, data: dict, **markup: str) -> None:
 
 
 def embedded(data: dict) -> str:
-    """`data` as JSON that cannot end the script element it stands in.
+    """`data` as JSON that cannot end the script element that holds it.
 
     >>> embedded({"text": "</script>"})
     '{"text":"\\\\u003c/script>"}'
     """
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair becomes JSON's own escape
+    return text.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair becomes a JSON escape
 
 
 def picture(light: "Figure", dark: "Figure", alt: str) -> str:
-    """A drawing inside a page, as an element that shows `dark` where the reader's system is dark."""
+    """A drawing as an HTML element that shows `dark` if the reader's system is dark."""
     urls = []
     for figure in (light, dark):
         figure.savefig(png := io.BytesIO(), format="png", dpi=DOTS_PER_INCH)

@@ -1,4 +1,4 @@
-"""Pictures of a run: the heads, the scores of each domain, and how score and repetition go together."""
+"""Pictures of a run: the heads, the scores of each domain, score against repetition, and the loss curve."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,19 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from common.files import atomic
+from common.model.heads import Head
 
 COLUMNS, BINS = 3, 40
 LIGHT = {"text": "#1f2328", "figure": "#ffffff", "bars": "#8fb3d9", "chosen": "#d1242f"}
 DARK = {"text": "#e6edf3", "figure": "#16191d", "bars": "#46719f", "chosen": "#ff7b72"}
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_picture(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     with atomic(path) as tmp:
         figure.savefig(tmp, format="png", dpi=110)
 
 
-def heads_picture(scores: np.ndarray, chosen: Sequence[tuple[int, int]], dark: bool = False) -> Figure:
+def heads_picture(scores: np.ndarray, chosen: Sequence[Head], dark: bool = False) -> Figure:
     """Retrieval scores as layers × heads, the chosen heads outlined.
 
     Args:
@@ -38,9 +39,9 @@ def heads_picture(scores: np.ndarray, chosen: Sequence[tuple[int, int]], dark: b
         )
         axes = figure.subplots()
         image = axes.imshow(scores.T, cmap=colormaps["cividis" if dark else "Blues"], vmin=0, aspect="auto")
-        for layer, head in chosen:
+        for layer, index in chosen:
             axes.add_patch(
-                Rectangle((layer - 0.5, head - 0.5), 1, 1, fill=False, edgecolor=colours["chosen"], linewidth=1.6)
+                Rectangle((layer - 0.5, index - 0.5), 1, 1, fill=False, edgecolor=colours["chosen"], linewidth=1.6)
             )
         axes.set(
             xlabel="layer", ylabel="query head", title=f"retrieval scores; the {len(chosen)} chosen heads outlined"
@@ -51,10 +52,10 @@ def heads_picture(scores: np.ndarray, chosen: Sequence[tuple[int, int]], dark: b
 
 
 def distributions_picture(domains: dict[str, tuple[np.ndarray, np.ndarray, float]], dark: bool = False) -> Figure:
-    """How the scores of each domain are spread, and where its threshold is.
+    """The distribution of scores in each domain, and its threshold.
 
     Args:
-        domains: by name: scores, how many documents have each, and the threshold.
+        domains: by name: scores, the number of documents with each, and the threshold.
     """
     with _colours(dark) as colours:
         figure = Figure()
@@ -66,16 +67,16 @@ def distributions_picture(domains: dict[str, tuple[np.ndarray, np.ndarray, float
             axes.hist(scores.clip(low, high), np.linspace(low, high, BINS + 1), weights=counts, color=colours["bars"])
             axes.axvline(threshold, color=colours["chosen"], linewidth=1.4)
             axes.set_title(f"{name}: {counts.sum():,} documents, threshold {threshold:.3f}")
-        figure.supxlabel("AI_Score (the outermost bars hold what lies beyond)", fontsize="small")
+        figure.supxlabel("AI_Score (the outermost bars include all scores beyond them)", fontsize="small")
         figure.supylabel("documents", fontsize="small")
     return figure
 
 
 def repetition_picture(domains: dict[str, pd.DataFrame], dark: bool = False) -> Figure:
-    """Score against repetition, and what was left out; Spearman's rank correlation with and without it.
+    """Score against repetition, and the documents left out; Spearman's rank correlation with and without them.
 
     Args:
-        domains: by name: documents with repetition, AI_Score, and whether they were kept.
+        domains: by name: a row per document: repetition, AI_Score, kept (it was ranked).
     """
     with _colours(dark) as colours:
         figure = Figure()
@@ -94,12 +95,26 @@ def repetition_picture(domains: dict[str, pd.DataFrame], dark: bool = False) -> 
     return figure
 
 
+def loss_picture(rows: Sequence[dict]) -> Figure:
+    """Training and validation loss by tokens; a row has `tokens`, and `loss` or `eval_loss`."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, label in (("loss", "training"), ("eval_loss", "validation")):
+        points = [(row["tokens"], row[name]) for row in rows if name in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, marker="o" if name == "eval_loss" else None)
+    axes.set(xlabel="tokens", ylabel="loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def _correlation(rows: pd.DataFrame) -> float:
     return rows["repetition"].rank().corr(rows["AI_Score"].rank()) if len(rows) > 2 else math.nan
 
 
 def _inner_range(scores: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """From the lowest to the highest score but 0.5 % at either end."""
+    """The lowest and the highest score, without 0.5 % of the documents at either end."""
     order = np.argsort(scores)
     below = counts[order].cumsum() / counts.sum()
     low, high = scores[order][[np.searchsorted(below, 0.005), np.searchsorted(below, 0.995)]]
@@ -122,7 +137,7 @@ def _panels(figure: Figure, names: list[str]) -> Iterator[tuple[Axes, str]]:
 
 @contextmanager
 def _colours(dark: bool) -> Iterator[dict[str, str]]:
-    """Light or dark for what is drawn inside the block."""
+    """Use light or dark colours for the drawings in the block."""
     colours = DARK if dark else LIGHT
     text = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     surfaces = ("figure.facecolor", "axes.facecolor", "legend.facecolor")

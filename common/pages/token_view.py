@@ -1,4 +1,4 @@
-"""What can be seen of a document token by token: losses and ranks under both models, and where a head looks."""
+"""A document token by token: losses and ranks under both models, and the token that a head attends to most."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,68 +8,61 @@ from transformers import PreTrainedModel
 
 from common.errors import InputError, visible
 from common.model.attention import watch_heads
-from common.model.heads import Head, head_shape
-from common.scoring.pair import RECORD_NAME, Pair, read_record
-from common.shards.documents import is_scorable, windows
+from common.model.heads import Head
+from common.model.masking import head_shape
+from common.model.reference import RECORD_NAME, read_record
+from common.scoring.pair import Pair
+from common.shards.documents import Document
 from common.text.tokenization import TextTokenizer
 
-# In the place of a token's place: it is no target, or the head looks at the BOS that was put before its window.
+# In the place of a token's place: it is no target, or the head attends to the BOS that was put before its window.
 NOWHERE, AT_BOS = -1, -2
 MOST_TOKENS_HELD = 8
 HALF = "\ufffd"
 
 
 def strongest_head(pair: Pair, reference_model: str, wanted: Head | None) -> Head | None:
-    """The head that is `wanted`, or else the first of those that the reference's record lists, best first.
+    """The `wanted` head, or else the first in the reference's record, which lists the best first.
 
     Returns:
-        None where none is wanted and the reference has no record.
+        None if none is wanted and the reference has no record.
     Raises:
-        InputError: the model has no such head, or the reference does not mask the one in its record.
+        InputError: the model has no such head, or the reference does not mask the head in its record.
     """
-    layers, heads = head_shape(pair.base)
     if wanted:
-        if not (0 <= wanted[0] < layers and 0 <= wanted[1] < heads):
-            raise InputError(
-                f"--head {wanted[0]},{wanted[1]} is outside the model's {layers} layers of {heads} heads; both are "
-                "counted from 0"
-            )
+        wanted.require_in(head_shape(pair.base), "--head")
         return wanted
     record = read_record(reference_model)
-    if not record or not record[1]:
+    if not record or not record.heads:
         return None
-    best = record[1][0]
+    best = record.heads[0]
     if best not in pair.masked_heads:
         raise InputError(
-            f"{reference_model}/{RECORD_NAME}: it begins with head {best[0]},{best[1]}, which the reference does not "
-            "mask; make the folder anew with make_reference_model.py"
+            f"{reference_model}/{RECORD_NAME}: its first head is {best}, which the reference does not mask; make the "
+            "folder again with make_reference_model.py"
         )
     return best
 
 
-@torch.inference_mode()
-def looked_at(
-    model: PreTrainedModel, token_ids: np.ndarray, seq_len: int, bos_id: int | None, head: Head
+def attended_places(
+    model: PreTrainedModel, document: Document, seq_len: int, bos_id: int | None, head: Head
 ) -> np.ndarray:
-    """The token that a head attends to most, in the row that predicts each token.
+    """The token that a head attends to most, in the row that predicts each token of a document.
 
-    Args:
-        token_ids: a document, cut into windows as for its losses.
     Returns:
-        Places in the document, int64, shape [num_tokens]; NOWHERE for what is no target, AT_BOS for a BOS that is not
-        of the document.
+        Places in the document, int64, shape [num_tokens]; NOWHERE for tokens that are no targets, AT_BOS for a BOS that
+        is not in the document.
     """
-    layer, index = head
-    places = np.full(len(token_ids), NOWHERE)
-    cut = list(windows(token_ids, seq_len, bos_id))
-    place = first_target = len(token_ids) - sum(len(window) - 1 for window in cut)
-    for window in cut:
+    places = np.full(len(document), NOWHERE)
+    windows = list(document.windows(seq_len, bos_id))
+    place = first_target = len(document) - sum(len(window) - 1 for window in windows)
+    for window in windows:
         rows = torch.arange(len(window) - 1, device=model.device)
-        with watch_heads(model, rows, [layer]) as watch:
+        with watch_heads(model, rows, [head.layer]) as watch:
             model.base_model(input_ids=torch.tensor(window[None, :-1], device=model.device), use_cache=False)
-        found = watch.most_attended[layer][0, index].cpu().numpy() + place - 1
-        # A window's context is the token before it, unless a BOS was put there: in the first place of a document that
-        # has none, and always in later ones.
+        found = watch.most_attended[head.layer][0, head.index].cpu().numpy() + place - 1
+        # The context of a window is the token before it, unless a BOS was put there: at the beginning of a document
+        # that has none, and before each later window.
         if bos_id is not None and (place > first_target or not first_target):
             found[found == place - 1] = AT_BOS
         places[place : place + len(rows)] = found
@@ -78,10 +71,10 @@ def looked_at(
 
 
 def characters(token_ids: Sequence[int], tokenizer: TextTokenizer) -> list[tuple[str, int]]:
-    """A document's text, cut where tokens and characters end together: (text, how many tokens it takes).
+    """A document's text, cut where a token and a character end together: (text, its number of tokens).
 
-    The texts are together what the tokenizer makes of the whole. A character that takes several tokens stays in one
-    piece; bytes that never become one show as U+FFFD.
+    Together the texts are the tokenizer's text of the whole. A character of several tokens stays in one piece; bytes
+    that are no character become U+FFFD.
     """
     pieces, before, first = [], 0, 0
     for end in range(1, len(token_ids) + 1):
@@ -94,50 +87,46 @@ def characters(token_ids: Sequence[int], tokenizer: TextTokenizer) -> list[tuple
     return pieces
 
 
-def document_record(
-    token_ids: np.ndarray, separator_id: int, scored: np.ndarray | None, pair: Pair, seq_len: int, head: Head | None
-) -> dict:
-    """What the page shows of one document, ready for JSON.
+def document_record(document: Document, pair: Pair, seq_len: int, head: Head | None) -> dict:
+    """The data of one document for the page, ready for JSON.
 
-    Args:
-        scored: which of its tokens alone are scored, int64, shape [num_spans, 2]; None for all of them.
     Returns:
-        `ids` and `pieces` (text with its control characters as escapes, number of tokens) of all; and, where it can
-        be scored, `means` (L_base, L_ref, AI_Score), and a list with an entry for each token, None for what is not
-        scored, of `base`, `reference` (losses in nats), `ranks` (two lists) and, with a head, `looks`.
+        `ids` and `pieces` (text with its control characters as escapes, number of tokens) of all tokens. For a document
+        that can be scored also `means` (L_base, L_ref, AI_Score), `windows` (where they begin), and lists with an entry
+        for each token, None if it is not scored: `base`, `reference` (losses in nats), `ranks` (two lists) and, with a
+        head, `looks`.
     """
-    ids = token_ids.tolist()
+    ids = document.token_ids.tolist()
     record = {
         "ids": ids,
-        "separator": separator_id,
+        "separator": document.separator_id,
         "pieces": [(visible(text), count) for text, count in characters(ids, pair.tokenizer)],
     }
-    if not is_scorable(token_ids, separator_id, scored):
+    if not document.is_scorable:
         return record
     bos_id = pair.tokenizer.bos_id
-    cut = list(windows(token_ids, seq_len, bos_id))
-    losses, ranks = pair.scorer.score(cut), pair.scorer.ranks(cut)
+    windows = list(document.windows(seq_len, bos_id))
+    losses, ranks = pair.scorer.score(windows), pair.scorer.ranks(windows)
     first_target = len(ids) - len(losses.base)
-    places, losses = losses.scored(len(ids), scored)
-    ranks = ranks[:, places - first_target]
+    places, losses = losses.scored(document)
 
     def by_token(values: Iterable) -> list:
         found = dict(zip(places.tolist(), values, strict=True))
         return [found.get(place) for place in range(len(ids))]
 
-    starts = np.cumsum([first_target, *(len(window) - 1 for window in cut[:-1])])
+    starts = np.cumsum([first_target, *(len(window) - 1 for window in windows[:-1])])
     record |= {
-        "means": [_number(mean) for mean in losses.means()],
-        "base": by_token(map(_number, losses.base)),
-        "reference": by_token(map(_number, losses.reference)),
-        "ranks": [by_token(of_model.tolist()) for of_model in ranks],
+        "means": [_short_number(mean) for mean in losses.means()],
+        "base": by_token(map(_short_number, losses.base)),
+        "reference": by_token(map(_short_number, losses.reference)),
+        "ranks": [by_token(of_model[places - first_target].tolist()) for of_model in ranks],
         "windows": starts.tolist(),
     }
     if head:
-        record["looks"] = looked_at(pair.base, token_ids, seq_len, bos_id, head).tolist()
+        record["looks"] = attended_places(pair.base, document, seq_len, bos_id, head).tolist()
     return record
 
 
-def _number(value: float) -> float | None:
-    """A number for JSON: as short as gives a float32 back to the last bit, None if it is not finite."""
+def _short_number(value: float) -> float | None:
+    """A number for JSON: as short as a float32 allows without loss, None if it is not finite."""
     return float(f"{value:.9g}") if np.isfinite(value) else None

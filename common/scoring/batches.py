@@ -1,21 +1,21 @@
-"""Windows of many documents, packed into one row of tokens for each forward pass; nothing is padded."""
+"""Batches: windows of many documents, packed into one row of tokens for each forward pass, without padding."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
 import numpy as np
 import torch
 
-Window = tuple[Hashable, np.ndarray]
-# A key of its own, and its windows: each one context token and its targets.
-Document = tuple[Hashable, list[np.ndarray]]
+# A unique key for a document, and one window, or all its windows: each is one context token and its targets.
+KeyedWindow = tuple[Hashable, np.ndarray]
+KeyedWindows = tuple[Hashable, list[np.ndarray]]
 
 
 class Batch:
-    """Some windows behind each other.
+    """Windows, one after another.
 
     Args:
-        windows: (key of the document, one context token and its targets).
-        pinned: lay the tensors where a GPU can fetch them while it computes.
+        windows: each with the key of its document.
+        pinned: put the tensors into memory from which a GPU can copy while it computes.
         ends_document: whether the last window is its document's last.
 
     >>> batch = Batch([("a", np.array([5, 6, 7])), ("b", np.array([8, 9]))])
@@ -23,7 +23,7 @@ class Batch:
     ([2, 1], [5, 6, 8], [6, 7, 9], [0, 1, 0])
     """
 
-    def __init__(self, windows: list[Window], pinned: bool = False, ends_document: bool = True):
+    def __init__(self, windows: list[KeyedWindow], pinned: bool = False, ends_document: bool = True):
         self.windows, self.pinned, self.ends_document = windows, pinned, ends_document
         self.lengths = [len(window) - 1 for _, window in windows]
         columns = (
@@ -35,7 +35,7 @@ class Batch:
         self.input_ids, self.targets, self.positions = (x.pin_memory() if pinned else x for x in tensors)
 
     def halves(self) -> tuple["Batch", "Batch"]:
-        """The same windows as two batches; there must be two windows at least."""
+        """The same windows as two batches; needs at least two windows."""
         middle = len(self.windows) // 2
         return (
             Batch(self.windows[:middle], self.pinned, ends_document=False),
@@ -43,11 +43,11 @@ class Batch:
         )
 
 
-def fill_batches(documents: Iterable[Document], max_tokens: Callable[[], int], pinned: bool) -> Iterator[Batch]:
+def fill_batches(documents: Iterable[KeyedWindows], max_tokens: Callable[[], int], pinned: bool) -> Iterator[Batch]:
     """Put successive documents together, up to `max_tokens()` tokens in a batch.
 
-    A longer document has batches of its own, and a longer window one for itself. So every batch but those inside such
-    a document ends where a document ends, and a run that starts there fills the same batches as one that came by.
+    A longer document has its own batches, and a longer window its own batch. So each batch, except inside such a long
+    document, ends where a document ends, and a run that starts there fills the same batches as an uninterrupted one.
     """
     taken, num_tokens = [], 0
     for key, windows in documents:

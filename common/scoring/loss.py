@@ -1,20 +1,19 @@
-"""A document's loss under the base model and under the reference model, from one set of weights where that is possible.
+"""A document's loss under the base model and under the reference model, from one set of weights if possible.
 
-A reference that is a masked copy of the base computes the same as the base below the first masked layer. There the
-hidden state is computed once and doubled along the batch; above, the first row runs as the base and the second with its
-heads masked. Windows of many documents share a forward pass, and the logits are made a tile at a time, so
-tokens × vocabulary are never held at once.
+A reference that is a masked copy computes the same as the base below the first masked layer. There the hidden state is
+computed once. At the first masked layer it is doubled along the batch: from there the first row runs as the base, the
+second with its heads masked. Windows of many documents share a forward pass.
 """
 
-import copy
 import ctypes
 import sys
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,17 +21,23 @@ from transformers import PreTrainedModel
 
 from common.errors import InputError
 from common.model.attention import Pack, decoder_layers, mask_heads_at_run_time, pack_documents
-from common.model.heads import Head
-from common.model.masking import run_time_masks
-from common.scoring.batches import Batch, Document, fill_batches
-from common.shards.documents import scored_targets
+from common.model.masking import Masking, run_time_masks
+from common.scoring.batches import Batch, KeyedWindows, fill_batches
+from common.scoring.output_head import OutputHead, Quantity, for_device
+from common.shards.documents import Document
 from common.workers.read_ahead import read_ahead
 
-# Tokens in a forward pass. On CUDA it is where to start: running out of memory halves it.
+# Tokens in a forward pass. On CUDA this is the start value: it is halved when memory runs out.
 TOKENS_PER_BATCH = {"cpu": 1536, "cuda": 32768}
-# Rows and vocabulary entries of a tile of logits: what a CPU's cache holds, what keeps a GPU busy.
-LOGIT_TILE = {"cpu": (1024, 2048), "cuda": (4096, 16384)}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+class Means(NamedTuple):
+    """Mean losses in nats under base and reference, and AI_Score = (L_ref - L_base) / L_base."""
+
+    L_base: float
+    L_ref: float
+    AI_Score: float
 
 
 @dataclass(frozen=True)
@@ -43,24 +48,19 @@ class TokenLosses:
     reference: np.ndarray
 
     def of(self, targets: np.ndarray) -> "TokenLosses":
-        """Those of some targets, by number."""
+        """The losses of some targets, given by number."""
         return TokenLosses(self.base[targets], self.reference[targets])
 
-    def scored(self, num_tokens: int, spans: np.ndarray | None) -> tuple[np.ndarray, "TokenLosses"]:
-        """Which tokens of their document are scored, and the losses of those.
-
-        Args:
-            num_tokens: of the document, of which these are the losses of the last.
-            spans: which of its tokens alone are scored, int64, shape [num_spans, 2]; None for all.
-        """
-        first = num_tokens - len(self.base)
-        places = scored_targets(first, num_tokens, spans)
+    def scored(self, document: Document) -> tuple[np.ndarray, "TokenLosses"]:
+        """The places in their document of the tokens that are scored, and the losses of these tokens."""
+        first = len(document) - len(self.base)
+        places = document.scored(first)
         return places, self.of(places - first)
 
-    def means(self) -> tuple[float, float, float]:
-        """L_base, L_ref and AI_Score = (L_ref - L_base) / L_base, with float64 sums."""
+    def means(self) -> Means:
+        """Means over the targets, with float64 sums."""
         base, reference = (float(losses.mean(dtype=np.float64)) for losses in (self.base, self.reference))
-        return base, reference, (reference - base) / base if base else float("nan")
+        return Means(base, reference, (reference - base) / base if base else float("nan"))
 
 
 class PairScorer:
@@ -69,17 +69,16 @@ class PairScorer:
     Args:
         base: the base model.
         reference: another model, run separately; or
-        masked: (kind, heads), when the reference is the base with these heads masked.
-        tokens_per_batch: most tokens in a forward pass, unless a single window has more; None takes what suits the
-            device.
-        compiled: run the layers, but for their attention, and the loss through torch.compile.
+        masked: the masked heads, if the reference is the base with these heads masked.
+        tokens_per_batch: most tokens in a forward pass, unless a single window has more; None suits the device.
+        compiled: run the layers (without their attention) and the loss through torch.compile.
     """
 
     def __init__(
         self,
         base: PreTrainedModel,
         reference: PreTrainedModel | None = None,
-        masked: tuple[str, Sequence[Head]] | None = None,
+        masked: Masking | None = None,
         tokens_per_batch: int | None = None,
         compiled: bool = False,
     ):
@@ -91,9 +90,9 @@ class PairScorer:
         self.compiled = compiled
         _keep_freed_memory()
         self._output_heads = [OutputHead(model, compiled) for model in self._models]
-        self.tokens_per_batch = tokens_per_batch or _for_device(TOKENS_PER_BATCH, self._device)
+        self.tokens_per_batch = tokens_per_batch or for_device(TOKENS_PER_BATCH, self._device)
         if any(map(_positions_depend_on_length, self._models)):
-            self.tokens_per_batch = 1  # which makes a batch of every window
+            self.tokens_per_batch = 1  # so each window is a batch
 
     def score(self, windows: list[np.ndarray]) -> TokenLosses:
         """Token losses of one document's windows, each of one context token and its targets."""
@@ -105,14 +104,14 @@ class PairScorer:
         [[(_, ranks)]] = self._stream([(None, windows)], OutputHead.token_ranks)
         return ranks
 
-    def stream(self, documents: Iterable[Document]) -> Iterator[list[tuple[Hashable, TokenLosses]]]:
-        """Token losses of each document, in order, while the next are read and, on CUDA, already computed.
+    def stream(self, documents: Iterable[KeyedWindows]) -> Iterator[list[tuple[Hashable, TokenLosses]]]:
+        """Token losses of each document, in order; the next documents are read, and on CUDA computed, at the same time.
 
         Args:
-            documents: (key of its own, windows of one context token and its targets).
+            documents: (a unique key, windows of one context token and its targets).
         Yields:
-            Lists of (key, losses): documents that were finished together. A stream that starts behind a list computes
-            what this one does, to the last bit, unless memory ran out in between.
+            Lists of (key, losses) of documents that were finished together. A stream that starts after such a list
+            gives the same results to the last bit, unless memory ran out in between.
         Raises:
             InputError: a single window does not fit the GPU's memory.
         """
@@ -120,9 +119,9 @@ class PairScorer:
             yield [(key, TokenLosses(*losses)) for key, losses in finished]
 
     def _stream(
-        self, documents: Iterable[Document], quantity: "Quantity"
+        self, documents: Iterable[KeyedWindows], quantity: "Quantity"
     ) -> Iterator[list[tuple[Hashable, np.ndarray]]]:
-        """As `stream`, for any quantity of the targets: arrays of shape [2, num_targets]."""
+        """Like `stream`, for any quantity of the targets: arrays of shape [2, num_targets]."""
         waiting = []
         for batch, values in self._computed(documents, quantity):
             edges = np.cumsum(batch.lengths)[:-1]
@@ -136,8 +135,8 @@ class PairScorer:
                 waiting = []
 
     @torch.inference_mode()
-    def _computed(self, documents: Iterable[Document], quantity: "Quantity") -> Iterator[tuple[Batch, np.ndarray]]:
-        """Batches with their targets' quantity, shape [2, num_targets]."""
+    def _computed(self, documents: Iterable[KeyedWindows], quantity: "Quantity") -> Iterator[tuple[Batch, np.ndarray]]:
+        """Batches, each with the quantity of its targets, shape [2, num_targets]."""
         in_flight = 1 if self._device.type == "cuda" else 0
         launched: deque[_Launched] = deque()
         with ExitStack() as stack:
@@ -145,7 +144,7 @@ class PairScorer:
             for model in self._models if self.compiled else []:
                 stack.enter_context(_compiled_layers(model))
             if self._masked:
-                stack.enter_context(_masked_second_row(self._models[0], *self._masked))
+                stack.enter_context(_masked_second_row(self._models[0], self._masked))
             for batch in read_ahead(fill_batches(documents, lambda: self.tokens_per_batch, in_flight > 0)):
                 launched += self._launch(batch, packs, quantity)
                 while len(launched) > in_flight:
@@ -154,7 +153,7 @@ class PairScorer:
                 yield last.finished()
 
     def _launch(self, batch: Batch, packs: Sequence[Pack], quantity: "Quantity") -> list["_Launched"]:
-        """Start computing a batch; where memory runs out, in halves, and smaller batches from then on."""
+        """Start to compute a batch; if memory runs out, in halves, and use smaller batches from then on."""
         try:
             return [_Launched(batch, self._values(batch, packs, quantity))]
         except torch.OutOfMemoryError as error:
@@ -187,7 +186,7 @@ class PairScorer:
 
 
 class _Launched:
-    """A batch that is being computed, and its targets' quantity on its way to the CPU."""
+    """A batch that is being computed; its results are on their way to the CPU."""
 
     def __init__(self, batch: Batch, values: torch.Tensor):
         self._batch = batch
@@ -200,19 +199,19 @@ class _Launched:
             self._arrived.record(torch.cuda.current_stream(values.device))
 
     def finished(self) -> tuple[Batch, np.ndarray]:
-        """Wait; the batch and its quantity, shape [2, num_targets]."""
+        """Wait for the results; returns the batch and its quantity, shape [2, num_targets]."""
         if self._arrived:
             self._arrived.synchronize()
         return self._batch, self._values.numpy()
 
 
 @contextmanager
-def _masked_second_row(model: PreTrainedModel, kind: str, heads: Sequence[Head]) -> Iterator[None]:
-    """Inside the block, the decoder takes the same tokens in two rows, and masks `heads` in the second.
+def _masked_second_row(model: PreTrainedModel, masking: Masking) -> Iterator[None]:
+    """For the block, the decoder gets the same tokens in two rows, and the heads are masked in the second.
 
-    Below the first masked layer both rows would be the same, so the layers there are given the first alone.
+    Below the first masked layer both rows would be equal, so the layers there get only the first.
     """
-    masks = run_time_masks(heads, kind, model, rows=(False, True))
+    masks = run_time_masks(masking.heads, masking.kind, model, rows=(False, True))
 
     def first_row(_layer, args):
         return (args[0][:1], *args[1:])
@@ -231,7 +230,7 @@ def _masked_second_row(model: PreTrainedModel, kind: str, heads: Sequence[Head])
 
 @contextmanager
 def _compiled_layers(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block, torch.compile runs the decoder's layers; their attention stays as it is."""
+    """For the block, torch.compile runs the decoder's layers; their attention stays as it is."""
     layers = decoder_layers(model)
     for layer in layers:
         layer.forward = torch.compile(layer.forward, dynamic=True)
@@ -242,134 +241,14 @@ def _compiled_layers(model: PreTrainedModel) -> Iterator[None]:
             del layer.forward
 
 
-class OutputHead:
-    """A model's way from hidden states to losses and ranks, by the class's own code, soft-caps and scales included.
-
-    It is the model without its decoder, once for each slice of the vocabulary: what the classes do to logits, they do
-    to each by itself.
-
-    Args:
-        compiled: run the loss through torch.compile.
-    Raises:
-        InputError: the class keeps its output projection where it cannot be run on its own.
-    """
-
-    def __init__(self, model: PreTrainedModel, compiled: bool = False):
-        self._take_in = torch.compile(_take_in, dynamic=True) if compiled else _take_in
-        projection = model.get_output_embeddings()
-        names = [name for name, module in model.named_children() if module is projection]
-        if model.get_decoder() is not model.base_model or not names or not isinstance(projection, torch.nn.Linear):
-            raise InputError(
-                f"{type(model).__name__}: its output head cannot be run on its own, so its losses cannot be taken"
-            )
-        self._rows, columns = _for_device(LOGIT_TILE, model.device)
-        self._slices = []
-        for first in range(0, projection.out_features, columns):
-            head = copy.copy(model)
-            part = _slice(projection, first, first + columns)
-            head._modules = {**model._modules, model.base_model_prefix: _Given(), names[0]: part}
-            self._slices.append((first, head))
-
-    def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy in nats of each target, float32, shape [batch, length].
-
-        Args:
-            hidden: the decoder's output, shape [batch, length, hidden_size].
-            targets: the token that each position predicts, shape [batch, length].
-        """
-        return self._of_rows(self._rows_losses, hidden, targets)
-
-    def token_ranks(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """1 + the number of tokens whose logit is above the target's, int64; arguments and shape as `token_losses`."""
-        return self._of_rows(self._rows_ranks, hidden, targets)
-
-    def _of_rows(self, compute: Callable, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        tiles = zip(hidden.flatten(0, 1).split(self._rows), targets.flatten().split(self._rows), strict=True)
-        return torch.cat([compute(rows, wanted) for rows, wanted in tiles]).view(targets.shape)
-
-    def _tiles(self, rows: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-        """The id of its first token and the logits of each slice of the vocabulary."""
-        for first, head in self._slices:
-            yield first, head(inputs_embeds=rows[None]).logits[0]
-
-    def _rows_losses(self, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """As `token_losses`, of rows of shape [num_rows, hidden_size]."""
-        normalizer = torch.full(wanted.shape, -torch.inf, device=rows.device)
-        logit = torch.zeros(wanted.shape, device=rows.device)
-        for first, logits in self._tiles(rows):
-            logit, normalizer = self._take_in(logits, wanted - first, logit, normalizer)
-        return normalizer - logit
-
-    def _rows_ranks(self, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """As `token_ranks`, of rows of shape [num_rows, hidden_size]; the logits are made twice, and never kept."""
-        logit = torch.zeros(wanted.shape, device=rows.device)
-        for first, logits in self._tiles(rows):
-            logit = _pick(logits.float(), wanted - first, logit)
-        return 1 + sum((logits.float() > logit[:, None]).sum(-1) for _, logits in self._tiles(rows))
-
-
-# What is computed of each target: a method of OutputHead that takes hidden states and targets.
-Quantity = Callable[[OutputHead, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def _take_in(logits: torch.Tensor, place: torch.Tensor, logit: torch.Tensor, normalizer: torch.Tensor):
-    """The targets' logits and the log-normalizers, with one more slice of the vocabulary taken in; float32."""
-    logits = logits.float()
-    logit = _pick(logits, place, logit)
-    peak = logits.amax(-1)
-    part = logits.sub_(peak[:, None]).exp_().sum(-1).log_().add_(peak)
-    return logit, torch.logaddexp(normalizer, part)
-
-
-def _pick(logits: torch.Tensor, place: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
-    """The logit at each row's place, or `otherwise` where the place is outside of this slice."""
-    inside = (place >= 0) & (place < logits.shape[1])
-    found = logits.gather(-1, place.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-    return torch.where(inside, found, otherwise)
-
-
-class _Given(torch.nn.Module):
-    """Stands in for the decoder: gives its input back as the hidden state."""
-
-    def forward(self, *_args, inputs_embeds: torch.Tensor, **_kwargs) -> "_GivenOutput":
-        return _GivenOutput(inputs_embeds)
-
-
-class _GivenOutput:
-    """A decoder's output that holds the hidden state, and None for whatever else a class may ask for."""
-
-    def __init__(self, last_hidden_state: torch.Tensor):
-        self.last_hidden_state = last_hidden_state
-
-    def __getitem__(self, index: int) -> torch.Tensor | None:
-        return self.last_hidden_state if index == 0 else None
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-
-def _slice(projection: torch.nn.Linear, first: int, last: int) -> torch.nn.Linear:
-    """The rows [first, last) of a projection, sharing its memory."""
-    weight = projection.weight[first:last]
-    part = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=projection.bias is not None, device="meta")
-    part.weight = torch.nn.Parameter(weight, requires_grad=False)
-    if projection.bias is not None:
-        part.bias = torch.nn.Parameter(projection.bias[first:last], requires_grad=False)
-    return part
-
-
 def _positions_depend_on_length(model: PreTrainedModel) -> bool:
-    """Whether RoPE's frequencies follow from the longest position in the batch, so that windows cannot share one."""
+    """Whether RoPE's frequencies depend on the longest position in the batch; then windows cannot share a batch."""
     return any(kind in str(getattr(model.config, "rope_parameters", None)) for kind in ("'longrope'", "'dynamic'"))
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: every layer would ask the kernel for the same megabytes again, zeroed."""
+    """Make glibc keep freed memory; otherwise each layer asks the kernel for the same zeroed megabytes again."""
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda parameter, value: None)
         for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             mallopt(parameter, 2**30)
-
-
-def _for_device(table: dict, device: torch.device):
-    return table["cpu" if device.type == "cpu" else "cuda"]

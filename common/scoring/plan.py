@@ -1,21 +1,21 @@
-"""What a run is to score: which documents of which shards, what of them is not scored yet, and that in units."""
+"""The plan of a run: the documents of each shard to score, which are not scored yet, and their units."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from common.scoring.pair import PairDescription
 from common.scoring.units import Unit, cut, tokens_per_unit
-from common.shards.documents import Shard, check_tokenizer
 from common.shards.format import check_vocabulary
-from common.table.scores import Parts
-from common.text.tokenization import TextTokenizer
+from common.shards.reader import ShardReader
+from common.table.parts import Parts
 
 
 @dataclass(frozen=True)
-class Work:
-    """The documents of one shard that are to be scored: the first `num_documents`, of `num_tokens` in all."""
+class ShardPlan:
+    """The documents of one shard to score: the first `num_documents`, together `num_tokens`."""
 
     path: Path
     tokens_in_shard: int
@@ -29,47 +29,40 @@ class Work:
         return str(self.path.with_suffix(""))
 
 
-def plan(
-    paths: Iterable[Path],
-    tokenizer: TextTokenizer,
-    open_one: Callable[[Path], Shard],
-    max_tokens: int | None,
-) -> list[Work]:
-    """Check every shard against the tokenizer, and choose documents up to the one that reaches `max_tokens`."""
-    work, left = [], max_tokens or float("inf")
+def make_plan(paths: Iterable[Path], reader: ShardReader, max_tokens: int | None) -> list[ShardPlan]:
+    """Check all shards, and choose documents up to the one that reaches `max_tokens`."""
+    plan, left = [], max_tokens or float("inf")
     for path in paths:
-        shard = open_one(path)
-        check_tokenizer(shard, tokenizer)
+        shard = reader.open(path)
         ends = np.concatenate([[0], shard.spans[:, 1]])
         count = min(int(np.searchsorted(ends, max(left, 0))), len(shard.spans))
-        work.append(Work(path, len(shard.tokens), count, int(ends[count]), shard.digest()))
+        plan.append(ShardPlan(path, len(shard.tokens), count, int(ends[count]), shard.digest()))
         left -= int(ends[count])
-    return work
+    return plan
 
 
-def tokens_missing(item: Work, parts: Parts, open_one: Callable[[Path], Shard]) -> int:
+def tokens_missing(item: ShardPlan, parts: Parts, reader: ShardReader) -> int:
     """Tokens of a shard's documents that are not scored yet."""
     gaps = parts.missing(item.name, item.num_documents)
     if gaps in ([], [range(item.num_documents)]):
         return item.num_tokens if gaps else 0
-    spans = open_one(item.path).spans
+    spans = reader.open(item.path).spans
     return int(sum(spans[gap.stop - 1, 1] - spans[gap.start, 0] for gap in gaps))
 
 
 def units(
-    work: list[Work],
-    parts: Parts,
-    open_one: Callable[[Path], Shard],
-    checked: bool,
-    vocab_size: int,
-    device: str,
+    plan: list[ShardPlan], parts: Parts, reader: ShardReader, checked: bool, models: PairDescription
 ) -> Iterator[Unit]:
-    """What is not scored yet, cut into units; a shard is read whole and checked before its first, unless it was."""
-    size = tokens_per_unit(sum(item.tokens_in_shard for item in work), device)
-    for item in work:
+    """The documents that are not scored yet, in units.
+
+    Args:
+        checked: without it, all tokens of a shard are read and checked before its first unit.
+    """
+    size = tokens_per_unit(sum(item.tokens_in_shard for item in plan), models.device)
+    for item in plan:
         if gaps := parts.missing(item.name, item.num_documents):
-            shard = open_one(item.path)
+            shard = reader.open(item.path)
             if not checked:
-                check_vocabulary(item.path, shard.verified().tokens, vocab_size)
+                check_vocabulary(item.path, shard.verified().tokens, models.vocabulary)
             for gap in gaps:
                 yield from cut(shard, gap, size)

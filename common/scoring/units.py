@@ -1,10 +1,10 @@
-"""Units of work: stretches of a shard's documents that are scored, lost and scored again as one.
+"""Units of work: successive documents of a shard that are scored, lost and scored again together.
 
-Units are cut at the same places whoever scores them, so their batches are the same and so are their scores.
+Units are cut at the same places for every number of workers, so their batches are the same and so are their scores.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -12,36 +12,34 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.flags import PairOptions
-from common.scoring.batches import Document
-from common.scoring.loss import TokenLosses
-from common.scoring.pair import load_pair
-from common.scoring.steps import Step, score_steps
-from common.shards.documents import Shard, is_scorable, scored_targets, windows
+from common.scoring.batches import KeyedWindows
+from common.scoring.document_steps import Step, score_steps
+from common.scoring.loss import Means, TokenLosses
+from common.scoring.pair import PairOptions, load_pair
+from common.shards.documents import Document
+from common.shards.reader import Shard
 from common.table.guards import Guards, measure
 
-# A unit's tokens: the least, which is a few batches, and the most; and how many units there should be where that leaves
-# a choice.
+# Tokens in a unit: at least a few batches, and at most MAX_TOKENS. In between there are about UNITS units in a run.
 MIN_TOKENS, MAX_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**18}, 2**20, 2048
 
 
 class Scored(NamedTuple):
-    """What is known of one document.
+    """The results for one document.
 
     Attributes:
         row: of the document in its shard.
-        means: L_base, L_ref, AI_Score.
-        steps: where steps are wanted; their places count from the document's first token.
+        steps: empty unless steps are wanted; their places count from the document's first token.
     """
 
     row: int
-    means: tuple[float, float, float]
+    means: Means
     guards: Guards
     steps: list[Step]
 
 
 class Piece(NamedTuple):
-    """Scores of documents [first, last) of a shard; those with nothing to predict have none."""
+    """Scores of the documents [first, last) of a shard; documents without a target have none."""
 
     first: int
     last: int
@@ -50,7 +48,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Whether the steps of documents are scored, and what stands between them; None for blank lines."""
+    """Whether the steps of documents are scored, and the text between them; None is blank lines."""
 
     wanted: bool = False
     separator: str | None = None
@@ -58,93 +56,64 @@ class StepOptions:
 
 @dataclass(frozen=True)
 class Unit:
-    """Successive documents of one shard, with their tokens: who scores them needs no file.
+    """Successive documents of one shard with their tokens, so that a worker needs no file.
 
     Attributes:
-        shard_name: path of the shard without suffix.
         first: row of the first document in the shard.
-        tokens: of these documents, shape [num_tokens].
-        spans: where the documents lie in the shard, int64, shape [num_documents, 2].
-        domains: one for each document.
-        answers: of each document, which of its tokens alone are scored; None for all of them.
-        separator_id: the token between documents.
+        documents: at least one.
     """
 
-    shard_name: str
     first: int
-    tokens: np.ndarray
-    spans: np.ndarray
-    domains: Sequence[str]
-    answers: Sequence[np.ndarray | None]
-    separator_id: int
+    documents: list[Document]
+
+    @property
+    def shard_name(self) -> str:
+        """As in `Document`."""
+        return self.documents[0].shard_name
 
     @property
     def last(self) -> int:
-        """The row behind the last document."""
-        return self.first + len(self.spans)
+        """The row after the last document."""
+        return self.first + len(self.documents)
 
-    def span(self, row: int) -> tuple[int, int]:
-        """Where a document lies in the shard."""
-        start, end = self.spans[row - self.first]
-        return int(start), int(end)
+    def document(self, row: int) -> Document:
+        """The document in a row of the shard."""
+        return self.documents[row - self.first]
 
-    def num_tokens(self, first: int, last: int) -> int:
-        """Tokens of the documents in rows [first, last)."""
-        return self.span(last - 1)[1] - self.span(first)[0] if first < last else 0
-
-    def behind(self, piece: Piece) -> "Unit | None":
-        """The documents behind a piece, or None where none are left."""
-        done = piece.last - self.first
+    def rest_after(self, piece: Piece) -> "Unit | None":
+        """The documents after a piece, or None if there are none."""
         if piece.last == self.last:
             return None
-        return replace(
-            self,
-            first=piece.last,
-            tokens=self.tokens[int(self.spans[done, 0] - self.spans[0, 0]) :],
-            spans=self.spans[done:],
-            domains=self.domains[done:],
-            answers=self.answers[done:],
-        )
-
-    def token_ids(self, row: int) -> np.ndarray:
-        """The tokens of a document."""
-        start, end = self.span(row)
-        offset = int(self.spans[0, 0])
-        return self.tokens[start - offset : end - offset]
+        return Unit(piece.last, self.documents[piece.last - self.first :])
 
 
 def tokens_per_unit(num_tokens: int, device: str) -> int:
-    """How many tokens to put into a unit, of so many in all."""
+    """How many tokens to put into a unit, for a run over `num_tokens`."""
     least = MIN_TOKENS["cpu" if device == "cpu" else "cuda"]
     return min(max(num_tokens // UNITS, least), MAX_TOKENS)
 
 
 def cut(shard: Shard, rows: range, size: int) -> Iterator[Unit]:
-    """Cut documents of a shard into units, wherever another `size` tokens of the shard have gone by.
+    """Cut documents of a shard into units, at each multiple of `size` tokens of the shard.
 
-    >>> [unit.spans.tolist() for unit in cut(shard, range(1, 4), 10)]  # documents of 4 tokens each
-    [[[4, 8], [8, 12]], [[12, 16]]]
+    For example, rows 1 to 3 of a shard with documents of 4 tokens become, with `size` 10, the rows [1, 2] and [3].
     """
     starts = shard.spans[rows.start : rows.stop, 0] // size
     edges = [rows.start, *(rows.start + 1 + np.flatnonzero(np.diff(starts))).tolist(), rows.stop]
     for first, last in pairwise(edges):
-        spans = shard.spans[first:last]
-        yield Unit(
-            shard.name,
-            first,
-            np.array(shard.tokens[spans[0, 0] : spans[-1, 1]]),
-            spans,
-            shard.domains[first:last],
-            shard.answers[first:last],
-            shard.separator_id,
-        )
+        documents = map(shard.document, range(first, last))
+        yield Unit(first, [replace(document, token_ids=np.array(document.token_ids)) for document in documents])
 
 
 class UnitScorer:
-    """Loads a pair of models and scores units with it.
+    """A worker that loads a pair of models and scores units.
 
     Args:
-        seconds_per_piece: how long to gather scores before they are handed on; 0 hands on what a batch has finished.
+        seconds_per_piece: how long to collect scores before they are yielded; 0 yields the scores of each batch.
+
+    Attributes:
+        description: of the pair.
+
     Raises:
         InputError: as `load_pair`.
     """
@@ -153,40 +122,37 @@ class UnitScorer:
         self._pair, self._seq_len, self._seconds = load_pair(options), options.seq_len, seconds_per_piece
         self._steps = steps
         self._piece = cache(lambda token_id: self._pair.tokenizer.pieces([token_id])[0])
-        self.facts = self._pair.facts
+        self.description = self._pair.description
 
     def __call__(self, unit: Unit) -> Iterator[Piece]:
         """Scores of the unit's documents, in order, as they are computed."""
-        first, scores, handed, guards = unit.first, [], time.monotonic(), {}
-        for finished in self._pair.scorer.stream(self._documents(unit, guards)):
-            scores += [self._scored(unit, row, losses, guards.pop(row)) for row, losses in finished]
-            if time.monotonic() - handed >= self._seconds:
+        first, scores, yielded, guards = unit.first, [], time.monotonic(), {}
+        for finished in self._pair.scorer.stream(self._windows(unit, guards)):
+            scores += [self._scored(row, unit.document(row), losses, guards.pop(row)) for row, losses in finished]
+            if time.monotonic() - yielded >= self._seconds:
                 yield Piece(first, scores[-1].row + 1, scores)
-                first, scores, handed = scores[-1].row + 1, [], time.monotonic()
+                first, scores, yielded = scores[-1].row + 1, [], time.monotonic()
         if first < unit.last:
             yield Piece(first, unit.last, scores)
 
-    def _documents(self, unit: Unit, guards: dict[int, Guards]) -> Iterator[Document]:
-        """The windows of each document that has something to predict, with its row; its guards go into `guards`.
+    def _windows(self, unit: Unit, guards: dict[int, Guards]) -> Iterator[KeyedWindows]:
+        """The windows of each scorable document, with its row as key; its guards go into `guards`.
 
         The scorer reads ahead in a thread, so the guards are measured while the models compute.
         """
         tokenizer = self._pair.tokenizer
-        for row in range(unit.first, unit.last):
-            token_ids = unit.token_ids(row)
-            answers = unit.answers[row - unit.first]
-            if is_scorable(token_ids, unit.separator_id, answers):
-                scored = token_ids[scored_targets(0, len(token_ids), answers)]
-                scored = scored[scored != unit.separator_id]
+        for row, document in enumerate(unit.documents, unit.first):
+            if document.is_scorable:
+                scored = document.token_ids[document.scored()]
+                scored = scored[scored != document.separator_id]
                 guards[row] = measure(scored, tokenizer.decode(scored.tolist()))
-                yield row, list(windows(token_ids, self._seq_len, tokenizer.bos_id))
+                yield row, list(document.windows(self._seq_len, tokenizer.bos_id))
 
-    def _scored(self, unit: Unit, row: int, losses: TokenLosses, guards: Guards) -> Scored:
-        token_ids, answers = unit.token_ids(row), unit.answers[row - unit.first]
-        (places, losses), steps = losses.scored(len(token_ids), answers), []
+    def _scored(self, row: int, document: Document, losses: TokenLosses, guards: Guards) -> Scored:
+        steps = []
         if self._steps.wanted:
-            # The separator is no text, so that it never is a step of its own.
-            pieces = ["" if token_id == unit.separator_id else self._piece(token_id) for token_id in token_ids.tolist()]
-            spans = [(0, len(pieces))] if answers is None else answers.tolist()
-            steps = score_steps(losses, places, pieces, self._steps.separator, spans)
-        return Scored(row, losses.means(), guards, steps)
+            # The separator has no text, so that it is never a step of its own.
+            ids = document.token_ids.tolist()
+            pieces = ["" if token_id == document.separator_id else self._piece(token_id) for token_id in ids]
+            steps = score_steps(document, losses, pieces, self._steps.separator)
+        return Scored(row, losses.scored(document)[1].means(), guards, steps)

@@ -6,8 +6,9 @@ A shard is a header of 256 little-endian int32, then the tokens:
     GPT-2     20240520    1             num_tokens   uint16, 2 bytes      up to 65,536
     Llama 3   20240801    7             num_tokens   uint32, 4 bytes      larger
 
-In shards of ours two SHA-256 digests follow, which those readers pass over: [3:11] of the tokens' bytes, [11:19] of the
-index file beside the shard. In theirs these fields are zero. The rest is zero, and nothing follows the last token.
+Shards of this project also hold two SHA-256 digests, which those readers skip: [3:11] of the tokens' bytes, [11:19] of
+the index file next to the shard. In other shards these fields are zero. The rest of the header is zero, and nothing
+follows the last token.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
-from common.files import as_path, atomic, is_url, writing
+from common.files import as_path, atomic, file_digest, is_url, writing
+from common.text.tokenization import Vocabulary
 
 HEADER_BYTES = 256 * 4
 LAYOUTS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
@@ -34,12 +36,12 @@ class Digests(NamedTuple):
 
 
 def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
-    """Memory-map a shard's tokens, after checking magic, version, count and exact file size; a URL's are read whole.
+    """Check magic, version, count and exact file size of a shard, then memory-map its tokens (a URL is read whole).
 
     Returns:
-        Tokens, read-only, shape [num_tokens], uint16 or uint32; and the header's digests, None where it has none.
+        Tokens, read-only, shape [num_tokens], uint16 or uint32; and the digests of the header, None if it has none.
     Raises:
-        InputError: what differs, at which offset, and what to do.
+        InputError: names what differs and at which offset, and says what to do.
     """
     path = as_path(path)
     if path.exists() and not path.is_file():
@@ -51,7 +53,7 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     if len(start) < HEADER_BYTES:
-        raise InputError(f"{path}: {size} bytes is shorter than a shard's header of {HEADER_BYTES}; tokenize it anew")
+        raise InputError(f"{path}: {size} bytes is shorter than a shard's header of {HEADER_BYTES}; tokenize it again")
     header = np.frombuffer(start, "<i4")
     magic, version, num_tokens = (int(field) for field in header[:3])
     if magic not in LAYOUTS:
@@ -64,7 +66,7 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
     if num_tokens < 0 or size != expected_size:
         raise InputError(
             f"{path}: the header (byte 8) promises {num_tokens} tokens, so {expected_size} bytes, but the file has "
-            f"{size}; it is cut short or damaged, tokenize it anew"
+            f"{size}; it is cut short or damaged, tokenize it again"
         )
     stored = header[3:19].tobytes()
     digests = Digests(stored[:32], stored[32:]) if any(stored) else None
@@ -75,45 +77,40 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
     return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(num_tokens,)), digests
 
 
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
 def token_dtype(vocab_size: int) -> np.dtype:
-    """uint16 where every id of the vocabulary fits, else uint32."""
+    """uint16 if every id of the vocabulary fits, otherwise uint32."""
     return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
 
 
-def check_vocabulary(path: Path, tokens: np.ndarray, vocab_size: int) -> None:
-    """Raise InputError, naming the offset, when a token of the shard is beyond the vocabulary."""
+def check_vocabulary(where: Path | str, tokens: np.ndarray, vocabulary: Vocabulary) -> None:
+    """Raise InputError, naming the offset, if a token is not in the vocabulary; `where` says whose tokens they are."""
     for start in range(0, len(tokens), 2**24):
         block = tokens[start : start + 2**24]
-        if block.max() >= vocab_size:
-            offset = start + int(np.argmax(block >= vocab_size))
-            raise InputError(
-                f"{path}: token {tokens[offset]} at offset {offset} is beyond the model's vocabulary of {vocab_size}; "
-                "the shard was made with another tokenizer"
-            )
+        if block.max() >= vocabulary.size:
+            offset = start + int(np.argmax(block >= vocabulary.size))
+            vocabulary.require(int(tokens[offset]), f"{where}: offset {offset}")
 
 
 class ShardWriter:
     """Writes one shard, document by document, under a temporary name until `close`.
 
-    >>> writer = ShardWriter(Path("data/fineweb_train_000001.bin"), np.dtype("<u2"))
-    >>> writer.append([5, 6, 0])
-    >>> writer.close()
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     writer = ShardWriter(Path(folder) / "fineweb_train_000001.bin", np.dtype("<u2"))
+    ...     writer.append([5, 6, 0])
+    ...     writer.close()
+    ...     read_shard(writer.path)[0].tolist()
+    [5, 6, 0]
     """
 
     def __init__(self, path: Path, dtype: np.dtype):
         self.path, self.dtype, self.num_tokens = path, dtype, 0
         self._digest = hashlib.sha256()
         self._whole = contextlib.ExitStack()
-        self._file = None  # opened later: who is interrupted here has nothing on disk that no writer knows of
+        self._file = None  # opened later, so that an interrupt here leaves no file that no writer knows
 
     def append(self, token_ids: Sequence[int]) -> None:
-        """Append some tokens; ValueError when one does not fit the shard's layout."""
+        """Append some tokens; ValueError if one does not fit the shard's layout."""
         array = np.asarray(token_ids, dtype=np.int64)
         if array.size and not 0 <= array.min() <= array.max() <= np.iinfo(self.dtype).max:
             raise ValueError(f"{self.path}: a token id does not fit {self.dtype}")
@@ -128,7 +125,7 @@ class ShardWriter:
         """Fill in the header, flush to disk and give the file its final name.
 
         Args:
-            index: the index file of this shard, complete; without one the header has no digests, as llm.c's.
+            index: the finished index file of this shard; without one the header has no digests, as in llm.c.
         """
         if self.num_tokens > MAX_TOKENS:
             raise InputError(f"{self.path}: {self.num_tokens} tokens do not fit a header's int32; lower --shard_size")
@@ -145,8 +142,8 @@ class ShardWriter:
         self._whole.close()
 
     def discard(self) -> None:
-        """Drop what was written so far."""
-        with contextlib.suppress(OSError):  # what the disk has no room for is dropped too
+        """Drop the tokens written so far."""
+        with contextlib.suppress(OSError):  # the disk may be full; then there is less to drop
             if self._file:
                 self._file.close()
         with contextlib.suppress(_Discarded), self._whole:
@@ -159,4 +156,4 @@ class ShardWriter:
 
 
 class _Discarded(Exception):
-    """Ends an `atomic` block without its file."""
+    """Ends an `atomic` block without writing its file."""

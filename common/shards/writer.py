@@ -1,10 +1,11 @@
-"""A folder of shards, written document by document: which shard a document goes to, and where a stopped run goes on."""
+"""A folder of shards, written document by document; a stopped run continues after its last finished shard."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.shards.documents import INDEX_SUFFIX, ShardInfo, open_shard, write_index
 from common.shards.format import ShardWriter, token_dtype
+from common.shards.index import INDEX_SUFFIX, ShardInfo, write_index
+from common.shards.reader import ShardReader
 from common.text.corpus import SourceDocument
 from common.text.tokenization import TextTokenizer
 
@@ -15,14 +16,14 @@ Spans = list[tuple[int, int]]
 class DatasetWriter:
     """Fills `fineweb_val_000000.bin` (if asked for), `fineweb_train_000001.bin`, … with whole documents.
 
-    A shard closes before the document that would make it longer than `shard_size`; a document that is longer alone gets
-    a shard of its own. A shard has its final name only when it and its index are complete.
+    A shard ends before the document that would make it longer than `shard_size`; a document longer than that has a
+    shard of its own. A shard gets its final name only when it and its index are complete.
 
     Args:
         val_tokens: size of the validation shard, the first; 0 for none.
 
     Attributes:
-        num_documents, num_tokens, num_shards: in finished shards, those of an earlier run included.
+        num_documents, num_tokens, num_shards: in finished shards, including those of an earlier run.
     """
 
     def __init__(self, folder: Path, tokenizer: TextTokenizer, shard_size: int, val_tokens: int):
@@ -32,11 +33,11 @@ class DatasetWriter:
         self._rows: list[dict] = []
         self._shard: ShardWriter | None = None
         while (path := self._path()).exists():
-            shard = open_shard(path)
+            shard = ShardReader().open(path)
             self._count(len(shard.spans), len(shard.tokens))
 
     def add(self, document: SourceDocument, token_ids: Sequence[int], answers: Spans | None = None) -> None:
-        """Append a document, `answers` if it is a chat in tokens; the separator is put behind it."""
+        """Append a document and then the separator; `answers` (for a chat) are spans of tokens."""
         length = len(token_ids) + 1
         limit = self.val_tokens if self._is_validation() else self.shard_size
         if self._shard and self._shard.num_tokens + length > limit:
@@ -58,7 +59,7 @@ class DatasetWriter:
         )
 
     def close(self) -> None:
-        """Finish the shard at hand, index first: a `.bin` without its index cannot be."""
+        """Finish the current shard, its index first, so that there is never a `.bin` without its index."""
         if not self._shard:
             return
         tokenizer, num_tokens = self.tokenizer, self._shard.num_tokens
@@ -72,7 +73,7 @@ class DatasetWriter:
         self._shard, self._rows = None, []
 
     def discard(self) -> None:
-        """Drop the unfinished shard at hand."""
+        """Drop the current, unfinished shard."""
         if self._shard:
             self._shard.discard()
 

@@ -1,14 +1,14 @@
-"""What the score rewards wrongly, measured in each document: repetition inside it, and other documents like it.
+"""Measures of what the score rewards wrongly: repetition in a document, and copies of it.
 
 The score rises wherever text can be copied, so it rises with repeated phrases and boilerplate. The measures are those
-of the large open corpora, taken on tokens:
+of the large open corpora, computed on tokens:
 
-repetition   share of tokens in n-grams that the document held before, after Gopher's duplicate n-grams (arXiv
-             2112.11446, table A1), there a share of characters; n = 10
+repetition   share of tokens in n-grams that occurred before in the document, after Gopher's duplicate n-grams (arXiv
+             2112.11446, table A1), which counts characters; n = 10
 longest_run  tokens in the longest stretch that is an n-gram of up to 13 tokens three times or more, as Dolma finds
              them (arXiv 2402.00159)
 compression  bytes of the text after zlib by bytes before
-keys         of which two equal ones tell of equal, or nearly equal, documents
+keys         hashes: documents that share one are equal, or nearly equal
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from scipy.sparse.csgraph import connected_components
 
 REPEATED_NGRAM = 10
 MAX_PERIOD, MIN_TIMES = 13, 3
-# As FineWeb has it (arXiv 2406.17557): of two documents with 75 % of their 5-grams in common 77 % share a band, of two
+# FineWeb's setting (arXiv 2406.17557): of two documents with 75 % of their 5-grams in common 77 % share a band, of two
 # with half of them 5 %.
 SHINGLE, BANDS, ROWS_PER_BAND = 5, 14, 8
 NUM_KEYS = 1 + BANDS
-SHINGLES_AT_ONCE = 2**14  # in memory, times a number for each row
+SHINGLES_AT_ONCE = 2**14  # in memory, each with a number for each row
 KEY_BYTES = 8 * NUM_KEYS
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Guards(NamedTuple):
-    """The measures of one document; `keys` are `NUM_KEYS` uint64 as bytes, that of the whole document first."""
+    """The measures of one document; `keys` are `NUM_KEYS` uint64 as bytes, the hash of the whole document first."""
 
     repetition: float
     longest_run: int
@@ -47,7 +47,7 @@ def measure(token_ids: np.ndarray, text: str) -> Guards:
 
     Args:
         token_ids: without the separator, shape [num_tokens].
-        text: the same, as text.
+        text: the same document as text.
     """
     token_ids = np.ascontiguousarray(token_ids, np.int64)
     data = text.encode("utf-8", "surrogatepass")
@@ -60,7 +60,7 @@ def measure(token_ids: np.ndarray, text: str) -> Guards:
 
 
 def repetition(token_ids: np.ndarray, n: int = REPEATED_NGRAM) -> float:
-    """Share of tokens in n-grams that have occurred before; the first occurrence does not count.
+    """Share of tokens in n-grams that occurred before; the first occurrence does not count.
 
     >>> repetition(np.array([1, 2, 3, 1, 2, 3, 4, 5]), 3)  # the second 1, 2, 3
     0.375
@@ -77,7 +77,7 @@ def repetition(token_ids: np.ndarray, n: int = REPEATED_NGRAM) -> float:
 
 
 def longest_run(token_ids: np.ndarray) -> int:
-    """Tokens in the longest stretch of one n-gram, n up to 13, three times or more behind each other.
+    """Tokens in the longest run of one n-gram, n up to 13, that occurs three or more times in a row.
 
     >>> longest_run(np.array([9, 1, 2, 1, 2, 1, 2, 1, 8]))
     7
@@ -92,14 +92,15 @@ def longest_run(token_ids: np.ndarray) -> int:
     return longest
 
 
-def stand_ins(keys: Sequence[np.ndarray], order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each document, the one that stands for all that equal it, and for all that nearly do: often itself.
+def representatives(keys: Sequence[np.ndarray], order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each document, the document that represents all equal ones, and the one that represents all near copies.
 
-    Nearly equal are those that share the key of a band, and those that others connect so.
+    Two documents are near copies if they share the key of a band, or if a chain of such pairs connects them. A document
+    without copies represents itself.
 
     Args:
         keys: `NUM_KEYS` columns, uint64, shape [num_documents] each; may be memory maps.
-        order: all rows, int64; of documents that are alike, the one that comes first in it stands for the others.
+        order: all rows, int64; of copies, the first in this order represents the others.
     Returns:
         Two arrays of rows, int64, shape [num_documents].
     """

@@ -1,9 +1,9 @@
-"""The best documents of each domain, out of tables of any length.
+"""The best documents of each domain, from tables of any length.
 
-A table is read twice. The first pass counts, in each domain, the documents of every bin of scores, which gives the bin
-that the threshold falls into. The second puts the documents up to that bin aside on disk, in buckets that follow each
-other in the order of the result; bucket by bucket they are sorted, cut at the exact threshold and handed on. Memory
-holds a batch of rows, the counts, and one bucket: a million rows, or those of one bin where that has more.
+A table is read twice. The first pass counts the documents of each domain in each bin of scores; the counts show which
+bin holds the threshold. The second pass writes the documents up to that bin to disk, in buckets in the order of the
+result. Then each bucket is sorted, cut at the exact threshold and yielded. Memory holds a batch of rows, the counts,
+and one bucket: a million rows, or the rows of one bin if it has more.
 """
 
 import math
@@ -21,13 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from common.table.scores import EXACT, NEAR, TABLE_SCHEMA, count_rows, read_score_batches
+from common.table.schema import EXACT, NEAR, TABLE_SCHEMA
+from common.table.tables import count_rows, read_score_batches
 
-# A bin holds the scores that share sign, exponent and the first 8 bits of the mantissa: that differ by 0.4 % at most.
+# A bin holds the scores with the same sign, exponent and first 8 bits of the mantissa; they differ by 0.4 % at most.
 BITS = 20
 ROWS_PER_BUCKET = 2**20
 HASH_FILES = 64
-DRAWN, SAMPLE = 24, 2000  # domains in a picture, and documents of each
+DRAWN, SAMPLE = 24, 2000  # domains in a picture, and documents of each domain
 COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -36,15 +37,15 @@ class Limits:
     """Which documents are left out before a domain is ranked.
 
     Attributes:
-        max_repetition: those that repeat more than this share of their tokens.
-        dedup: those that equal an earlier document (`exact`), that nearly do (`near`), or `none`.
+        max_repetition: documents that repeat more than this share of their tokens.
+        dedup: copies of another document, `exact` or `near`; or `none`.
     """
 
     max_repetition: float = 1.0
     dedup: str = "none"
 
     def over(self, path: Path, table: pa.Table) -> dict[str, np.ndarray]:
-        """For each limit, which rows are over it; InputError where the table lacks what it takes to tell."""
+        """For each limit, which rows are over it; InputError if the table lacks the column for it."""
         found = {}
         if self.max_repetition < 1:
             found["repetitive"] = _known(path, table, "repetition", "--max_repetition 1") > self.max_repetition
@@ -57,28 +58,28 @@ class Limits:
 def _known(path: Path, table: pa.Table, column: str, without: str) -> np.ndarray:
     if pc.any(pc.is_null(table[column], nan_is_null=True)).as_py():
         raise InputError(
-            f"{path}: rows without {column} in it; score anew with attention_influence_scoring.py, or rank without it: "
-            f"{without}"
+            f"{path}: some rows have no {column}; score again with attention_influence_scoring.py, or rank "
+            f"without it: {without}"
         )
     return table[column].to_numpy()
 
 
 @dataclass
 class Domain:
-    """What one domain holds, and what was selected of it.
+    """The contents of one domain, and the selection from it.
 
     Attributes:
-        dropped: by limit, how many documents it left out; what is said of documents below is of the others.
-        sample: about `SAMPLE` documents drawn by their ids, those left out among them: repetition, AI_Score, kept; None
-            but for the `DRAWN` largest domains.
-        score_sum: of the documents with a finite score, which alone are counted.
-        weights: documents, or their tokens, by bin.
-        rows: documents by bin.
-        limit: documents are selected, best first, until those before weigh this much.
-        threshold: the score of the last that was selected.
+        left_out: by limit, how many documents it left out; all counts below are of the other documents.
+        sample: repetition, AI_Score and kept of about `SAMPLE` documents, chosen by a hash of their ids, including
+            those left out; None except for the `DRAWN` largest domains.
+        score_sum: of the documents with a finite score; documents without one are not counted.
+        weights: by bin, the number of documents, or of their tokens.
+        rows: by bin, the number of documents.
+        limit: documents are selected, best first, until the documents before have this weight.
+        threshold: the score of the last selected document.
     """
 
-    dropped: Counter = field(default_factory=Counter)
+    left_out: Counter = field(default_factory=Counter)
     sample: pd.DataFrame | None = None
     num_documents: int = 0
     num_tokens: int = 0
@@ -92,7 +93,7 @@ class Domain:
     threshold: float = math.nan
 
     def histogram(self, lowest: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The scores of the ranked documents, each good to 0.4 %, and how many there are of each."""
+        """The scores of the ranked documents, exact to 0.4 %, and the number of documents with each."""
         bins = np.array(sorted(self.rows), np.int64)
         return _scores_of(bins, lowest), np.array([self.rows[bin_] for bin_ in bins.tolist()])
 
@@ -104,13 +105,13 @@ class Ranking:
         path: a table of scores; rows without a finite score are never selected.
         by: `documents` takes that percentage of the domain's documents, rounded up; `tokens` takes documents until
             they hold that percentage of its tokens.
-        limits: what is left out before.
-        scratch: an empty folder for what does not fit into memory.
-        watch: called with the batches of a pass, what the pass does and how many rows there are, None if that is not
-            known; gives the batches back, and may show how far it is.
+        limits: the documents that are left out before.
+        scratch: an empty folder for data that does not fit into memory.
+        watch: called with the batches of a pass, the name of the pass and the number of rows (None if unknown); returns
+            the batches, and may show progress.
 
     Attributes:
-        domains: by name, in order; complete once `selected` is exhausted.
+        domains: by name, in order; complete when `selected` is exhausted.
         num_rows: of the table.
         num_not_finite: rows without a finite score.
     """
@@ -125,8 +126,7 @@ class Ranking:
         limits: Limits = Limits(),
         watch=lambda batches, *_: batches,
     ):
-        self._path, self._by, self._lowest, self._limits = path, by, lowest, limits
-        self._share = Fraction(str(percent)) / 100
+        self.path, self.percent, self.by, self.lowest, self.limits = path, percent, by, lowest, limits
         self._scratch, self._watch = scratch, watch
         self.domains: dict[str, Domain] = {}
         self.num_rows = self.num_not_finite = 0
@@ -135,52 +135,52 @@ class Ranking:
         """The selected rows, domains by name, best first (or lowest), ties in the table's order; some at a time.
 
         Raises:
-            InputError: as `read_score_batches`; no row has a finite score, or all are left out; a doc_id stands there
-                twice; or the table does not have what the limits are about.
+            InputError: as in `read_score_batches`; no row has a finite score, or all are left out; a doc_id is there
+                twice; or the table lacks a column for the limits.
         """
         twice = self._count()
         if not self.domains:
-            raise InputError(f"{self._path}: no row has a finite AI_Score; look at L_base and L_ref in it")
+            raise InputError(f"{self.path}: no row has a finite AI_Score; check L_base and L_ref in it")
         if not any(domain.num_documents for domain in self.domains.values()):
-            raise InputError(f"{self._path}: nothing is left of it; raise --max_repetition, or lower --dedup")
+            raise InputError(f"{self.path}: all rows are left out; raise --max_repetition, or use --dedup none")
         self.domains = dict(sorted(self.domains.items()))
         self._hash_limits = self._limit_hashes()
         last_places, edges = self._plan()
         buckets = self._spill(last_places, edges, twice)
-        expected = sum(domain.limit for domain in self.domains.values()) if self._by == "documents" else None
+        expected = sum(domain.limit for domain in self.domains.values()) if self.by == "documents" else None
         yield from self._watch(map(self._cut, buckets), "writing", expected)
 
     def _count(self) -> np.ndarray:
         """The first pass; returns the hashes that occur twice."""
         with ExitStack() as stack:
             files = [stack.enter_context((self._scratch / f"hashes{n}").open("wb")) for n in range(HASH_FILES)]
-            for table in self._watch(read_score_batches(self._path), "reading", count_rows(self._path)):
+            for table in self._watch(read_score_batches(self.path), "reading", count_rows(self.path)):
                 self.num_rows += len(table)
                 hashes = np.sort(_hashes(table))
                 for file, part in zip(files, np.split(hashes, _edges_of_hash_files(hashes)), strict=True):
                     file.write(part)
                 table = _finite(table)
                 self.num_not_finite += len(hashes) - len(table)
-                keep = self._count_dropped(table)
-                self._count_batch(*_ranked(table.filter(pa.array(keep)), self._lowest))
+                keep = self._count_left_out(table)
+                self._count_batch(*_ranked(table.filter(pa.array(keep)), self.lowest))
         return np.concatenate([_twice(self._scratch / f"hashes{n}") for n in range(HASH_FILES)])
 
     def _keep(self, table: pa.Table) -> np.ndarray:
-        """Which rows no limit leaves out."""
-        over = self._limits.over(self._path, table).values()
+        """Which rows are under all limits."""
+        over = self.limits.over(self.path, table).values()
         return ~np.logical_or.reduce([np.zeros(len(table), bool), *over])
 
-    def _count_dropped(self, table: pa.Table) -> np.ndarray:
-        """Count what the limits leave out, by domain, a row under the first alone; returns the same as `_keep`."""
+    def _count_left_out(self, table: pa.Table) -> np.ndarray:
+        """Count by domain the rows that each limit leaves out, each row once; returns the same as `_keep`."""
         left = np.ones(len(table), bool)
-        for limit, over in self._limits.over(self._path, table).items():
+        for limit, over in self.limits.over(self.path, table).items():
             for each in pc.value_counts(table["domain"].filter(pa.array(over & left))).to_pylist():
-                self.domains.setdefault(each["values"], Domain()).dropped[limit] += each["counts"]
+                self.domains.setdefault(each["values"], Domain()).left_out[limit] += each["counts"]
             left &= ~over
         return left
 
     def _draw(self, table: pa.Table, keep: np.ndarray) -> None:
-        """Take rows into the samples of their domains: those whose ids have hashes under a limit."""
+        """Add rows to the samples of their domains: those with a hash of the id under a limit."""
         names = table["domain"].combine_chunks().dictionary_encode()
         limits = np.array([self._hash_limits.get(name, 0) for name in names.dictionary.to_pylist()], np.uint64)
         rows = np.flatnonzero(_hashes(table) < limits[names.indices.to_numpy()])
@@ -189,8 +189,8 @@ class Ranking:
             self.domains[name].sample = pd.concat([self.domains[name].sample, sample], ignore_index=True)
 
     def _limit_hashes(self) -> dict[str, int]:
-        """By domain, the hash under which an id's must be for its row to be drawn."""
-        sizes = {name: domain.num_documents + sum(domain.dropped.values()) for name, domain in self.domains.items()}
+        """By domain, the hash below which an id is in the sample."""
+        sizes = {name: domain.num_documents + sum(domain.left_out.values()) for name, domain in self.domains.items()}
         largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:DRAWN]
         return {name: min(2**64 - 1, 2**64 * SAMPLE // sizes[name]) for name in largest}
 
@@ -210,16 +210,17 @@ class Ranking:
             domain.num_tokens += num_tokens
             domain.score_sum += score_sum
             domain.rows[bin_] += count
-            domain.weights[bin_] += count if self._by == "documents" else num_tokens
+            domain.weights[bin_] += count if self.by == "documents" else num_tokens
 
     def _plan(self) -> tuple[np.ndarray, list[int]]:
-        """The place of the last bin of each domain from which documents are taken, and where the buckets begin.
+        """The place of the last selected bin of each domain, and the places where the buckets begin.
 
         A place is a bin of a domain, numbered in the order of the result.
         """
+        share = Fraction(str(self.percent)) / 100
         last_places, edges, in_bucket = [], [0], 0
         for rank, domain in enumerate(self.domains.values()):
-            domain.limit = math.ceil(self._share * sum(domain.weights.values()))
+            domain.limit = math.ceil(share * sum(domain.weights.values()))
             weight, place = 0, (rank << BITS) - 1
             for bin_ in sorted(domain.rows):
                 if weight >= domain.limit:
@@ -240,14 +241,14 @@ class Ranking:
         seen: set[str] = set()
         with ExitStack() as stack:
             writers = [stack.enter_context(pa.ipc.new_stream(str(f), TABLE_SCHEMA, options=COMPRESSED)) for f in files]
-            for table in self._watch(read_score_batches(self._path), "selecting", self.num_rows):
+            for table in self._watch(read_score_batches(self.path), "selecting", self.num_rows):
                 if len(twice):
                     self._refuse_repeated(table, twice, seen)
                 table = _finite(table)
                 keep = self._keep(table)
                 self._draw(table, keep)
                 table = table.filter(pa.array(keep))
-                names, codes, _, _, bins = _ranked(table, self._lowest)
+                names, codes, _, _, bins = _ranked(table, self.lowest)
                 rank_of = np.array([ranks[name] for name in names], np.int64)
                 places = rank_of[codes] << BITS | bins
                 rows = np.flatnonzero(places <= last_places[rank_of[codes]])
@@ -261,14 +262,14 @@ class Ranking:
         return files
 
     def _cut(self, bucket: Path) -> pa.Table:
-        """Sort a bucket, take what is selected, and count it."""
+        """Sort a bucket, and return and count the selected documents."""
         with pa.ipc.open_stream(str(bucket)) as reader:
             table = reader.read_all()
         bucket.unlink()
         names = table["domain"].combine_chunks().dictionary_encode()
         ranks = {name: rank for rank, name in enumerate(self.domains)}
         domain_ranks = np.array([ranks[name] for name in names.dictionary.to_pylist()])[names.indices.to_numpy()]
-        order = np.lexsort((_keys(table["AI_Score"].to_numpy(), self._lowest), domain_ranks))
+        order = np.lexsort((_sort_keys(table["AI_Score"].to_numpy(), self.lowest), domain_ranks))
         table, domain_ranks = table.take(order), domain_ranks[order]
         lengths, scores = table["num_tokens"].to_numpy(), table["AI_Score"].to_numpy()
         chosen = []
@@ -276,7 +277,7 @@ class Ranking:
         edges = [0, *(np.flatnonzero(np.diff(domain_ranks)) + 1).tolist(), len(table)]
         for name, (first, last) in zip(present, pairwise(edges), strict=True):
             domain = self.domains[name]
-            weights = lengths[first:last] if self._by == "tokens" else np.ones(last - first, np.int64)
+            weights = lengths[first:last] if self.by == "tokens" else np.ones(last - first, np.int64)
             before = domain.taken + np.cumsum(weights) - weights
             count = int(np.searchsorted(before, domain.limit))
             domain.taken += int(weights.sum())
@@ -288,11 +289,11 @@ class Ranking:
         return pa.concat_tables(chosen) if chosen else table.slice(0, 0)
 
     def _refuse_repeated(self, table: pa.Table, twice: np.ndarray, seen: set[str]) -> None:
-        """Raise InputError at a doc_id that has been seen; only those are looked at whose hash occurs twice."""
+        """Raise InputError for a doc_id that was seen before; only ids whose hash occurs twice are compared."""
         for doc_id in table["doc_id"].filter(np.isin(_hashes(table), twice)).to_pylist():
             if doc_id in seen:
                 raise InputError(
-                    f"{self._path}: doc_id {doc_id} stands there twice; make it with attention_influence_scoring.py"
+                    f"{self.path}: doc_id {doc_id} is there twice; make it with attention_influence_scoring.py"
                 )
             seen.add(doc_id)
 
@@ -301,7 +302,7 @@ def ends(path: Path, top: int, bottom: int) -> Iterator[tuple[str, int, pa.Table
     """The best and the lowest documents of each domain, in one pass; none is in both.
 
     Yields:
-        (domain, how many documents it has, the best, the lowest last), domains by name.
+        (domain, its number of documents, the best, the lowest in descending order), domains by name.
     """
     kept: dict[str, tuple[int, pa.Table, pa.Table]] = {}
     for table in map(_finite, read_score_batches(path)):
@@ -309,7 +310,7 @@ def ends(path: Path, top: int, bottom: int) -> Iterator[tuple[str, int, pa.Table
             rows = table.filter(pc.equal(table["domain"], name))
             count, *before = kept.get(name, (0, rows.slice(0, 0), rows.slice(0, 0)))
             best, lowest = (
-                t.take(np.argsort(_keys(t["AI_Score"].to_numpy(), lowest=False), kind="stable"))
+                t.take(np.argsort(_sort_keys(t["AI_Score"].to_numpy(), lowest=False), kind="stable"))
                 for t in (pa.concat_tables([part, rows]) for part in before)
             )
             kept[name] = count + len(rows), best.slice(0, top), lowest.slice(max(0, len(lowest) - bottom))
@@ -318,9 +319,9 @@ def ends(path: Path, top: int, bottom: int) -> Iterator[tuple[str, int, pa.Table
         yield name, count, best, lowest.slice(max(0, len(lowest) - spare))
 
 
-def _keys(scores: np.ndarray, lowest: bool) -> np.ndarray:
-    """Integers that are ordered as the scores are: best first, or lowest first."""
-    bits = (np.ascontiguousarray(scores) + 0.0).view(np.int64)  # which makes -0.0 a 0.0
+def _sort_keys(scores: np.ndarray, lowest: bool) -> np.ndarray:
+    """Integers in the order of the scores: best first, or lowest first."""
+    bits = (np.ascontiguousarray(scores) + 0.0).view(np.int64)  # turns -0.0 into 0.0
     ascending = bits ^ ((bits >> 63) & np.int64(2**63 - 1))
     return ascending if lowest else ~ascending
 
@@ -333,21 +334,21 @@ def _scores_of(bins: np.ndarray, lowest: bool) -> np.ndarray:
 
 
 def _finite(table: pa.Table) -> pa.Table:
-    """The rows with a finite score, which alone are looked at."""
+    """The rows with a finite score."""
     return table.filter(pc.is_finite(table["AI_Score"]))
 
 
 def _ranked(table: pa.Table, lowest: bool):
-    """Names of domains, and of each row: code of its domain, tokens, score and bin."""
+    """Names of domains, and for each row: code of its domain, tokens, score and bin."""
     domains = table["domain"].combine_chunks().dictionary_encode()
     codes = domains.indices.to_numpy().astype(np.int64)
     scores = table["AI_Score"].to_numpy()
-    bins = (_keys(scores, lowest) >> 64 - BITS) + 2 ** (BITS - 1)
+    bins = (_sort_keys(scores, lowest) >> 64 - BITS) + 2 ** (BITS - 1)
     return domains.dictionary.to_pylist(), codes, table["num_tokens"].to_numpy(), scores, bins
 
 
 def _hashes(table: pa.Table) -> np.ndarray:
-    """A hash of each doc_id, uint64: the ids of a large table are most of its memory."""
+    """A hash of each doc_id, uint64: the ids themselves would be most of a large table's memory."""
     return pd.util.hash_array(table["doc_id"].to_numpy(), categorize=False)
 
 

@@ -1,4 +1,4 @@
-"""Chats as text: a tokenizer's own template, and where in it the answers lie."""
+"""Chats as text: a tokenizer's own template renders them, and the answers are found in the text."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ class ChatTemplate:
         template = getattr(self._hf, "chat_template", None)
         if not template:
             raise InputError(
-                f"{tokenizer.name}: it has no chat template, so --chat cannot be used with it; take a chat model's"
+                f"{tokenizer.name}: it has no chat template, which --chat needs; use the tokenizer of a chat model"
             )
         self._special = sorted(
             {token.content for token in self._hf.added_tokens_decoder.values() if token.special}, key=len
@@ -34,12 +34,11 @@ class ChatTemplate:
     def render(self, place: str, messages: object) -> tuple[str, tuple[tuple[int, int], ...]]:
         """A chat as text, and the half-open spans of characters that are answers, each with the mark that ends it.
 
-        An answer is what the template puts behind the prompt that it would give a model to answer, without white space
-        at its end.
+        An answer is the text that the template adds after the prompt for that answer, without white space at its end.
 
         Raises:
-            BadRow: not a list of messages, no answer in it, a special token spelled out in a message (it would become
-                one), or a template that does not take it, or that renders its beginning otherwise than the whole.
+            BadRow: not a list of messages; no answer in it; a message spells a special token (and would become it); or
+                the template rejects the chat, or renders its beginning differently from the whole.
         """
         self._check(place, messages)
         whole, spans = self._text(place, messages), []
@@ -49,10 +48,12 @@ class ChatTemplate:
             before = self._text(place, messages[:number], add_generation_prompt=True)
             after = self._text(place, messages[: number + 1])
             if not (whole.startswith(after) and after.startswith(before)):
-                raise BadRow(f"{place}: the chat template renders message {number + 1} otherwise than within the chat")
+                raise BadRow(
+                    f"{place}: the chat template renders message {number + 1} differently alone and within the chat"
+                )
             spans.append((len(before), max(len(before), len(after.rstrip()))))
         if not any(start < end for start, end in spans):
-            raise BadRow(f"{place}: its answers are empty, so nothing to score")
+            raise BadRow(f"{place}: its answers are empty, so there is nothing to score")
         return whole, tuple(spans)
 
     def _check(self, place: str, messages: object) -> None:
@@ -61,17 +62,17 @@ class ChatTemplate:
         for number, message in enumerate(messages, 1):
             if not isinstance(message, dict) or not all(isinstance(message.get(n), str) for n in ("role", "content")):
                 raise BadRow(f'{place}: message {number} is not {{"role": text, "content": text}}')
-            told = json.dumps(message, ensure_ascii=False, default=str)  # which a template may show in full
+            told = json.dumps(message, ensure_ascii=False, default=str)  # a template may show all of it
             for token in self._special:
                 if token in told or json.dumps(token)[1:-1] in told:
                     raise BadRow(f"{place}: message {number} spells the special token {token}, and would become it")
         if messages and messages[0]["role"] == ANSWERING:
-            raise BadRow(f"{place}: it begins with an answer, to nothing")
+            raise BadRow(f"{place}: it begins with an answer, before any question")
         if ANSWERING not in (message["role"] for message in messages):
-            raise BadRow(f"{place}: no message of the role {ANSWERING!r}, so nothing to score")
+            raise BadRow(f"{place}: no message of the role {ANSWERING!r}, so there is nothing to score")
 
     def _text(self, place: str, messages: list[dict], **how) -> str:
         try:
             return self._hf.apply_chat_template(messages, tokenize=False, **how)
-        except Exception as error:  # whatever a template may raise
-            raise BadRow(f"{place}: the chat template does not take it ({type(error).__name__}: {error})") from None
+        except Exception as error:  # templates raise many types
+            raise BadRow(f"{place}: the chat template rejects it ({type(error).__name__}: {error})") from None

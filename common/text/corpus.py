@@ -1,6 +1,5 @@
-"""Where text comes from: local parquet, JSONL and text files, or a data set on the Hugging Face hub."""
+"""Documents as text: from local parquet, JSONL and text files, or from a data set on the Hugging Face hub."""
 
-import glob
 import gzip
 import io
 import json
@@ -14,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import BadRow, InputError, one_line
-from common.files import as_path, is_url, source
+from common.files import expand, for_pyarrow
 from common.text.chat import ChatTemplate
 
 DEFAULT_DOMAIN = "default"
-# Where it stands, and its columns; a line of JSON is bytes, not yet parsed.
+# Its place (file and row), and its columns; a line of JSON is bytes that are not parsed yet.
 Row = tuple[str, dict | bytes]
 
 
@@ -27,7 +26,7 @@ class SourceDocument:
     """A document as its source has it, and how to find it there again.
 
     Attributes:
-        answers: of a chat, the half-open spans of characters that are scored.
+        answers: for a chat: the half-open spans of characters that are scored.
     """
 
     text: str
@@ -39,99 +38,87 @@ class SourceDocument:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a row hold what; None is the column `id` if there is one, and a single domain for all."""
+    """The names of columns; None for `id` is the column `id` if there is one, None for `domain` is a single domain."""
 
     text: str = "text"
     id: str | None = None
     domain: str | None = None
 
 
-class BadRows:
-    """What becomes of rows that cannot be used: the first stops the run, or all are skipped and counted.
+class RowReader:
+    """Turns rows into documents; a row that cannot be used stops the run, or is skipped and counted.
 
     Args:
-        chat: renders the text column as chats, where they are.
+        skip: skip rows that cannot be used.
+        chat: the text column holds chats, and this template renders them.
 
     Attributes:
-        count: rows skipped so far.
-        first: what was wrong with the first of them.
+        num_skipped: rows skipped so far.
+        first_skipped: what was wrong with the first of them.
     """
 
-    def __init__(self, skip: bool = False, chat: ChatTemplate | None = None):
-        self._skip, self._chat = skip, chat
-        self.count = 0
-        self.first = ""
+    def __init__(self, columns: Columns, skip: bool = False, chat: ChatTemplate | None = None):
+        self.columns, self.chat, self._skip = columns, chat, skip
+        self.num_skipped = 0
+        self.first_skipped = ""
 
-    def documents(self, rows: Iterable[Row], columns: Columns, domain: str) -> Iterator[SourceDocument]:
-        """The documents of those rows that can be used."""
+    def documents(self, rows: Iterable[Row], domain: str) -> Iterator[SourceDocument]:
+        """The documents in the usable rows, in `domain` unless a column names another.
+
+        Raises:
+            InputError: a row cannot be used, and `skip` is off.
+        """
         for place, row in rows:
             try:
-                yield _document(place, row, columns, domain, self._chat)
+                yield _document(place, row, self.columns, domain, self.chat)
             except BadRow as error:
                 if not self._skip:
-                    raise InputError(f"{error}; mend or drop it, or skip such rows with --on_bad_row skip") from None
-                self.count += 1
-                self.first = self.first or str(error)
+                    raise InputError(f"{error}; fix or drop it, or skip such rows with --on_bad_row skip") from None
+                self.num_skipped += 1
+                self.first_skipped = self.first_skipped or str(error)
+
+    def report(self) -> None:
+        """Print how many rows were skipped, if any."""
+        if self.num_skipped:
+            print(f"skipped {self.num_skipped:,} rows that cannot be used, the first: {one_line(self.first_skipped)}")
 
 
-def read_files(patterns: Sequence[str], columns: Columns, bad_rows: BadRows) -> Iterator[SourceDocument]:
-    """Stream the documents of files, in the order of the patterns and of the names within each.
+def read_files(patterns: Sequence[str], reader: RowReader) -> Iterator[SourceDocument]:
+    """Stream the documents of files, by pattern and then by name.
 
-    `.parquet` and `.jsonl` (or `.json`; also `.gz`, `.zst`) hold a document a row, any other file is one document.
+    `.parquet` and `.jsonl` (or `.json`; also `.gz`, `.zst`) hold one document per row, any other file is one document.
 
     Raises:
-        InputError: a pattern matches nothing, or (unless `bad_rows` skips them) a row is not JSON, not UTF-8, lacks a
+        InputError: a pattern matches nothing, or (unless the reader skips them) a row is not JSON, not UTF-8, lacks a
             column or holds no text; names file and line.
     """
     for path in expand(patterns):
         name = path.name.removesuffix(".gz").removesuffix(".zst")
         if name.endswith(".parquet"):
-            rows = _parquet_rows(path, columns)
+            rows = _parquet_rows(path, reader.columns)
         elif name.endswith((".jsonl", ".json")):
             rows = _jsonl_rows(path)
         else:
-            rows = _text_rows(path, columns)
-        yield from bad_rows.documents(rows, columns, DEFAULT_DOMAIN)
-
-
-def expand(patterns: Sequence[str]) -> list[Path]:
-    """The files that the patterns match, each once; InputError for a pattern that matches none."""
-    found: dict[Path, Path] = {}
-    for pattern in patterns:
-        matches = [path for path in _matches(pattern) if path.is_file()]
-        if not matches:
-            raise InputError(f"{pattern}: no such file; check the path, and quote patterns with * in the shell")
-        for path in matches:
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
-
-
-def _matches(pattern: str) -> list[Path]:
-    """The paths that a pattern means: the one it spells, or those it matches, by name."""
-    path = as_path(pattern)
-    if path.is_file():
-        return [path]
-    if is_url(path):
-        return [as_path(path.fs.unstrip_protocol(name)) for name in sorted(path.fs.glob(path.path))]
-    return [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+            rows = _text_rows(path, reader.columns)
+        yield from reader.documents(rows, DEFAULT_DOMAIN)
 
 
 def read_hub(
-    name: str, config: str | None, columns: Columns, bad_rows: BadRows, domain: str = DEFAULT_DOMAIN
+    name: str, config: str | None, reader: RowReader, domain: str = DEFAULT_DOMAIN
 ) -> Iterator[SourceDocument]:
-    """Stream the `train` split of a data set on the Hugging Face hub, all in `domain` unless a column says more."""
-    yield from bad_rows.documents(_hub_rows(name, config), columns, domain)
+    """Stream the `train` split of a data set on the Hugging Face hub, in `domain` unless a column names another."""
+    yield from reader.documents(_hub_rows(name, config), domain)
 
 
 def _hub_rows(name: str, config: str | None) -> Iterator[Row]:
-    import datasets  # slow, and needed for the hub alone
+    import datasets  # slow, and only the hub needs it
 
     number = 0
     try:
         for row in datasets.load_dataset(name, name=config, split="train", streaming=True):
             yield f"{name}:{number}", row
             number += 1
-    except Exception as error:  # whatever the network, the hub or a decoder may raise
+    except Exception as error:  # the network, the hub and decoders raise many types
         raise InputError(
             f"{name}: the hub gave no row {number} ({type(error).__name__}: {error}); check name and network, "
             "run this again, or give local files"
@@ -141,14 +128,14 @@ def _hub_rows(name: str, config: str | None) -> Iterator[Row]:
 def _document(
     place: str, row: dict | bytes, columns: Columns, domain: str, chat: ChatTemplate | None
 ) -> SourceDocument:
-    """The document that a row (or a line of JSON) holds; BadRow when it holds none."""
+    """The document in a row (or a line of JSON); BadRow if there is none."""
     if isinstance(row, bytes):
         try:
             row = json.loads(row.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise BadRow(f"{place}: not a JSON object ({error})") from None
         if not isinstance(row, dict):
-            raise BadRow(f"{place}: a JSON {type(row).__name__}, not an object; one document a line")
+            raise BadRow(f"{place}: a JSON {type(row).__name__}, not an object; give one document per line")
     for column in (columns.text, columns.id, columns.domain):
         if column is None:
             continue
@@ -171,16 +158,16 @@ def _document(
 
 
 def _label(value: object, default: str) -> str:
-    """The value as text that cannot break a row of a table, or `default` where there is none."""
+    """The value as text that cannot break a row of a table, or `default` if it is None."""
     return default if value is None else one_line(str(value))
 
 
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
     try:
-        with pq.ParquetFile(source(path), pre_buffer=False) as file:  # which would keep all of it in memory
+        with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # True keeps all of it in memory
             names = file.schema_arrow.names
             needed = {columns.text, columns.id, columns.domain} - {None}
-            # Where one is missing, the caller reports it, and wants to see all names.
+            # If one is missing, the caller reports it and lists all names.
             read = [name for name in names if name in needed | {"id", "url"}] if needed <= set(names) else None
             number = 0
             for batch in file.iter_batches(batch_size=1024, columns=read):
@@ -188,11 +175,11 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
                     number += 1
                     yield f"{path}:row {number}", row
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable parquet file ({error}); copy it anew") from None
+        raise InputError(f"{path}: not a readable parquet file ({error}); copy it again") from None
 
 
 def _values(batch: pa.RecordBatch) -> list[dict]:
-    """The rows of a batch; strings that are not UTF-8 come as bytes."""
+    """The rows of a batch; strings that are not UTF-8 are bytes."""
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:
@@ -227,7 +214,7 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[Row]:
 def _opener(path: Path) -> Callable[[Path], io.BufferedIOBase]:
     openers = {
         ".gz": lambda path: gzip.GzipFile(fileobj=path.open("rb")),
-        # pyarrow's reader, because zstandard's takes a file that is cut short for a whole one
+        # pyarrow's reader, because zstandard's reads a file that is cut short as a whole one
         ".zst": lambda path: io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(path.open("rb")), "zstd")),
     }
     return openers.get(path.suffix, lambda path: path.open("rb"))
@@ -239,4 +226,4 @@ def _reading(path: Path, opener: Callable[[Path], io.BufferedIOBase]) -> Iterato
         with opener(path) as file:
             yield file
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read to its end ({error}); copy it anew") from None
+        raise InputError(f"{path}: cannot be read to its end ({error}); copy it again") from None

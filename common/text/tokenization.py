@@ -1,9 +1,10 @@
-"""Text to token ids and back, alike for Hugging Face and tiktoken tokenizers."""
+"""Text to token ids and back, with one interface for Hugging Face and tiktoken tokenizers."""
 
 import copy
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import transformers
 
 from common.errors import InputError
 
-# Scripts, digits, code, white space and rare characters: tokenizers that agree on all of it are taken as the same.
+# Scripts, digits, code, white space and rare characters: tokenizers that agree on all of it count as the same.
 FINGERPRINT_TEXT = (
     "The quick brown foxes didn't jump over 1,234,567.89 lazy dogs; they're THE internationalisation experts.\n"
     "def f(x_1: int = 0) -> list[str]:\n\treturn ['a' * i for i in range(10**3)]  # snake_case & CamelCase\n\n\n"
@@ -20,20 +21,36 @@ FINGERPRINT_TEXT = (
     "naïve café Größe señor Привет мир Γειά σου שלום مرحبا नमस्ते 你好,世界。我们今天去学习 こんにちは 안녕하세요 "
     "∑∫√ 🙂👩‍🚀"
 )
-# How many threads encode a batch, in the environment because the tokenizers library reads it there.
+# The environment variable from which the tokenizers library reads how many threads encode a batch.
 NUM_THREADS = "RAYON_NUM_THREADS"
 
 
-class TextTokenizer:
-    """One tokenizer, as the pipeline needs it.
+@dataclass(frozen=True)
+class Vocabulary:
+    """The token ids 0 to `size` - 1, which `owner`, a model or a tokenizer, knows."""
 
-    Special tokens that occur in text are encoded as the text they are; nothing is added around it.
+    size: int
+    owner: str
+
+    def require(self, highest_id: int, where: str) -> None:
+        """Raise InputError if a token id, which is found `where`, is not in the vocabulary."""
+        if highest_id >= self.size:
+            raise InputError(
+                f"{where}: token id {highest_id} is beyond the vocabulary of {self.owner}, {self.size} tokens; model "
+                "and tokenizer must belong together, and shards be made with that tokenizer"
+            )
+
+
+class TextTokenizer:
+    """A tokenizer.
+
+    Special tokens that are spelled in the text are encoded as ordinary text; nothing is added around it.
 
     Attributes:
         name: what it was loaded from.
-        vocab_size: number of ids it can give out.
-        separator_id: the end-of-text id that closes each document in our shards, or None if it has none.
-        bos_id: the id that the tokenizer itself puts before every text, or None if it puts none there (it may be 0).
+        vocab_size: its highest id, plus 1.
+        separator_id: the end-of-text id, the last token of each document in our shards; None if it has none.
+        bos_id: the id that the tokenizer itself puts before every text, None if it puts none there (0 is an id).
     """
 
     name: str
@@ -46,11 +63,11 @@ class TextTokenizer:
         raise NotImplementedError
 
     def decode(self, token_ids: list[int]) -> str:
-        """The text of the ids, special tokens by their names."""
+        """The text of the ids; special tokens become their names."""
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's files into a checkpoint's folder, where it has any."""
+        """Write the tokenizer's files, if it has any, into a checkpoint's folder."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one text."""
@@ -60,20 +77,25 @@ class TextTokenizer:
         """Token ids of one text and the half-open span of characters that each covers.
 
         Args:
-            special: take special tokens in the text, which a chat template has put there, for what they are.
+            special: encode special tokens in the text, which a chat template put there, as special tokens.
         """
         raise NotImplementedError
 
     def pieces(self, token_ids: list[int]) -> list[str]:
-        """The text of each token alone; half a character shows as U+FFFD."""
-        # Behind a fixed token, because SentencePiece decoders drop a leading space.
+        """The text of each token alone; half a character becomes U+FFFD."""
+        # After a fixed token, because SentencePiece decoders drop a leading space.
         before = self.encode("a")[-1:]
         skip = len(self.decode(before))
         return [self.decode([*before, token_id])[skip:] for token_id in token_ids]
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The ids that it can give out."""
+        return Vocabulary(self.vocab_size, self.name)
+
     @cached_property
     def fingerprint(self) -> str:
-        """The same for tokenizers that cut text alike, whatever file format they come in."""
+        """A short hash, equal for tokenizers that cut text alike, whatever their file format."""
         return hashlib.sha256(json.dumps(self.encode(FINGERPRINT_TEXT)).encode()).hexdigest()[:16]
 
 
@@ -85,14 +107,14 @@ class _HuggingFaceTokenizer(TextTokenizer):
             self.hf = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
             self._read()
             readable = self.encode("a")
-        except Exception as error:  # whatever a reader below may raise for what is not there or no tokenizer
+        except Exception as error:  # readers raise many types for a file that is missing or broken
             raise InputError(f"{name}: no tokenizer could be loaded ({_first_line(error)})") from None
         if not readable:
-            raise InputError(f"{name}: its tokenizer makes no tokens of text; copy the checkpoint anew")
+            raise InputError(f"{name}: its tokenizer makes no tokens of text; copy the checkpoint again")
 
     def _read(self) -> None:
         self._backend = copy.deepcopy(getattr(self.hf, "backend_tokenizer", None))
-        if self._backend:  # what the wrapper would set at every call
+        if self._backend:  # the wrapper would set this at every call
             self._backend.encode_special_tokens = True
             self._backend.no_truncation()
             self._backend.no_padding()
@@ -105,7 +127,7 @@ class _HuggingFaceTokenizer(TextTokenizer):
         self.hf.save_pretrained(folder)
 
     def encode_batch(self, texts):
-        if self._backend:  # without the wrapper, which takes a fifth of the time
+        if self._backend:  # the wrapper would take a fifth of the time
             return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
         return self.hf(
             texts,
@@ -148,7 +170,9 @@ class _TiktokenTokenizer(TextTokenizer):
         self.bos_id = None
 
     def encode_batch(self, texts):
-        return self._encoding.encode_ordinary_batch(texts, num_threads=int(os.environ[NUM_THREADS]))
+        return self._encoding.encode_ordinary_batch(
+            texts, num_threads=int(os.environ.get(NUM_THREADS) or os.cpu_count() or 1)
+        )
 
     def encode_with_offsets(self, text, special=False):
         token_ids = self.encode(text)
@@ -159,18 +183,20 @@ class _TiktokenTokenizer(TextTokenizer):
         return self._encoding.decode(token_ids)
 
 
-def load_tokenizer(name: str, trust_remote_code: bool = False, num_threads: int | None = None) -> TextTokenizer:
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> TextTokenizer:
     """Load a Hugging Face tokenizer by name or folder, or a tiktoken encoding as `tiktoken:gpt2`.
 
-    Args:
-        num_threads: how many threads encode a batch; default: one for each core.
     Raises:
-        InputError: it is not there, or cannot be read.
+        InputError: it does not exist, or cannot be read.
     """
-    os.environ[NUM_THREADS] = str(num_threads or os.cpu_count() or 1)
     if name.startswith("tiktoken:"):
         return _TiktokenTokenizer(name.removeprefix("tiktoken:"))
     return _HuggingFaceTokenizer(name, trust_remote_code)
+
+
+def use_threads(num_threads: int | None) -> None:
+    """Set how many threads encode a batch, before the first batch; None is one for each core."""
+    os.environ[NUM_THREADS] = str(num_threads or os.cpu_count() or 1)
 
 
 def _first_line(error: Exception) -> str:

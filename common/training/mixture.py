@@ -1,16 +1,16 @@
-"""Training sequences drawn from several sources by token share, straight from the shards; nothing is copied.
+"""Training sequences from several streams of documents by token share, read from the shards; nothing is copied.
 
-    from common.training.mixture import Mixture, Source
+    from common.training.mixture import DocumentStream, Mixture
 
-    sources = {
-        "selected": Source.of_selection("data/top20.parquet"),
-        "baseline": Source.of_shards(["data/fineweb10B/fineweb_train_*.bin"]),
+    streams = {
+        "selected": DocumentStream.of_selection("data/top20.parquet"),
+        "baseline": DocumentStream.of_shards(["data/fineweb10B/fineweb_train_*.bin"]),
     }
-    mixture = Mixture(sources, {"selected": 0.7, "baseline": 0.3}, seq_len=4096)
+    mixture = Mixture(streams, {"selected": 0.7, "baseline": 0.3}, seq_len=4096)
     loader = torch.utils.data.DataLoader(mixture, batch_size=8, sampler=range(rank, len(mixture), world_size))
 
-A sequence follows from its number alone, so ranks and loader workers that take different numbers never overlap, and a
-run that has seen `n` sequences goes on with number `n`. The order is shuffled already: take the numbers as they come.
+A sequence depends only on its number, so ranks and loader workers with different numbers never overlap, and a run that
+has seen `n` sequences continues with number `n`. The order is already shuffled: use the numbers in ascending order.
 """
 
 import hashlib
@@ -26,27 +26,28 @@ import pyarrow.parquet as pq
 import torch
 
 from common.errors import InputError
-from common.files import as_path, source
-from common.shards.documents import Shard, ShardInfo, open_shard
+from common.files import as_path, expand, for_pyarrow
 from common.shards.format import check_vocabulary
-from common.text.corpus import expand
+from common.shards.index import ShardInfo
+from common.shards.reader import Shard, ShardReader
+from common.text.tokenization import Vocabulary
 
-BLOCK = 1024  # sequences in which each source has its share, up to rounding
+BLOCK = 1024  # in so many sequences each stream has its share, up to rounding
 
 
-class Source:
-    """Documents in shards, read behind each other in an order that is shuffled anew for every epoch, without end.
+class DocumentStream:
+    """The documents of shards as an endless stream of tokens, in an order that is shuffled again for each epoch.
 
     Args:
-        shards: their tokens.
-        shard_of: of each document, which shard it is in, shape [num_documents].
-        spans: where it lies there, int64, shape [num_documents, 2].
-        made_by: how the tokens were made, None where nobody knows.
+        shards: the tokens of each shard.
+        shard_of: for each document, the number of its shard, shape [num_documents].
+        spans: for each document, its place in the shard, int64, shape [num_documents, 2].
+        made_by: how the tokens were made, None if that is not known.
         digests: of the shards.
 
     Attributes:
-        num_tokens: of an epoch.
-        made_by: the same.
+        num_tokens: in an epoch.
+        made_by: as above.
     """
 
     def __init__(
@@ -64,28 +65,30 @@ class Source:
         self._orders: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
-    def of_shards(cls, patterns: Sequence[str], eot_id: int | None = None) -> "Source":
-        """All documents of some shards; InputError as `expand` and `open_shard`."""
-        shards = [open_shard(path, eot_id) for path in expand(patterns)]
+    def of_shards(cls, patterns: Sequence[str], eot_id: int | None = None) -> "DocumentStream":
+        """All documents of some shards; InputError as in `expand` and `ShardReader.open`."""
+        reader = ShardReader(eot_id)
+        shards = [reader.open(path) for path in expand(patterns)]
         counts = [len(shard.spans) for shard in shards]
         shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
         return cls._of(shards, shard_of, np.concatenate([shard.spans for shard in shards]), " ".join(patterns))
 
     @classmethod
-    def of_selection(cls, path: str | Path, eot_id: int | None = None) -> "Source":
-        """The documents of a selection that rank_scores.py wrote, the `.parquet`.
+    def of_selection(cls, path: str | Path, eot_id: int | None = None) -> "DocumentStream":
+        """The documents of a selection, the `.parquet` that rank_scores.py writes.
 
         Raises:
-            InputError: it is not one, or a shard of it is damaged or has other documents.
+            InputError: it is no selection, or a shard of it is damaged or has other documents.
         """
         try:
-            table = pq.read_table(source(as_path(path)), columns=["shard", "start", "end"])
+            table = pq.read_table(for_pyarrow(as_path(path)), columns=["shard", "start", "end"])
             names = table["shard"].combine_chunks().dictionary_encode()
             spans = np.stack([pc.cast(table[name], pa.int64()).to_numpy() for name in ("start", "end")], axis=1)
             shard_of = names.indices.to_numpy().astype(np.int32)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path}: not a selection ({error}); make it with rank_scores.py") from None
-        shards = [open_shard(as_path(name), eot_id) for name in names.dictionary.to_pylist()]
+        reader = ShardReader(eot_id)
+        shards = [reader.open(as_path(name)) for name in names.dictionary.to_pylist()]
         for number, shard in enumerate(shards):
             rows = np.flatnonzero(shard_of == number)
             places = np.searchsorted(shard.spans[:, 0], spans[rows, 0]).clip(max=len(shard.spans) - 1)
@@ -93,13 +96,13 @@ class Source:
             if len(wrong):
                 start, end = spans[wrong[0]]
                 raise InputError(
-                    f"{path}: row {wrong[0] + 1}, tokens {start} to {end} are no document of {shard.name}.bin; was it "
-                    "made anew since? score and rank again"
+                    f"{path}: row {wrong[0] + 1}, tokens {start} to {end} are no document of {shard.name}.bin; if the "
+                    "shard was made again since, score and rank again"
                 )
         return cls._of(shards, shard_of, spans, str(path))
 
     @classmethod
-    def _of(cls, shards: Sequence[Shard], shard_of: np.ndarray, spans: np.ndarray, name: str) -> "Source":
+    def _of(cls, shards: Sequence[Shard], shard_of: np.ndarray, spans: np.ndarray, name: str) -> "DocumentStream":
         if len({shard.info and shard.info.fingerprint for shard in shards}) > 1:
             raise InputError(f"{name}: shards of different tokenizers, or some without an index; train on one kind")
         made_by = shards[0].info if shards else None
@@ -108,18 +111,15 @@ class Source:
             raise InputError(f"{name}: no tokens in it")
         return found
 
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise InputError for tokens beyond a model's vocabulary; reads all of them unless their maker is known."""
-        if self.made_by and self.made_by.vocab_size > vocab_size:
-            raise InputError(
-                f"the shards were made with {self.made_by.tokenizer}, whose vocabulary of {self.made_by.vocab_size} is "
-                f"more than the model's, {vocab_size}"
-            )
+    def require_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Raise InputError for tokens outside a vocabulary; reads all tokens unless it is known how they were made."""
+        if self.made_by:
+            vocabulary.require(self.made_by.vocab_size - 1, f"shards made with {self.made_by.tokenizer}")
         for tokens in self._shards if self.made_by is None else ():
-            check_vocabulary("a shard without an index", tokens, vocab_size)
+            check_vocabulary("a shard without an index", tokens, vocabulary)
 
     def digest(self) -> str:
-        """A short hash of the shards, and of where the documents lie in them."""
+        """A short hash of the shards, and of the places of the documents in them."""
         digest = hashlib.sha256("".join(self._digests).encode())
         for array in (self._shard_of, self._starts, self._lengths):
             digest.update(np.ascontiguousarray(array).data)
@@ -150,35 +150,35 @@ class Source:
 
 
 class Mixture(torch.utils.data.Dataset):
-    """Packed sequences of tokens, each from one source, the sources by share.
+    """Packed sequences of tokens, each from one stream, in the given shares.
 
     Args:
-        sources: by name.
+        streams: by name.
         shares: of the tokens, by the same names; they need not add up to 1.
-        seq_len: tokens in a sequence; documents follow each other across its edges.
-        num_sequences: how many there are; default: as many as the sources hold tokens for at these shares before the
-            first of them begins anew.
+        seq_len: tokens in a sequence; documents continue across its edges.
+        num_sequences: how many there are; default: as many as there are before the first stream starts its next epoch.
 
-    >>> mixture[0]["input_ids"].shape
-    torch.Size([4096])
+    >>> whole = DocumentStream([np.arange(100)], np.zeros(2, int), np.array([[0, 60], [60, 100]]))
+    >>> Mixture({"all": whole}, {"all": 1}, seq_len=25)[0]["input_ids"].shape
+    torch.Size([25])
     """
 
     def __init__(
         self,
-        sources: dict[str, Source],
+        streams: dict[str, DocumentStream],
         shares: dict[str, float],
         seq_len: int,
         seed: int = 0,
         num_sequences: int | None = None,
     ):
-        if sources.keys() != shares.keys() or not sources:
-            raise InputError(f"the mix has shares for {', '.join(shares)}, but the sources are {', '.join(sources)}")
+        if streams.keys() != shares.keys() or not streams:
+            raise InputError(f"the mix has shares for {', '.join(shares)}, but the streams are {', '.join(streams)}")
         whole = sum(Fraction(str(share)) for share in shares.values())
-        self._shares = {name: Fraction(str(shares[name])) / whole for name in sources if shares[name] >= 0 and whole}
+        self._shares = {name: Fraction(str(shares[name])) / whole for name in streams if shares[name] >= 0 and whole}
         if len(self._shares) < len(shares) or min(self._shares.values()) * BLOCK < 1:
-            raise InputError(f"the mix: a share is below 1/{BLOCK} of all; leave that source out")
-        self._sources, self.seq_len, self._seed = sources, seq_len, seed
-        fitting = min(sources[name].num_tokens / (share * seq_len) for name, share in self._shares.items())
+            raise InputError(f"the mix: a share is below 1/{BLOCK} of all; leave that one out")
+        self._streams, self.seq_len, self._seed = streams, seq_len, seed
+        fitting = min(streams[name].num_tokens / (share * seq_len) for name, share in self._shares.items())
         self._num_sequences = max(1, int(fitting)) if num_sequences is None else num_sequences
         self._block: tuple[int, np.ndarray, list[int]] = (-1, np.empty(0), [])
 
@@ -191,27 +191,27 @@ class Mixture(torch.utils.data.Dataset):
         return len(self) * self.seq_len
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        """`input_ids` and `labels`, both the same int64 tokens, as transformers' causal models want them."""
+        """`input_ids` and `labels`, both the same int64 tokens, as causal models of transformers expect."""
         if not 0 <= number < self._num_sequences:
             raise IndexError(number)
         name, index = self.place(number)
-        stream = self._sources[name].read(index * self.seq_len, self.seq_len, self._seed)
+        stream = self._streams[name].read(index * self.seq_len, self.seq_len, self._seed)
         tokens = torch.from_numpy(stream)
         return {"input_ids": tokens, "labels": tokens}
 
     def place(self, number: int) -> tuple[str, int]:
-        """Which source a sequence is from, and how many of that source come before it."""
+        """The stream of a sequence, and the number of earlier sequences from that stream."""
         block, position = divmod(int(number), BLOCK)
         if self._block[0] != block:
-            before, behind = self._counts(block * BLOCK), self._counts((block + 1) * BLOCK)
-            which = np.repeat(np.arange(len(before)), np.subtract(behind, before))
+            before, after = self._counts(block * BLOCK), self._counts((block + 1) * BLOCK)
+            which = np.repeat(np.arange(len(before)), np.subtract(after, before))
             self._block = (block, np.random.default_rng([self._seed, block]).permutation(which), before)
         _, which, before = self._block
-        source_ = int(which[position])
-        return list(self._sources)[source_], before[source_] + int(np.count_nonzero(which[:position] == source_))
+        stream = int(which[position])
+        return list(self._streams)[stream], before[stream] + int(np.count_nonzero(which[:position] == stream))
 
     def _counts(self, number: int) -> list[int]:
-        """How many of the first `number` sequences are from each source."""
+        """How many of the first `number` sequences are from each stream."""
         edges, total = [0], Fraction(0)
         for share in self._shares.values():
             total += share

@@ -1,4 +1,4 @@
-"""Training on a mixture by transformers' Trainer: its settings, the order of the data, the loss curve, checkpoints."""
+"""Training on a mixture with transformers' Trainer: its arguments, the order of the data, loss curve, checkpoints."""
 
 import dataclasses
 import json
@@ -15,25 +15,23 @@ from transformers.trainer_callback import PrinterCallback
 
 from common import cli
 from common.errors import InputError
-from common.files import atomic, flush, read_json, remove
-from common.flags import Runtime
-from common.model.checkpoints import load_model, max_context
-from common.text.tokenization import TextTokenizer
+from common.files import flush, remove
+from common.pages.pictures import loss_picture, save_picture
 from common.training.mixture import Mixture
 
 CHECKPOINT = "checkpoint-*"
-WHOLE = "whole"  # the last file in a checkpoint's folder: one without it was cut short
+WHOLE = "whole"  # the last file written to a checkpoint's folder; a folder without it is incomplete
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a run does: its length and batches in sequences, its learning rate in steps.
+class TrainingOptions:
+    """How to train. Batches are counted in sequences, the rest in steps.
 
     Attributes:
         batch_size: sequences in a step, over all devices.
         device_batch_size: sequences in a forward pass on one device.
-        warmup_pct, decay_pct: of the steps.
-        dtype: float32, bfloat16 (the weights stay float32) or auto, bfloat16 where the device multiplies it faster.
+        warmup_pct, decay_pct: percent of the steps.
+        dtype: float32, bfloat16 (the weights stay float32), or auto: bfloat16 if the device multiplies it faster.
         more: any other argument of transformers' TrainingArguments.
     """
 
@@ -53,79 +51,64 @@ class Training:
     more: dict[str, Any]
 
 
-def new_model(
-    config: str, tokenizer: TextTokenizer | None, seed: int, trust_remote_code: bool
-) -> transformers.PreTrainedModel:
-    """A causal language model with random weights, in float32.
-
-    Args:
-        config: a Hugging Face name, a folder, or a JSON file. JSON needs `model_type`; what it leaves out is the
-            class's default, but the vocabulary is the tokenizer's.
-        tokenizer: the one that the data is in; its special tokens become the model's.
-    Raises:
-        InputError: there is no such config, or it is not of a causal language model.
-    """
-    special = {}
-    if tokenizer:
-        special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.separator_id, "pad_token_id": None}
-    try:
-        if Path(config).is_file():
-            vocabulary = {"vocab_size": tokenizer.vocab_size} if tokenizer else {}
-            parsed = transformers.AutoConfig.for_model(**{**vocabulary, **special, **read_json(Path(config))})
-        else:
-            parsed = transformers.AutoConfig.from_pretrained(config, trust_remote_code=trust_remote_code)
-            for name, value in special.items():
-                setattr(parsed, name, value)
-        transformers.set_seed(seed)
-        return transformers.AutoModelForCausalLM.from_config(
-            parsed, dtype=torch.float32, trust_remote_code=trust_remote_code
-        )
-    except InputError:
-        raise
-    except Exception as error:  # whatever a config's own class may raise
-        raise InputError(f"--config {config}: no model can be made of it ({type(error).__name__}: {error})") from None
-
-
-def trained_model(name: str, trust_remote_code: bool) -> transformers.PreTrainedModel:
-    """A checkpoint to train on from, in float32; InputError if it is none."""
-    model = load_model(name, Runtime(device="cpu", dtype="float32", trust_remote_code=trust_remote_code))
-    model.set_attn_implementation("sdpa")
-    return model.train()
-
-
-def require_context(model: transformers.PreTrainedModel, seq_len: int) -> None:
-    """Raise InputError for sequences that are longer than the model takes."""
-    if (longest := max_context(model)) and longest < seq_len:
-        raise InputError(f"--seq_len {seq_len}: the model takes {longest} (max_position_embeddings in its config)")
-
-
-def arguments(training: Training, folder: Path) -> transformers.TrainingArguments:
-    """The settings as transformers has them; InputError for batches that do not divide, or an unknown setting."""
-    transformers.logging.disable_progress_bar()  # of the checkpoints that are written
-    cpu = training.cpu or not torch.cuda.is_available()
-    fast_bf16 = torch.cpu._is_amx_tile_supported() if cpu else torch.cuda.is_bf16_supported(including_emulation=False)
-    warmup, decay = (round(pct / 100 * training.num_steps) for pct in (training.warmup_pct, training.decay_pct))
-    if training.warmup_pct + training.decay_pct > 100:
+def training_arguments(options: TrainingOptions, folder: Path) -> transformers.TrainingArguments:
+    """The options in transformers' form; InputError for batches that do not divide, or an unknown argument."""
+    transformers.logging.disable_progress_bar()  # the bar for written checkpoints
+    if options.warmup_pct + options.decay_pct > 100:
         raise InputError("--warmup_pct and --decay_pct are more than 100 together; lower one")
-    ours = {
+    cpu = options.cpu or not torch.cuda.is_available()
+    ours, defaults = _ours(options, folder, cpu), _defaults(options, cpu)
+    known = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    if unknown := options.more.keys() - known:
+        raise InputError(f"--trainer {min(unknown)}: TrainingArguments of transformers has no such argument")
+    if taken := options.more.keys() & {*ours, "gradient_accumulation_steps", "num_train_epochs"}:
+        raise InputError(f"--trainer {min(taken)}: other flags determine it (--help)")
+    try:
+        made = transformers.TrainingArguments(**{**defaults, **options.more, **ours})
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"--trainer: {error}") from None
+    if made.n_gpu > 1:
+        raise InputError(
+            f"{made.n_gpu} GPUs, but one process: torchrun --nproc_per_node {made.n_gpu} pretrain.py …, or show it one "
+            "(CUDA_VISIBLE_DEVICES=0)"
+        )
+    at_once = options.device_batch_size * made.world_size
+    if options.batch_size % at_once:
+        raise InputError(
+            f"--batch_size {options.batch_size} is no multiple of {at_once}, the --device_batch_size on "
+            f"{made.world_size} devices; change one of them"
+        )
+    made.gradient_accumulation_steps = options.batch_size // at_once
+    return made
+
+
+def _ours(options: TrainingOptions, folder: Path, cpu: bool) -> dict[str, Any]:
+    """The arguments that follow from the options; users cannot change them."""
+    fast_bf16 = torch.cpu._is_amx_tile_supported() if cpu else torch.cuda.is_bf16_supported(including_emulation=False)
+    return {
         "output_dir": str(folder),
-        "max_steps": training.num_steps,
-        "per_device_train_batch_size": training.device_batch_size,
-        "per_device_eval_batch_size": training.device_batch_size,
-        "learning_rate": training.learning_rate,
-        "warmup_steps": warmup,
-        "weight_decay": training.weight_decay,
-        "bf16": training.dtype == "bfloat16" or (training.dtype == "auto" and fast_bf16),
-        "seed": training.seed,
+        "max_steps": options.num_steps,
+        "per_device_train_batch_size": options.device_batch_size,
+        "per_device_eval_batch_size": options.device_batch_size,
+        "learning_rate": options.learning_rate,
+        "warmup_steps": round(options.warmup_pct / 100 * options.num_steps),
+        "weight_decay": options.weight_decay,
+        "bf16": options.dtype == "bfloat16" or (options.dtype == "auto" and fast_bf16),
+        "seed": options.seed,
         "use_cpu": cpu,
-        "dataloader_num_workers": training.num_workers,
-        "logging_steps": training.log_every,
-        "save_steps": training.save_every,
-        "eval_steps": training.save_every,
+        "dataloader_num_workers": options.num_workers,
+        "logging_steps": options.log_every,
+        "save_steps": options.save_every,
+        "eval_steps": options.save_every,
     }
-    defaults = {
+
+
+def _defaults(options: TrainingOptions, cpu: bool) -> dict[str, Any]:
+    """The arguments that users can change with --trainer."""
+    num_decay_steps = round(options.decay_pct / 100 * options.num_steps)
+    return {
         "lr_scheduler_type": "warmup_stable_decay",
-        "lr_scheduler_kwargs": {"num_decay_steps": decay, "decay_type": "linear"},
+        "lr_scheduler_kwargs": {"num_decay_steps": num_decay_steps, "decay_type": "linear"},
         "adam_beta2": 0.95,
         "max_grad_norm": 1.0,
         "dataloader_pin_memory": not cpu,
@@ -136,50 +119,28 @@ def arguments(training: Training, folder: Path) -> transformers.TrainingArgument
         "report_to": "none",
         "disable_tqdm": True,
     }
-    known = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
-    if unknown := training.more.keys() - known:
-        raise InputError(f"--trainer {min(unknown)}: TrainingArguments of transformers has no such argument")
-    if taken := training.more.keys() & {*ours, "gradient_accumulation_steps", "num_train_epochs"}:
-        raise InputError(f"--trainer {min(taken)}: that follows from the other flags (--help)")
-    try:
-        made = transformers.TrainingArguments(**{**defaults, **training.more, **ours})
-    except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"--trainer: {error}") from None
-    if made.n_gpu > 1:
-        raise InputError(
-            f"{made.n_gpu} GPUs, but one process: torchrun --nproc_per_node {made.n_gpu} pretrain.py …, or show it one "
-            "(CUDA_VISIBLE_DEVICES=0)"
-        )
-    at_once = training.device_batch_size * made.world_size
-    if training.batch_size % at_once:
-        raise InputError(
-            f"--batch_size {training.batch_size} is no multiple of {at_once}, the --device_batch_size on "
-            f"{made.world_size} devices; change one of them"
-        )
-    made.gradient_accumulation_steps = training.batch_size // at_once
-    return made
 
 
 class MixtureTrainer(transformers.Trainer):
-    """A Trainer that takes the sequences of a mixture as they come, since their order is shuffled already."""
+    """A Trainer that uses the sequences of a mixture in ascending order, which is already shuffled."""
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
-def trainer_for(
+def make_trainer(
     model: transformers.PreTrainedModel,
     arguments: transformers.TrainingArguments,
     mixture: Mixture,
     validation: Mixture | None,
     tokens_per_step: int,
 ) -> MixtureTrainer:
-    """A trainer that shows its progress in tokens, keeps a loss curve, and marks whole checkpoints."""
+    """A trainer that shows its progress in tokens, records the loss curve, and marks complete checkpoints."""
     if validation:
         arguments.eval_strategy = "steps"
     trainer = MixtureTrainer(model, arguments, train_dataset=mixture, eval_dataset=validation)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Curve(tokens_per_step))
+    trainer.add_callback(LossCurve(tokens_per_step))
     return trainer
 
 
@@ -187,8 +148,8 @@ def _diverged(step: int) -> InputError:
     return InputError(f"step {step}: the loss or a weight is not finite; lower --learning_rate, with --overwrite")
 
 
-class Curve(transformers.TrainerCallback):
-    """A bar, `loss.jsonl` and `loss.png`, on the first of the processes."""
+class LossCurve(transformers.TrainerCallback):
+    """Shows a progress bar and writes `loss.jsonl` and `loss.png`, in the first process."""
 
     def __init__(self, tokens_per_step: int):
         self._tokens_per_step = tokens_per_step
@@ -226,42 +187,25 @@ class Curve(transformers.TrainerCallback):
             for file in folder.iterdir():
                 flush(file)
             (folder / WHOLE).touch()
-            draw(self._folder)
+            self._draw()
 
     def on_train_end(self, args, state, control, **_):
         if self._bar is not None:
             self._bar.close()
-            draw(self._folder)
+            self._draw()
 
     def _line(self, log: dict) -> str:
         kept = {name: log[name] for name in ("loss", "eval_loss", "learning_rate", "grad_norm") if name in log}
-        return (
-            json.dumps({"step": log["step"], "tokens": log["step"] * self._tokens_per_step, **kept}) + "\n"
-            if kept
-            else ""
-        )
+        about = {"step": log["step"], "tokens": log["step"] * self._tokens_per_step}
+        return json.dumps(about | kept) + "\n" if kept else ""
 
-
-def draw(folder: Path) -> None:
-    """Draw `loss.jsonl` as `loss.png`."""
-    from matplotlib.figure import Figure
-
-    rows = [json.loads(line) for line in (folder / "loss.jsonl").read_text(encoding="utf-8").splitlines()]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, label in (("loss", "training"), ("eval_loss", "validation")):
-        points = [(row["tokens"], row[name]) for row in rows if name in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if name == "eval_loss" else None)
-    axes.set(xlabel="tokens", ylabel="loss (nats per token)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with atomic(folder / "loss.png") as path:
-        figure.savefig(path, format="png", dpi=120)
+    def _draw(self) -> None:
+        lines = (self._folder / "loss.jsonl").read_text(encoding="utf-8").splitlines()
+        save_picture(loss_picture([json.loads(line) for line in lines]), self._folder / "loss.png")
 
 
 def whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; those that were not are removed."""
+    """The newest complete checkpoint, or None; incomplete ones are removed."""
     found = {
         int(path.name.rpartition("-")[2]): path for path in folder.glob(CHECKPOINT) if re.search(r"-\d+$", path.name)
     }

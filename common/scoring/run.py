@@ -1,0 +1,197 @@
+"""A run of step 5: the team scores what is missing, and the tables are put together from the parts."""
+
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common import cli
+from common.errors import one_line
+from common.files import claim, read_json, write_json
+from common.scoring.pair import PairOptions
+from common.scoring.plan import ShardPlan, tokens_missing, units
+from common.scoring.units import Piece, StepOptions, Unit
+from common.shards.doc_id import format_doc_id
+from common.shards.format import check_vocabulary
+from common.shards.reader import ShardReader
+from common.table.merging import Health, merge_parts
+from common.table.parts import Part, Parts
+from common.table.schema import PART_SCHEMA
+from common.workers.read_ahead import read_ahead
+from common.workers.team import Team
+
+INCOMPLETE = 3  # exit status
+TIMES = "time.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run scores, and where its results go.
+
+    Attributes:
+        data: the shards, as the user gave them.
+        plan: the documents to score.
+        out: the table, `.tsv`.
+        overwrite: delete another run's work first.
+    """
+
+    pair: PairOptions
+    steps: StepOptions
+    data: list[str]
+    plan: list[ShardPlan]
+    reader: ShardReader
+    out: Path
+    overwrite: bool
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the finished parts."""
+        return self.out.with_suffix(".parts")
+
+    @property
+    def steps_out(self) -> Path:
+        """The table of steps, `.tsv`."""
+        return self.out.with_suffix(".steps.tsv")
+
+    def time_spent(self) -> dict:
+        """What scoring has taken so far: tokens, seconds, and when it ended; empty if nothing was scored."""
+        path = self.folder / TIMES
+        return read_json(path) if path.exists() else {}
+
+
+@dataclass
+class Tally:
+    """Saves finished scores in parts, and shows the progress."""
+
+    parts: Parts
+    bar: tqdm
+    status: Callable[[], str]
+    num_documents: int = 0
+    found_not_finite: bool = False
+
+    def add(self, unit: Unit, piece: Piece) -> None:
+        """Save the scores of a piece."""
+        rows = []
+        for row, means, guards, steps in piece.scores:
+            document = unit.document(row)
+            about = {"doc_id": document.doc_id, "domain": document.domain, "num_tokens": len(document)}
+            measured = means._asdict() | guards._asdict()
+            rows.append(about | measured | {"steps": [step._asdict() for step in steps]})
+            if not self.found_not_finite and not math.isfinite(sum(means)):
+                self.found_not_finite = True
+                cli.warn(f"{document.doc_id}: its loss is not finite; all such documents are counted at the end")
+        self.parts.add(unit.shard_name, piece.first, piece.last, rows)
+        self.num_documents += piece.last - piece.first
+        self.bar.set_postfix_str(f"{self.num_documents:,} documents{self.status()}", refresh=False)
+        self.bar.update(sum(len(unit.document(row)) for row in range(piece.first, piece.last)))
+
+
+def score_corpus(team: Team, job: Job) -> None:
+    """Score what is missing, write the tables, and next to them a record of how they were made.
+
+    Raises:
+        SystemExit: with status 3, after the table is written, if some documents could not be scored.
+    """
+    print(one_line(f"{job.out}: {team.description.summary}"))
+    parts = _score(team, job)
+    for unit, reason in team.set_aside:
+        documents = format_doc_id(unit.shard_name, unit.documents[0].start, unit.documents[-1].end)
+        print(
+            f"set aside: {len(unit.documents)} documents, {documents}, whose worker was lost three times ({reason})",
+            file=sys.stderr,
+        )
+    if team.set_aside and not parts:
+        sys.exit(INCOMPLETE)
+    if job.overwrite and not job.steps.wanted:
+        for old in (job.steps_out, job.steps_out.with_suffix(".parquet")):
+            old.unlink(missing_ok=True)
+    health = _write_tables(parts, job)
+    for warning in health.warnings(team.description.vocabulary.size):
+        print(f"warning: {warning}")
+    write_json(job.out.with_suffix(".json"), _record(team, job, health))
+    if team.set_aside:
+        print("not all documents are scored; the same command tries those that were set aside again")
+        sys.exit(INCOMPLETE)
+    print(f"next: python rank_scores.py --scores {job.out} --top_pct 20")
+
+
+def _score(team: Team, job: Job) -> list[Part]:
+    """Have the team score the missing documents into `job.folder`; returns the parts with the planned documents."""
+    models, reader, plan = team.description, job.reader, job.plan
+    settings = {
+        **models.identity,
+        "seq_len": job.pair.seq_len,
+        "columns": PART_SCHEMA.names,
+        "steps": [job.steps.wanted, job.steps.separator],
+        "shards": {str(item.path): item.digest for item in plan},
+    }
+    if job.overwrite:  # faults in the shards must show before the old work is deleted
+        for item in plan:
+            check_vocabulary(item.path, reader.open(item.path).verified().tokens, models.vocabulary)
+    claim(job.folder / "run.json", settings, job.overwrite, "*.parquet")
+    before = {} if job.overwrite else job.time_spent()
+    begun = time.monotonic()
+    with Parts(job.folder) as parts, cli.progress(sum(item.num_tokens for item in plan), "scoring") as bar:
+        cli.skip(bar, sum(item.num_tokens - tokens_missing(item, parts, reader) for item in plan))
+        finished = sum(part.last - part.first for item in plan for part in parts.of_shard(item.name))
+        tally = Tally(parts, bar, team.status, finished)
+        missing = units(plan, parts, reader, job.overwrite, models)
+        try:
+            for _, unit, piece in team.run(read_ahead(missing, 2 * team.num_workers)):
+                tally.add(unit, piece)
+        finally:
+            if scored := bar.n - bar.initial:
+                now = {
+                    "tokens": before.get("tokens", 0) + scored,
+                    "seconds": round(before.get("seconds", 0) + time.monotonic() - begun, 1),
+                    "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+                }
+                write_json(job.folder / TIMES, now)
+    # After the planned documents there may be parts of a run that planned more, with gaps between them.
+    return [part for item in plan for part in parts.of_shard(item.name) if part.first < item.num_documents]
+
+
+def _write_tables(parts: list[Part], job: Job) -> Health:
+    """Merge the parts into the tables, and print what was written."""
+    health = merge_parts([part.path for part in parts], job.out, job.steps_out if job.steps.wanted else None)
+    print(f"wrote {health.num_rows:,} scores to {job.out} and {job.out.with_suffix('.parquet')}")
+    if job.steps.wanted:
+        print(f"wrote the scores of their steps to {job.steps_out} and {job.steps_out.with_suffix('.parquet')}")
+        print(f"select from those: python rank_scores.py --scores {job.steps_out} --max_repetition 1 --dedup none")
+    if skipped := sum(part.last - part.first for part in parts) - health.num_rows:
+        print(f"skipped {skipped:,} documents with nothing to predict: of no or one token, or chats without an answer")
+    return health
+
+
+def _record(team: Team, job: Job, health: Health) -> dict:
+    """How the table was made."""
+    models = team.description
+    return {
+        "base_model": job.pair.base_model,
+        "reference_model": job.pair.reference_model,
+        "summary": models.summary,
+        "data": job.data,
+        "num_shards": len(job.plan),
+        "tokenizer": job.pair.runtime.tokenizer or job.pair.base_model,
+        "seq_len": job.pair.seq_len,
+        "steps": job.steps.wanted,
+        "step_separator": job.steps.separator,
+        "device": models.device,
+        "dtype": models.dtype,
+        "compiled": job.pair.compiled,
+        "num_workers": team.num_workers,
+        "num_documents": health.num_rows,
+        "num_tokens": health.num_tokens,
+        "scoring": job.time_spent(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers")},
+        },
+    }

@@ -1,0 +1,166 @@
+"""Shards with their documents: found by the index next to a shard, or by the separator if there is no index.
+
+Shards of llm.c and modded-nanogpt have no index; there the id of the separator shows where documents begin or end.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError
+from common.files import as_path, file_digest
+from common.shards.doc_id import format_doc_id
+from common.shards.documents import Document
+from common.shards.format import Digests, read_shard
+from common.shards.index import INDEX_SUFFIX, ShardInfo, read_documents
+from common.text.corpus import DEFAULT_DOMAIN
+from common.text.tokenization import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard with its documents.
+
+    Attributes:
+        name: path without suffix, the first half of a doc_id.
+        tokens: shape [num_tokens], memory-mapped.
+        spans: where its documents are, half-open, in tokens; int64, shape [num_documents, 2].
+        domains: one per document.
+        answers: one per document, as in `Document`.
+        separator_id: the token between documents.
+        info: how it was made, or None for a shard without an index.
+        digests: of its tokens and its index, or None for a shard of another program.
+    """
+
+    name: str
+    tokens: np.ndarray
+    spans: np.ndarray
+    domains: Sequence[str]
+    answers: Sequence[np.ndarray | None]
+    separator_id: int
+    info: ShardInfo | None
+    digests: Digests | None
+
+    def document(self, row: int) -> Document:
+        """The document in a row."""
+        start, end = map(int, self.spans[row])
+        answers = self.answers[row]
+        return Document(self.name, start, self.tokens[start:end], self.separator_id, self.domains[row], answers)
+
+    def row_of(self, start: int, end: int) -> int:
+        """The row of the document that holds the tokens [start, end).
+
+        Raises:
+            InputError: they are outside the shard, or cross the edge of a document.
+        """
+        doc_id = format_doc_id(self.name, start, end)
+        if end > len(self.tokens):
+            raise InputError(f"doc_id {doc_id}: the shard ends at token {len(self.tokens)}; paste an id from a table")
+        row = int(np.searchsorted(self.spans[:, 0], start, side="right")) - 1
+        if end > self.spans[row, 1]:
+            raise InputError(
+                f"doc_id {doc_id}: crosses the edge of a document, which is {self.document(row).doc_id}; paste an id "
+                "from a table"
+            )
+        return row
+
+    def verified(self) -> "Shard":
+        """The shard, after a check of all its tokens; InputError if they are not those that were written."""
+        if self.digests and hashlib.sha256(self.tokens).digest() != self.digests.tokens:
+            raise InputError(
+                f"{self.name}.bin: its tokens are not those that were written (by the checksum in its header); copy it "
+                "again, or make it again with fineweb.py"
+            )
+        return self
+
+    def digest(self) -> str:
+        """A short hash of tokens, documents' places and domains; without digests, of 64 stretches of 1,024 tokens."""
+        if self.digests:
+            return hashlib.sha256(b"".join(self.digests)).hexdigest()[:16]
+        digest = hashlib.sha256(self.spans.tobytes() + "\0".join(self.domains).encode())
+        for start in range(0, len(self.tokens), max(1024, len(self.tokens) // 64)):
+            digest.update(self.tokens[start : start + 1024].tobytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ShardReader:
+    """Opens shards.
+
+    Attributes:
+        eot_id: the separator of shards that have no index.
+        eot_side: `first` if the separator is the first token of its document (llm.c, modded-nanogpt), `last` if it is
+            the last.
+        model_tokenizer: shards of another tokenizer are refused; None accepts all.
+    """
+
+    eot_id: int | None = None
+    eot_side: str = "first"
+    model_tokenizer: TextTokenizer | None = None
+
+    def open(self, path: Path) -> Shard:
+        """Open a `.bin` shard and find its documents.
+
+        Raises:
+            InputError: the shard is damaged, disagrees with its index, has neither index nor `eot_id`, or was made
+                with another tokenizer.
+        """
+        path = as_path(path)
+        if path.suffix != ".bin":
+            raise InputError(f"{path}: the name of a shard ends with .bin, and doc_ids leave that out; rename the file")
+        name = str(path.with_suffix(""))
+        if not name.isprintable():
+            raise InputError(f"{path}: its name holds a character that would break a row of a table; rename the file")
+        tokens, digests = read_shard(path)
+        index_path = path.with_suffix(INDEX_SUFFIX)
+        if not index_path.exists():
+            spans = self._separated(path, tokens)
+            no_answers = [None] * len(spans)
+            return Shard(name, tokens, spans, [DEFAULT_DOMAIN] * len(spans), no_answers, self.eot_id, None, None)
+        if not digests or digests.index != file_digest(index_path):
+            raise InputError(
+                f"{index_path}: damaged, or not the index of the shard next to it (by the checksum in the shard's "
+                "header); copy both again, or make both again with fineweb.py"
+            )
+        spans, domains, answers, info = read_documents(index_path, tokens)
+        self._check_tokenizer(path, info)
+        return Shard(name, tokens, spans, domains, answers, info.separator_id, info, digests)
+
+    def _separated(self, path: Path, tokens: np.ndarray) -> np.ndarray:
+        if self.eot_id is None:
+            raise InputError(
+                f"{path}: no index {path.with_suffix(INDEX_SUFFIX).name} next to it; if it comes from llm.c or "
+                "modded-nanogpt, give the id of the token between documents with --eot_id (50256 for GPT-2)"
+            )
+        if len(tokens) and not (tokens == self.eot_id).any():
+            raise InputError(f"{path}: no token {self.eot_id} (--eot_id) in it; give the id that separates documents")
+        return separated_spans(tokens, self.eot_id, self.eot_side)
+
+    def _check_tokenizer(self, path: Path, info: ShardInfo) -> None:
+        tokenizer = self.model_tokenizer
+        if tokenizer and (info.fingerprint, info.vocab_size) != (tokenizer.fingerprint, tokenizer.vocab_size):
+            raise InputError(
+                f"{path}: tokenized with {info.tokenizer} ({info.vocab_size} tokens), but the model's tokenizer "
+                f"{tokenizer.name} ({tokenizer.vocab_size} tokens) cuts text differently; make the shards with "
+                f"fineweb.py --tokenizer {tokenizer.name}"
+            )
+
+
+def separated_spans(tokens: np.ndarray, separator_id: int, side: str) -> np.ndarray:
+    """Half-open spans of the documents that separators delimit, int64, shape [num_documents, 2].
+
+    A document includes its separator, as its first or last token. The tokens before the first separator (`first`), or
+    after the last one (`last`), are a document too: the part in this shard of a document that two shards share.
+
+    >>> separated_spans(np.array([9, 5, 6, 9, 7]), 9, "first")
+    array([[0, 3],
+           [3, 5]])
+    >>> separated_spans(np.array([5, 6, 9, 7, 9]), 9, "last").tolist()
+    [[0, 3], [3, 5]]
+    """
+    cuts = np.flatnonzero(tokens == separator_id) + (side == "last")
+    edges = np.unique(np.concatenate([[0], cuts, [len(tokens)]])).astype(np.int64)
+    return np.stack([edges[:-1], edges[1:]], axis=1)

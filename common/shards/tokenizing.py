@@ -1,0 +1,161 @@
+"""Documents to a folder of shards: workers encode them, and they are written in the order of the corpus."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+
+from common import cli
+from common.errors import InputError
+from common.files import claim, read_json, sole_writer, write_json
+from common.shards.writer import NAME, DatasetWriter, Spans
+from common.text.corpus import RowReader, SourceDocument
+from common.text.fineweb import Corpus
+from common.text.tokenization import TextTokenizer
+from common.workers.read_ahead import read_ahead
+from common.workers.team import EngineOptions, Team, workers
+
+BATCH_DOCUMENTS, BATCH_CHARS = 1024, 4_000_000
+BATCHES_AHEAD = 4  # most batches in memory, for each worker
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """A folder of shards.
+
+    Attributes:
+        shard_size: most tokens in a shard.
+        val_tokens: most tokens in the validation shard, 0 for none.
+        max_docs: most documents, None for all.
+        overwrite: delete the shards of another run first.
+    """
+
+    out_dir: Path
+    shard_size: int
+    val_tokens: int
+    max_docs: int | None
+    overwrite: bool
+
+
+class BatchTokenizer:
+    """A worker that encodes documents.
+
+    For a batch it yields the token ids of all documents as one array, and for each document its number of tokens and
+    the spans of its answers.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer):
+        self._tokenizer, self.description = tokenizer, tokenizer.fingerprint
+
+    def __call__(self, documents: list[SourceDocument]) -> Iterator[tuple[np.ndarray, list[int], list[Spans | None]]]:
+        answers: list[Spans | None] = [None] * len(documents)
+        if documents[0].answers is None:
+            encoded = self._tokenizer.encode_batch([document.text for document in documents])
+        else:
+            encoded, answers = zip(*map(self._encode_chat, documents), strict=True)
+        lengths = [len(token_ids) for token_ids in encoded]
+        yield np.fromiter(chain.from_iterable(encoded), np.uint32, sum(lengths)), lengths, answers
+
+    def _encode_chat(self, document: SourceDocument) -> tuple[list[int], Spans]:
+        """Token ids and answers; a token belongs to the answer that holds its first character."""
+        token_ids, offsets = self._tokenizer.encode_with_offsets(document.text, special=True)
+        begins = [begin for begin, _ in offsets]
+        return token_ids, [tuple(np.searchsorted(begins, span).tolist()) for span in document.answers]
+
+
+def make_dataset(
+    corpus: Corpus, reader: RowReader, tokenizer: TextTokenizer, options: DatasetOptions, engine: EngineOptions
+) -> None:
+    """Tokenize a corpus into a folder of shards, or continue a stopped run; a complete folder is left as it is.
+
+    Args:
+        reader: what the documents of the corpus are read with.
+    Raises:
+        InputError: the tokenizer has no end-of-text token, the folder is another run's, or there are no documents.
+    """
+    if tokenizer.separator_id is None:
+        raise InputError(f"{tokenizer.name}: it has no end-of-text token to put between documents; use another")
+    settings = {
+        **corpus.identity,
+        "columns": vars(reader.columns),
+        "chat": reader.chat and reader.chat.fingerprint,
+        "tokenizer": tokenizer.fingerprint,
+        "shard_size": options.shard_size,
+        "val_tokens": options.val_tokens,
+        "max_docs": options.max_docs,
+    }
+    record, documents = options.out_dir / "dataset.json", iter(corpus.documents)
+    with sole_writer(record):
+        if options.overwrite:  # read one document first: an error in the new text must show before the old shards go
+            documents = chain(list(islice(documents, 1)), documents)
+        claim(record, settings, options.overwrite, f"{NAME}_*_[0-9][0-9][0-9][0-9][0-9][0-9].*")
+        writer = DatasetWriter(options.out_dir, tokenizer, options.shard_size, options.val_tokens)
+        summary_path = options.out_dir / f"{NAME}_summary.json"
+        complete = summary_path.exists() and read_json(summary_path) == writer.counts()
+        if not complete:
+            documents = islice(documents, options.max_docs and min(options.max_docs, sys.maxsize))
+            with workers(engine, partial(BatchTokenizer, tokenizer), _no_rest, on_gpu=False) as team:
+                _tokenize(documents, team, writer, None if options.max_docs else corpus.expected_tokens)
+            if not writer.num_documents:
+                skipped = f"{reader.num_skipped:,} rows skipped, the first: {reader.first_skipped}"
+                raise InputError(f"{corpus.name}: no documents in it; {skipped if reader.num_skipped else 'give text'}")
+            write_json(summary_path, writer.counts())
+    amount = "{documents:,} documents, {tokens:,} tokens, {shards} shards".format_map(writer.counts())
+    print(f"{'reusing' if complete else 'wrote'} {options.out_dir}/: {amount}")
+
+
+def _no_rest(_batch: list[SourceDocument], _piece: tuple) -> None:
+    """The rest of a batch after its only piece."""
+
+
+def _tokenize(
+    documents: Iterable[SourceDocument], team: Team, writer: DatasetWriter, expected_tokens: int | None
+) -> None:
+    """Encode the documents that the writer does not have yet, and write them."""
+    with cli.progress(expected_tokens, "tokenizing") as bar:
+        cli.skip(bar, writer.num_tokens)
+        try:
+            batches = read_ahead(_batches(islice(documents, writer.num_documents, None)))
+            for batch, (token_ids, lengths, answers) in _in_order(team, batches):
+                ends = np.cumsum(lengths)
+                for document, start, end, spans in zip(batch, ends - lengths, ends, answers, strict=True):
+                    writer.add(document, token_ids[start:end], spans)
+                bar.set_postfix_str(f"{writer.num_documents:,} documents{team.status()}", refresh=False)
+                bar.update(len(token_ids) + len(batch))
+            writer.close()
+        finally:
+            writer.discard()
+
+
+def _batches(documents: Iterable[SourceDocument]) -> Iterator[list[SourceDocument]]:
+    """Cut a stream of documents into lists of limited length and number of characters."""
+    batch, chars = [], 0
+    for document in documents:
+        batch.append(document)
+        chars += len(document.text)
+        if len(batch) == BATCH_DOCUMENTS or chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _in_order(team: Team, batches: Iterable[list[SourceDocument]]) -> Iterator[tuple[list[SourceDocument], tuple]]:
+    """Each batch with the result of the team, in the order of the batches."""
+    waiting, following = {}, 0
+    for number, batch, piece in team.run(batches, max_ahead=BATCHES_AHEAD * team.num_workers):
+        waiting[number] = batch, piece
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+        if team.set_aside:
+            break
+    for batch, reason in team.set_aside:
+        raise InputError(
+            f"documents {batch[0].id} to {batch[-1].id}: three workers were lost while they encoded them ({reason}); "
+            "take these documents out, or run the same command again"
+        )

@@ -1,0 +1,31 @@
+"""The columns of the score table, of its parts, of a selection, and of the table of steps.
+
+`ai_scores.parquet` is the product and `ai_scores.tsv` has the same rows to read:
+
+    doc_id                                         domain  num_tokens  L_base    L_ref     AI_Score  repetition  …
+    data/finewebsample/fineweb_train_000001:0-214  plays   214         3.412077  3.610552  0.058168  0.0421      …
+
+The columns after AI_Score come from guards.py: repetition, longest_run, compression, and two doc_ids: the document that
+represents all that equal this one, and the one that represents all near copies; empty for a document that represents
+itself. Tables of other programs may lack these columns; then they are read as nulls.
+
+To add a column: a field here, its value in `common.scoring.run.Tally.add`, and its merge in merging.py if it needs one.
+"""
+
+import pyarrow as pa
+
+from common.table.guards import KEY_BYTES
+
+SCORES = [("L_base", pa.float64()), ("L_ref", pa.float64()), ("AI_Score", pa.float64())]
+SCHEMA = pa.schema([("doc_id", pa.string()), ("domain", pa.string()), ("num_tokens", pa.int64()), *SCORES])
+MEASURES = [("repetition", pa.float64()), ("longest_run", pa.int64()), ("compression", pa.float64())]
+EXACT, NEAR = "duplicate_of", "near_duplicate_of"
+GUARD_COLUMNS = [*(name for name, _ in MEASURES), EXACT, NEAR]
+
+TABLE_SCHEMA = pa.schema([*SCHEMA, *MEASURES, (EXACT, pa.string()), (NEAR, pa.string())])
+# A selection: also the place of each document, `shard` (its `.bin` file) and its first and last + 1 token.
+SLICES_SCHEMA = pa.schema([*TABLE_SCHEMA, ("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
+STEPS_SCHEMA = pa.schema([*SCHEMA, ("document", pa.string()), ("step", pa.int64())])
+# A part: its steps count tokens from the first token of their document, and `keys` find the copies.
+_STEPS = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), *SCORES]))
+PART_SCHEMA = pa.schema([*SCHEMA, *MEASURES, ("keys", pa.binary(KEY_BYTES)), ("steps", _STEPS)])

@@ -1,0 +1,133 @@
+"""Reading score tables, TSV or parquet, a batch of rows at a time, and writing tables in both formats."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from common.errors import InputError
+from common.files import as_path, atomic, for_pyarrow
+from common.shards.doc_id import DOC_ID_PATTERN, parse_doc_id
+from common.table.schema import EXACT, NEAR, SCHEMA, TABLE_SCHEMA
+
+BATCH_ROWS, BLOCK_BYTES = 2**18, 2**24  # read at once, from parquet and from TSV
+MAKE_SCORES = "make it with attention_influence_scoring.py"
+
+
+@contextmanager
+def table_writer(out: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Write a table as TSV and as parquet, both whole or not at all; yields a function that appends rows to both."""
+    waiting: list[pa.Table] = []
+    with (
+        atomic(out) as tsv,
+        atomic(out.with_suffix(".parquet")) as parquet,
+        pq.ParquetWriter(parquet, schema) as writer,
+        tsv.open("w", encoding="utf-8") as text,
+    ):
+
+        def write() -> None:
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting), row_group_size=BATCH_ROWS)
+                waiting.clear()
+
+        def append(table: pa.Table) -> None:
+            table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g", na_rep="nan")
+            waiting.append(table)
+            if sum(map(len, waiting)) >= BATCH_ROWS:
+                write()
+
+        text.write("\t".join(schema.names) + "\n")
+        yield append
+        write()
+
+
+def read_score_batches(path: Path) -> Iterator[pa.Table]:
+    """Read a score table from TSV or parquet, some hundred thousand rows at a time.
+
+    Raises:
+        InputError: it is neither, lacks a column, has a broken row or no row; names file, column or row.
+    """
+    path = as_path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; {MAKE_SCORES}")
+    num_rows = 0
+    try:
+        with _opened(path) as (names, batches):
+            missing = [name for name in SCHEMA.names if name not in names]
+            if missing:
+                raise InputError(f"{path}: no column {missing[0]!r}, only {', '.join(names)}; {MAKE_SCORES}")
+            for batch in batches:
+                table = pa.Table.from_batches([batch])
+                table.validate(full=True)
+                for field in TABLE_SCHEMA:
+                    if field.name not in names:
+                        table = table.append_column(field, pa.nulls(len(table), field.type))
+                table = table.select(TABLE_SCHEMA.names).cast(TABLE_SCHEMA)
+                place = table.column_names.index("domain")
+                table = table.set_column(place, "domain", pc.fill_null(table["domain"], ""))
+                _check_rows(path, table, num_rows)
+                num_rows += len(table)
+                yield table
+    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
+        raise InputError(f"{path}: not a score table ({error}); {MAKE_SCORES}") from None
+    if not num_rows:
+        raise InputError(f"{path}: no rows in it; {MAKE_SCORES}")
+
+
+def count_rows(path: Path) -> int | None:
+    """The number of rows of a parquet file; None for other files."""
+    with suppress(OSError, pa.ArrowException):
+        return pq.read_metadata(for_pyarrow(path)).num_rows
+    return None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
+    """The names of a table's columns, and its batches."""
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # True keeps all of it in memory
+            names = file.schema_arrow.names
+            wanted = [name for name in TABLE_SCHEMA.names if name in names]
+            yield names, file.iter_batches(BATCH_ROWS, columns=wanted)
+    else:
+        types = pa.csv.ConvertOptions(column_types=TABLE_SCHEMA, null_values=["", "nan"], strings_can_be_null=False)
+        # With more than one thread, an error does not name the row.
+        reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
+        with pa.csv.open_csv(for_pyarrow(path), reading, pa.csv.ParseOptions(delimiter="\t"), types) as file:
+            yield file.schema.names, iter(file)
+
+
+def _check_rows(path: Path, table: pa.Table, first_row: int) -> None:
+    """Raise InputError for a row without a doc_id or a length, or with text that would break a table."""
+    alike = (pc.fill_null(table[name], "") for name in (EXACT, NEAR))
+    text = pc.binary_join_element_wise(table["doc_id"], table["domain"], *alike, "")
+    wrong = pc.or_kleene(
+        pc.fill_null(pc.less(table["num_tokens"], 1), True),
+        pc.fill_null(pc.match_substring_regex(text, r"\pC"), True),
+    )
+    if pc.any(wrong).as_py():
+        raise InputError(
+            f"{path}: row {first_row + wrong.index(True).as_py() + 1} lacks a doc_id or a number of tokens, or holds a "
+            f"control character; {MAKE_SCORES}"
+        )
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Read a whole score table; InputError as in `read_score_batches`."""
+    return pa.concat_tables(read_score_batches(path)).to_pandas()
+
+
+def with_slices(table: pa.Table) -> pa.Table:
+    """Add the columns that say where each document is: `shard` (the `.bin` file), `start` and `end` (in tokens)."""
+    places = pc.extract_regex(table["doc_id"], DOC_ID_PATTERN)
+    starts, ends = (pc.struct_field(places, name).cast(pa.int64()) for name in ("start", "end"))
+    wrong = pc.fill_null(pc.greater_equal(starts, ends), True)
+    if pc.any(wrong).as_py():
+        parse_doc_id(table["doc_id"][wrong.index(True).as_py()].as_py())  # raises an error that names the fault
+    shards = pc.binary_join_element_wise(pc.struct_field(places, "shard"), ".bin", "")
+    return table.append_column("shard", shards).append_column("start", starts).append_column("end", ends)

@@ -1,0 +1,53 @@
+"""The text that step 4 tokenizes: FineWeb from the hub, the sample text, or files."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from common.files import expand
+from common.text.corpus import RowReader, SourceDocument, read_files, read_hub
+from common.text.sample import sample_documents
+
+HUB_NAME = "HuggingFaceFW/fineweb"
+HUB_CONFIGS = {"10B": "sample-10BT", "100B": "sample-100BT", "350B": "sample-350BT"}
+HUB_DOMAIN = "fineweb"
+BYTES_PER_TOKEN = 4  # roughly, for the time left; compressed files hold more
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to tokenize.
+
+    Attributes:
+        name: for messages.
+        documents: as they are read.
+        expected_tokens: a rough number, for the time left.
+        identity: what a later run must share to continue an earlier one.
+    """
+
+    name: str
+    documents: Iterable[SourceDocument]
+    expected_tokens: int
+    identity: dict
+
+
+def open_corpus(version: str, inputs: list[str] | None, reader: RowReader) -> Corpus:
+    """The files `inputs`, or without them a `version`: one of `HUB_CONFIGS`, or `sample`.
+
+    Raises:
+        InputError: a pattern of `inputs` matches no file, or a package of the sample is missing.
+    """
+    if inputs:
+        paths = expand(inputs)
+        files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+        expected_tokens = sum(size for _, size, _ in files) // BYTES_PER_TOKEN
+        identity = {"source": files, "sample": None}
+        return Corpus(" ".join(inputs), read_files(inputs, reader), expected_tokens, identity)
+    if version == "sample":
+        documents = list(sample_documents())
+        digest = hashlib.sha256(repr(documents).encode()).hexdigest()[:16]
+        expected_tokens = sum(len(document.text) for document in documents) // BYTES_PER_TOKEN
+        return Corpus(version, documents, expected_tokens, {"source": version, "sample": digest})
+    documents = read_hub(HUB_NAME, HUB_CONFIGS[version], reader, HUB_DOMAIN)
+    expected_tokens = int(version.removesuffix("B")) * 10**9
+    return Corpus(version, documents, expected_tokens, {"source": version, "sample": None})

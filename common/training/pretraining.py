@@ -1,0 +1,126 @@
+"""Step 7: the streams of the mixture, the training run, and the checkpoint it writes."""
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import transformers
+
+from common import cli
+from common.errors import InputError
+from common.files import atomic, claim, expand, read_json, refuse_folder, remove, sole_writer, write_json
+from common.shards.index import ShardInfo
+from common.text.tokenization import TextTokenizer, load_tokenizer
+from common.training.mixture import DocumentStream, Mixture
+from common.training.trainer import CHECKPOINT, TrainingOptions, make_trainer, training_arguments, whole_checkpoint
+
+SELECTED, BASELINE, VALIDATION = "selected", "baseline", "validation"
+RECORD = "pretraining.json"  # in the model's folder: how it was trained
+VALIDATION_TOKENS = 1_000_000  # at most, of --val_data
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A training run.
+
+    Attributes:
+        tokenizer: saved with the model; None saves none.
+        settings: a later start must have the same settings to continue the run.
+        overwrite: delete another run's work in `out_dir` first.
+    """
+
+    model: transformers.PreTrainedModel
+    tokenizer: TextTokenizer | None
+    mixture: Mixture
+    validation: Mixture | None
+    options: TrainingOptions
+    settings: dict
+    out_dir: Path
+    overwrite: bool
+
+
+def open_streams(
+    mix: dict[str, float], selected: Path, data: list[str], val_data: list[str] | None, eot_id: int | None
+) -> dict[str, DocumentStream]:
+    """The streams of the mix, and `validation` if there is one.
+
+    Raises:
+        InputError: their tokens are of different tokenizers, or validation data is also trained on.
+    """
+    if val_data and (both := {*expand(val_data)} & {*expand(data)}):
+        raise InputError(f"--val_data {min(both)}: also in --data, so it is trained on; give other shards")
+    streams = {}  # in this order, whatever the order of --mix: the sequences depend on it
+    if SELECTED in mix:
+        streams[SELECTED] = DocumentStream.of_selection(selected, eot_id)
+    if BASELINE in mix:
+        streams[BASELINE] = DocumentStream.of_shards(data, eot_id)
+    if val_data:
+        streams[VALIDATION] = DocumentStream.of_shards(val_data, eot_id)
+    if len({stream.made_by and stream.made_by.fingerprint for stream in streams.values()}) > 1:
+        raise InputError("the shards of --data, --selected and --val_data were tokenized in different ways")
+    return streams
+
+
+def validation_mixture(stream: DocumentStream | None, seq_len: int) -> Mixture | None:
+    """The beginning of the validation data, at most a million tokens and at least one sequence."""
+    if stream is None:
+        return None
+    count = max(1, min(stream.num_tokens, VALIDATION_TOKENS) // seq_len)
+    return Mixture({VALIDATION: stream}, {VALIDATION: 1}, seq_len, num_sequences=count)
+
+
+def matching_tokenizer(name: str | None, made_by: ShardInfo | None) -> TextTokenizer | None:
+    """The shards' tokenizer, or the one with this name; None if neither is known. InputError if the two differ."""
+    if name is None and made_by is None:
+        cli.warn("the shards do not say how they were tokenized; the model is saved without a tokenizer (--tokenizer)")
+        return None
+    tokenizer = load_tokenizer(name or made_by.tokenizer)
+    if made_by and tokenizer.fingerprint != made_by.fingerprint:
+        raise InputError(f"{tokenizer.name}: the shards were tokenized in another way, with {made_by.tokenizer}")
+    return tokenizer
+
+
+def pretrain(run: Pretraining) -> None:
+    """Train, from the newest checkpoint if there is one, and save the model with its tokenizer."""
+    args = training_arguments(run.options, run.out_dir)
+    first, trained = args.process_index == 0, run.out_dir / "model"
+    with sole_writer(run.out_dir) if first else nullcontext():
+        with args.main_process_first(local=False):
+            if first:
+                _claim(run, trained)
+            checkpoint = whole_checkpoint(run.out_dir)
+        if trained.exists():
+            if read_json(trained / RECORD) != json.loads(json.dumps(run.settings)):
+                raise InputError(f"{trained}: another run's model; give another --out_dir, or --overwrite")
+            if first:
+                print(f"{trained}/ is trained already; --overwrite trains it again")
+            return
+        tokens_per_step = run.options.batch_size * run.mixture.seq_len
+        trainer = make_trainer(run.model, args, run.mixture, run.validation, tokens_per_step)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with atomic(trained, RECORD) if first else nullcontext(trained) as folder:
+            trainer.save_model(str(folder))
+            if first:
+                _complete(folder, run)
+    if first:
+        curve = run.out_dir / "loss.png"
+        print(f"wrote {trained}/ after {run.mixture.num_tokens:,} tokens; its curve: {curve}, loss.jsonl")
+        print(f"next: python evaluate.py --models {trained}")
+
+
+def _claim(run: Pretraining, trained: Path) -> None:
+    refuse_folder(trained, RECORD)
+    if run.overwrite:
+        remove(trained / RECORD, trained)
+    claim(run.out_dir / "run.json", run.settings, run.overwrite, CHECKPOINT)
+
+
+def _complete(folder: Path, run: Pretraining) -> None:
+    """Turn what the Trainer saved into an ordinary checkpoint with its tokenizer, and record how it was trained."""
+    if not list(folder.glob("*.safetensors")):
+        raise InputError("the Trainer saved no whole weights; leave the state dict's type out of --trainer")
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    if run.tokenizer:
+        run.tokenizer.save(folder)
+    write_json(folder / RECORD, run.settings)

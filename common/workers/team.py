@@ -1,0 +1,94 @@
+"""Workers that do units of work: one in this process, or many on a Ray cluster. Scripts use both in the same way."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from common import cli
+from common.errors import InputError
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where the workers are.
+
+    Attributes:
+        engine: local or ray.
+        ray_address: of a running cluster; None is RAY_ADDRESS, or a cluster started on this machine.
+        num_workers: on the cluster; None suits its machines.
+
+    Raises:
+        InputError: an address without Ray.
+    """
+
+    engine: str = "local"
+    ray_address: str | None = None
+    num_workers: int | None = None
+
+    def __post_init__(self):
+        if self.engine != "ray" and self.ray_address:
+            raise InputError("--ray_address: only --engine ray uses it; give both or neither")
+
+
+class Team(Protocol):
+    """Workers that are ready.
+
+    Attributes:
+        description: what a worker says about itself; the same for all.
+        num_workers: how many there should be.
+        num_started: how many there are.
+        set_aside: (unit, reason) for each unit that was given up because it kills workers.
+    """
+
+    description: Any
+    num_workers: int
+    num_started: int
+    set_aside: list[tuple[Any, str]]
+
+    def run(self, units: Iterable[Any], max_ahead: float = float("inf")) -> Iterator[tuple[int, Any, Any]]:
+        """Have the workers do the units; yields (number of the unit, what was left of the unit, piece)."""
+
+    def status(self) -> str:
+        """Text for the end of a progress bar."""
+
+
+class LocalTeam:
+    """One worker, in this process."""
+
+    def __init__(self, worker: Any):
+        self._worker, self.description = worker, worker.description
+        self.num_workers = self.num_started = 1
+        self.set_aside: list[tuple[Any, str]] = []
+
+    def run(self, units: Iterable[Any], max_ahead: float = 0) -> Iterator[tuple[int, Any, Any]]:
+        for number, unit in enumerate(units):
+            for piece in self._worker(unit):
+                yield number, unit, piece
+
+    def status(self) -> str:
+        return ""
+
+
+@contextmanager
+def workers(
+    options: EngineOptions, make: Callable[[], Any], rest_after: Callable[[Any, Any], Any], on_gpu: bool
+) -> Iterator[Team]:
+    """The team that the options ask for, started.
+
+    Args:
+        make, rest_after, on_gpu: as in `common.workers.ray_team.RayTeam`.
+    Raises:
+        InputError: a worker cannot be made, Ray is not installed, or there is no cluster.
+    """
+    if options.engine == "local":
+        yield LocalTeam(make())
+        return
+    try:
+        from common.workers.ray_team import RayTeam  # slow to import, and Ray is optional
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise InputError("--engine ray: Ray is not installed; pip install -r requirements/ray.txt") from None
+    with RayTeam(make, rest_after, options.ray_address, options.num_workers, on_gpu, cli.warn) as team:
+        yield team
