@@ -1,4 +1,4 @@
-"""What benchmarks share: timing contenders in turn, peak memory, the JSON that the table in the README is made from."""
+"""What benchmarks share: timing contenders in turn, peak memory, and the JSON of results for docs/fill_tables.py."""
 
 import json
 import platform

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run benchmarks in an environment of their own, .venv-benchmarks:   bash benchmarks/run.sh [NAME [FLAG ...]]
-# Without a name: every row that this machine can measure, then the table.
+# Without a name: every row that this machine can measure, then the tables in the pages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=.venv-benchmarks
@@ -20,4 +20,4 @@ if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
     "$python" benchmarks/scoring_gpu.py
     "$python" benchmarks/heads.py --shape 1.3B --probes 800 --tokens 4096 --device cuda --rounds 1
 fi
-"$python" benchmarks/table.py
+"$python" docs/fill_tables.py

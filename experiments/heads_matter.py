@@ -4,7 +4,7 @@
 
 Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements/eval.txt, --no-deps -r requirements/tasks.txt
 Writes  data/heads_matter/: the masked models, the probes, what evaluate.py found
-        experiments/results/heads_matter.json and .png, and the table in README.md between its `heads matter` marks
+        experiments/results/heads_matter.json and .png; python docs/fill_tables.py puts the table into docs/results.md
 
 The paper's claim is that masking these heads harms what must be found in the context, and hardly what is known by
 heart. The probes asked here are not those that found the heads. Each draw of random heads leaves the retrieval heads
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from readme import RESULTS, ROOT, put_into_readme, run
+from run_script import RESULTS, ROOT, run
 
 WORK = Path("data/heads_matter")
 BASE, MASKED = "data/SmolLM2-135M-Instruct", "reference-model"
@@ -73,19 +73,6 @@ def compared(found: pd.DataFrame, draws: list[str]) -> list[dict]:
     return rows
 
 
-def table(rows: list[dict]) -> str:
-    lines = [
-        "| needs | task | metric | chance | questions | whole model | retrieval heads masked | random heads, 3 draws |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
-    ]
-    for row in rows:
-        base, masked = (f"{row[name][0]:.3f} ± {row[name][1]:.3f}" for name in ("base", "masked"))
-        draws = ", ".join(f"{value:.3f}" for value, _ in row["random"])
-        facts = " | ".join(str(row[name]) for name in ("needs", "task", "metric", "chance", "documents"))
-        lines.append(f"| {facts} | {base} | {masked} | {draws} |")
-    return "\n".join(lines) + "\n"
-
-
 def draw(rows: list[dict], path: Path) -> None:
     """The change of each score against the whole model."""
     figure = Figure(figsize=(8, 4), layout="constrained")
@@ -119,7 +106,7 @@ def main() -> None:
     rows = compared(pd.read_csv(WORK / "evaluation.tsv", sep="\t"), draws)
     RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     draw(rows, RESULT.with_suffix(".png"))
-    put_into_readme("heads matter", table(rows))
+    print("next: python docs/fill_tables.py")
 
 
 if __name__ == "__main__":

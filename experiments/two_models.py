@@ -1,7 +1,7 @@
 """How two scorers agree: the last step of two_models.sh.
 
 Reads   the folders of two runs of pipeline.sh: retrieval heads, causal check, scores, and the shards' indexes
-Writes  experiments/results/two_models.json, and the table in README.md between its `two models` marks
+Writes  experiments/results/two_models.json; python docs/fill_tables.py puts the tables into docs/results.md
 
 Documents are told by the id of their source, since each model has its own tokens. Agreement is Spearman's rank
 correlation of AI_Score within a domain, and the share of one model's best 20 % that the other selects too.
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pandas as pd
 import pyarrow.parquet as pq
-from readme import RESULTS, ROOT, put_into_readme
+from run_script import RESULTS, ROOT
 
 from common.shards.documents import INDEX_SUFFIX, read_index
 from common.table.scores import with_slices
@@ -53,35 +53,6 @@ def facts(folder: Path, reference: Path, scores: pd.DataFrame) -> dict:
     }
 
 
-def table(result: dict) -> str:
-    """The result as two Markdown tables."""
-    (first, one), (second, other) = result["models"].items()
-    lines = [f"| | {first} | {second} |", "| --- | --- | --- |"]
-    for name, show in (
-        ("retrieval heads", lambda m: f"{len(m['retrieval_heads'])} of {m['heads']}"),
-        ("the best", lambda m: ", ".join(m["retrieval_heads"][:4])),
-        ("token accuracy on the probes", lambda m: f"{m['causal_check']['base']:.2f}"),
-        ("with these heads masked", lambda m: f"{m['causal_check']['masked']:.2f}"),
-        (
-            "with as many random others masked, median of 9 (lowest)",
-            lambda m: f"{sorted(m['causal_check']['random'])[4]:.2f} ({min(m['causal_check']['random']):.2f})",
-        ),
-    ):
-        lines.append(f"| {name} | {show(one)} | {show(other)} |")
-    lines += [
-        "",
-        f"| domain | documents | mean AI_Score, {first} | {second} | rank correlation | best 20 % in common |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for domain, agreement in result["agreement"].items():
-        means = f"{one['mean_AI_Score'][domain]:.3f} | {other['mean_AI_Score'][domain]:.3f}"
-        lines.append(
-            f"| {domain} | {agreement['documents']} | {means} | {agreement['spearman']:.2f} | "
-            f"{agreement['best_in_common']:.0%} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     tables = {name: scores_by_source(ROOT / folder) for name, (folder, _) in RUNS.items()}
     models = {name: facts(ROOT / RUNS[name][0], ROOT / RUNS[name][1], scores) for name, scores in tables.items()}
@@ -97,7 +68,7 @@ def main() -> None:
         }
     result = {"models": models, "agreement": agreement}
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    put_into_readme("two models", table(result))
+    print("next: python docs/fill_tables.py")
 
 
 if __name__ == "__main__":

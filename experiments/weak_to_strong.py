@@ -5,8 +5,8 @@
 
 Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements/eval.txt, --no-deps -r requirements/tasks.txt
 Writes  data/weak_to_strong/: corpus, shards, scores, selections, models
-        experiments/results/weak_to_strong.json and .png, the scores beside them, and the table in README.md between its
-        `weak to strong` marks
+        experiments/results/weak_to_strong.json and .png, and the scores next to them; python docs/fill_tables.py puts
+        the table into docs/results.md
 
 The corpus (corpus.py) is tokenized twice: its first POOL_DOCUMENTS documents with SmolLM2's tokenizer, and the first
 POOL_TOKENS of them scored by SmolLM2; and whole with a vocabulary of 8,192, which suits models of 10M parameters. All
@@ -41,7 +41,7 @@ import torch
 import transformers
 from corpus import DOMAINS
 from matplotlib.figure import Figure
-from readme import RESULTS, ROOT, put_into_readme, run
+from run_script import RESULTS, ROOT, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from common.files import atomic, read_json, write_json
@@ -165,8 +165,8 @@ def train(arm: str, seed: int, tokens: int) -> Path:
 
 
 def questions(task: str, before: str, after: str) -> list[str]:
-    """Questions with their worked answers, from what tasks/ reads."""
-    sys.path.insert(0, str(ROOT / "tasks"))
+    """Questions with their worked answers, from what common/evaluation/tasks/ reads."""
+    sys.path.insert(0, str(ROOT / "common/evaluation/tasks"))
     import local
 
     rows = local.read_requests(task)[:QUESTIONS]
@@ -220,19 +220,6 @@ def measure(path: Path, texts: Texts) -> dict[str, float]:
     found["loss, probes' answers"] = torch.cat([loss for loss, _ in answers]).mean().item()
     found["token accuracy on probes"] = torch.cat([hit for _, hit in answers]).float().mean().item()
     return found
-
-
-def table(result: dict) -> str:
-    """Means and standard deviations over seeds as a Markdown table."""
-    runs = result["runs"]
-    lines = [f"| | {' | '.join(ARMS)} |", "| --- |" + " ---: |" * len(ARMS)]
-    for name in runs[0]["found"]:
-        cells = []
-        for arm in ARMS:
-            values = [one["found"][name] for one in runs if one["arm"] == arm]
-            cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 def draw(result: dict, path: Path) -> None:
@@ -292,7 +279,7 @@ def main() -> None:
             print(measured.read_text(), flush=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draw(result, RESULT.with_suffix(".png"))
-    put_into_readme("weak to strong", table(result))
+    print("next: python docs/fill_tables.py")
 
 
 if __name__ == "__main__":

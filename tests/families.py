@@ -1,16 +1,10 @@
-"""The classes of models that are tested, and the table of them in README.md.
+"""The classes of models that are tested.
 
-    python tests/families.py        writes the table between the `families` marks
-
-tests/test_families.py runs every check on every entry, on a tiny random model of that class.
+test_families.py runs every check on every entry, on a tiny random model of that class. docs/fill_tables.py makes the
+table in docs/models.md from this list.
 """
 
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
-
-README = Path(__file__).parents[1] / "README.md"
-MARKS = re.compile(r"(<!-- families -->\n).*(<!-- /families -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -63,14 +57,3 @@ FAMILIES = [
     Family("Cohere", "Command R", "a norm on each query head, attention beside the MLP", {"use_qk_norm": True}),
     Family("Mixtral", "Mixtral", "a mixture of experts", {"num_local_experts": 4}),
 ]
-
-
-def table() -> str:
-    lines = ["| models | class | particular about its attention |", "| --- | --- | --- |"]
-    lines += [f"| {family.known_as} | {family.name} | {family.trait} |" for family in FAMILIES]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
-    README.write_text(MARKS.sub(lambda marks: marks[1] + table() + marks[2], text), encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from conftest import tiny_model
-from families import FAMILIES, MARKS, README, table
+from families import FAMILIES
 
 from common.errors import InputError
 from common.flags import Runtime
@@ -221,7 +221,3 @@ def test_what_cannot_be_done_is_refused_with_the_reason(name, settings, reason, 
     model.save_pretrained(tmp_path)  # and as the scripts load it
     with pytest.raises(InputError, match=reason):
         mask_heads(load_model(str(tmp_path), Runtime("cpu")), HEADS, "uniform")
-
-
-def test_the_table_in_the_readme_is_that_of_the_list():
-    assert MARKS.search(README.read_text(encoding="utf-8"))[0].split("\n", 1)[1].startswith(table())

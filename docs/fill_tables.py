@@ -1,0 +1,261 @@
+"""Fill the tables in README.md and docs/ from what benchmarks and experiments wrote and from the list of model classes.
+
+    python docs/fill_tables.py             write every table between its marks, <!-- name --> and <!-- /name -->
+    python docs/fill_tables.py --check     change nothing; exit with status 1 if a table is not what the results say
+
+Reads   benchmarks/results/*.json, experiments/results/*.json, FAMILIES in tests/families.py
+Writes  README.md, docs/results.md, docs/models.md
+"""
+
+import argparse
+import json
+import re
+import runpy
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS, EXPERIMENTS = ROOT / "benchmarks/results", ROOT / "experiments/results"
+FAMILIES = ROOT / "tests/families.py"
+NOT_MEASURED = "not measured"
+AGAINST = "times_as_fast_as"  # where a benchmark keeps its ratios
+
+
+def read(path: Path) -> dict | list | None:
+    """The JSON of a result, None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def benchmark(name: str) -> dict | None:
+    """A result of benchmarks/."""
+    return read(BENCHMARKS / f"{name}.json")
+
+
+def markdown(head: tuple[str, ...], alignment: str, rows: Iterable[tuple[str, ...]]) -> str:
+    """A Markdown table; `alignment` has a letter for each column: l(eft) or r(ight)."""
+    rules = tuple({"l": "---", "r": "---:"}[letter] for letter in alignment)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rules, *rows))
+
+
+def speed(result: dict | None, *keys: str) -> str:
+    """The ratio of speeds that a result has at these keys: its median, and its range over the rounds."""
+    for key in keys:
+        result = result and result[key]
+    return f"{result['median']:.2f}× ({result['min']:.2f} to {result['max']:.2f})" if result else NOT_MEASURED
+
+
+def spread(value: float, deviation: float) -> str:
+    """A value with its standard error or deviation."""
+    return f"{value:.3f} ± {deviation:.3f}"
+
+
+def cpu_rows() -> list[tuple[str, str, str]]:
+    """The benchmarks of scoring and of finding heads on a CPU."""
+    scoring, precision, guards, heads = map(benchmark, ("scoring_cpu", "precision", "guards", "heads_cpu"))
+    share = f"{guards['share_of_scoring']['median']:.2%} of its time" if guards else NOT_MEASURED
+    amx = "scoring, CPU with AMX, bfloat16"
+    return [
+        *(
+            ("scoring, CPU", peer, speed(scoring, AGAINST, peer))
+            for peer in ("plain loop", "padded batches", "lm-evaluation-harness")
+        ),
+        ("scoring, CPU, `--compile`", "without it", speed(scoring, "compile_brings")),
+        (amx, "float32", speed(precision, "bfloat16_as_fast_as")),
+        (f"{amx}, `--compile`", "without it", speed(precision, "compile_brings")),
+        ("measures of repetition and copies, CPU", "scoring", share),
+        ("finding heads, CPU", "plain forward pass", speed(heads, AGAINST, "plain forward")),
+    ]
+
+
+def data_rows() -> list[tuple[str, str, str]]:
+    """The benchmarks of tokenizing, drawing training sequences and ranking."""
+    tokenizing, mixture, ranking = map(benchmark, ("tokenizing", "mixture", "ranking"))
+    rows = [("tokenizing 50 MB", peer, speed(tokenizing, AGAINST, peer)) for peer in ("datasets.map", "datatrove")]
+    drawing = speed(mixture, AGAINST, "crops")
+    if mixture:
+        drawing = f"{mixture['tokens_per_second']['mixture'] / 1e6:.0f} million tokens/s; {drawing}"
+    rows.append(("training sequences, 1 core", "random crops of one file", drawing))
+    for size in ranking["sizes"] if ranking else []:
+        measured = f"{size['seconds']:.0f} s, {size['peak_memory_gb']:.2f} GB"
+        rows.append((f"ranking {size['rows'] / 1e6:.0f} million rows", "", measured))
+    return rows
+
+
+def gpu_rows() -> list[tuple[str, str, str]]:
+    """The benchmarks on a GPU."""
+    scoring, heads = map(benchmark, ("scoring_gpu", "heads_gpu"))
+    what, finding = "scoring, GPU, 1.3B", NOT_MEASURED
+    if heads:
+        seconds = statistics.median(heads["seconds"]["finding heads"])
+        finding = f"{seconds:.0f} s, {heads['peak_gpu_memory_gb']:.1f} GB"
+    shares = (
+        ("the GPU's matmul rate", "share_of_matmul_rate"),
+        ("two passes at that rate", "share_of_two_passes_at_matmul_rate"),
+    )
+    return [
+        *((what, peer, speed(scoring, AGAINST, peer)) for peer in ("plain loop", "padded batches")),
+        *((what, peer, f"{scoring[share]:.2f}" if scoring else NOT_MEASURED) for peer, share in shares),
+        (f"{what}, `--compile`", "without it", speed(scoring, "compile_brings")),
+        (f"{what}, `varlen_attn`", "without it", speed(scoring, "varlen_brings")),
+        ("finding heads, GPU, 1.3B", "800 probes of 4,096 tokens", finding),
+    ]
+
+
+def benchmark_rows() -> list[tuple[str, str, str]]:
+    """(what, against, measured) for every benchmark; `not measured` where there is no result."""
+    return cpu_rows() + data_rows() + gpu_rows()
+
+
+def benchmarks() -> str:
+    return markdown(("what", "against", "times as fast (least to most of the rounds)"), "lll", benchmark_rows())
+
+
+def two_models() -> str:
+    """Two tables: what each model's heads are, and how far the scores of the two models agree."""
+    result = read(EXPERIMENTS / "two_models.json")
+    if not result:
+        return NOT_MEASURED + "\n"
+    names, models = zip(*result["models"].items(), strict=True)
+    checks = [model["causal_check"] for model in models]
+    of_heads = [
+        ("retrieval heads", *(f"{len(model['retrieval_heads'])} of {model['heads']}" for model in models)),
+        ("the best", *(", ".join(model["retrieval_heads"][:4]) for model in models)),
+        ("token accuracy on the probes", *(f"{check['base']:.2f}" for check in checks)),
+        ("with these heads masked", *(f"{check['masked']:.2f}" for check in checks)),
+        (
+            "with as many random others masked, median of 9 (lowest)",
+            *(f"{statistics.median(check['random']):.2f} ({min(check['random']):.2f})" for check in checks),
+        ),
+    ]
+    of_domains = [
+        (
+            domain,
+            str(agreement["documents"]),
+            *(f"{model['mean_AI_Score'][domain]:.3f}" for model in models),
+            f"{agreement['spearman']:.2f}",
+            f"{agreement['best_in_common']:.0%}",
+        )
+        for domain, agreement in result["agreement"].items()
+    ]
+    head = ("domain", "documents", f"mean AI_Score, {names[0]}", names[1], "rank correlation", "best 20 % in common")
+    return markdown(("", *names), "lll", of_heads) + "\n" + markdown(head, "lrrrrr", of_domains)
+
+
+def heads_matter() -> str:
+    result = read(EXPERIMENTS / "heads_matter.json")
+    if not result:
+        return NOT_MEASURED + "\n"
+    rows = [
+        (
+            *(str(row[name]) for name in ("needs", "task", "metric", "chance", "documents")),
+            spread(*row["base"]),
+            spread(*row["masked"]),
+            ", ".join(f"{value:.3f}" for value, _ in row["random"]),
+        )
+        for row in result
+    ]
+    head = ("needs", "task", "metric", "chance", "questions", "whole model", "retrieval heads masked")
+    return markdown((*head, "random heads, 3 draws"), "lllrrrrl", rows)
+
+
+def diets() -> dict[str, dict[str, str]]:
+    """Weak to strong: for each measure and diet the mean and standard deviation over seeds; empty without a result."""
+    result = read(EXPERIMENTS / "weak_to_strong.json") or {"runs": []}
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in result["runs"]:
+        for name, value in run["found"].items():
+            found.setdefault(name, {}).setdefault(run["arm"], []).append(value)
+    return {
+        name: {arm: spread(statistics.mean(values), statistics.stdev(values)) for arm, values in arms.items()}
+        for name, arms in found.items()
+    }
+
+
+def weak_to_strong() -> str:
+    found = diets()
+    if not found:
+        return NOT_MEASURED + "\n"
+    arms = list(next(iter(found.values())))
+    rows = [(name, *cells.values()) for name, cells in found.items()]
+    return markdown(("", *arms), "l" + "r" * len(arms), rows)
+
+
+def families() -> str:
+    rows = [(family.known_as, family.name, family.trait) for family in runpy.run_path(str(FAMILIES))["FAMILIES"]]
+    return markdown(("models", "class", "particular about its attention"), "lll", rows)
+
+
+def headline_rows() -> list[tuple[str, str, str]]:
+    """(what was measured, result, to compare with) for the few results that README.md shows."""
+    scoring, gpu = map(benchmark, ("scoring_cpu", "scoring_gpu"))
+    heads = {row["task"]: row for row in read(EXPERIMENTS / "heads_matter.json") or []}
+    models, losses = read(EXPERIMENTS / "two_models.json"), diets().get("loss, mean of the domains")
+    rows = []
+    for task, what in (("lambada", "needs the context"), ("arc_easy", "needs knowledge")):
+        row = heads.get(task)
+        masked = spread(*row["masked"]) if row else NOT_MEASURED
+        others = ", ".join(f"{value:.3f}" for value, _ in row["random"]) if row else ""
+        against = f"whole model {spread(*row['base'])}; random heads masked {others}" if row else ""
+        rows.append((f"accuracy without the retrieval heads, {task}, which {what}", masked, against))
+    agreement = {domain: both["spearman"] for domain, both in models["agreement"].items()} if models else {}
+    lowest, highest = (pick(agreement, key=agreement.get, default="") for pick in (min, max))
+    found = f"{agreement[lowest]:.2f} ({lowest}) to {agreement[highest]:.2f} ({highest})" if models else NOT_MEASURED
+    rows.append(("rank correlation with the scores of a second model, by domain", found, "1 is the same order"))
+    arms = ("random documents as long", "random"), ("the corpus alone", "baseline"), ("the lowest fifth", "bottom")
+    rows.append(
+        (
+            "**held-out loss of a 10M-parameter model trained on the selection** (lower is better)",
+            losses["selected"] if losses else NOT_MEASURED,
+            "; ".join(f"{name} {losses[arm]}" for name, arm in arms) if losses else "",
+        )
+    )
+    rows.append(("speed of scoring, 2 CPU cores", speed(scoring, AGAINST, "plain loop"), "plain loop"))
+    rows.append(("speed of scoring, a GPU", speed(gpu, AGAINST, "plain loop"), "plain loop"))
+    return rows
+
+
+def headline() -> str:
+    return markdown(("what", "result", "compared with"), "lll", headline_rows())
+
+
+# Each table's marks, the page that holds it, and what fills it.
+TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
+    "headline": (ROOT / "README.md", headline),
+    "families": (ROOT / "docs/models.md", families),
+    "two models": (ROOT / "docs/results.md", two_models),
+    "heads matter": (ROOT / "docs/results.md", heads_matter),
+    "weak to strong": (ROOT / "docs/results.md", weak_to_strong),
+    "benchmarks": (ROOT / "docs/results.md", benchmarks),
+}
+
+
+def filled(text: str, mark: str, table: str) -> str | None:
+    """The text with this table between its marks; None where the marks are not there exactly once."""
+    between = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    text, count = between.subn(lambda marks: marks[1] + table + marks[2], text)
+    return text if count == 1 else None
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail if a table is out of date")
+    check = parser.parse_args(argv).check
+    stale = []
+    for mark, (page, make) in TABLES.items():
+        before = page.read_text(encoding="utf-8")
+        after = filled(before, mark, make())
+        if after is None:
+            raise SystemExit(f"{page}: the marks <!-- {mark} --> and <!-- /{mark} --> are not in it exactly once")
+        if after == before:
+            continue
+        stale.append(f"{page.relative_to(ROOT)}: the table `{mark}`")
+        if not check:
+            page.write_text(after, encoding="utf-8")
+    if check and stale:
+        raise SystemExit(f"{'; '.join(stale)} is not what the results say; run python docs/fill_tables.py")
+    print(f"filled {'; '.join(stale)}" if stale else "every table is what the results say")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""Run the project's scripts, for all experiments."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+
+
+def run(script: str, flags: str) -> None:
+    """Run a script of the project in the project's folder; a script does not repeat finished work."""
+    print(f"$ python {script} {flags}", flush=True)
+    if subprocess.run([sys.executable, script, *flags.split()], cwd=ROOT, check=False).returncode:
+        raise SystemExit(f"{script} failed; fix the cause and run this again, it continues where it stopped")
