@@ -5,7 +5,6 @@
 Writes results/growth.json and results/growth.png. Random weights and tokens; on a GPU if there is one.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import time
 import matplotlib
 import numpy as np
 import torch
-from measure import RESULTS, peak_memory_gb, save
+from measure import RESULTS, flags, peak_memory_gb, save
 from models import fineweb_like_lengths, random_documents, random_model, upper_heads
 from scoring import score
 
@@ -27,9 +26,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def speed(shape: str, lengths: list[int], tokens_per_batch: int | None = None) -> float:
-    """Tokens per second over documents of those lengths, the better of two runs after a warm-up."""
+    """Tokens per second over documents of these lengths, the better of two runs after a warm-up."""
     model = random_model(shape, DEVICE, torch.bfloat16 if DEVICE == "cuda" else torch.float32)
-    scorer = PairScorer(model, masked=("uniform", upper_heads(model)), tokens_per_batch=tokens_per_batch)
+    scorer = PairScorer(model, masked=upper_heads(model), tokens_per_batch=tokens_per_batch)
     docs = random_documents(lengths, model.config.vocab_size)
     taken = []
     for documents in (docs[:1], docs, docs):
@@ -50,10 +49,7 @@ def memory(tokens_per_batch: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=8192, help="tokens for each point")
-    parser.add_argument("--memory_of", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = flags(__doc__, tokens=8192, memory_of=0)  # tokens for each point; memory_of is for its own processes
     if args.memory_of:
         speed("135M", [512] * (args.memory_of // 512), args.memory_of)
         print(peak_memory_gb())

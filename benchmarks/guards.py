@@ -1,23 +1,22 @@
-"""What the measures of repetition and of copies cost beside scoring, per token, and what finding the copies takes.
+"""The cost of measuring repetition and copies, compared with scoring, per token; and the time to find copies.
 
 bash benchmarks/run.sh guards
 
-Every tenth document of the sample, scored by a model of SmolLM2-135M's shape, and measured in the same process but not
-at the same time: in scripts a thread measures while the model computes, so this is what they would cost at most. Copies
-are looked for among a million documents, a tenth of which share keys with another.
+Every tenth document of the sample is scored by a model of SmolLM2-135M's shape, and measured in the same process but
+not at the same time. The script measures in a thread while the model computes, so this is an upper bound of the cost.
+Copies are searched among a million documents, a tenth of which share keys with another.
 """
 
-import argparse
 import statistics
 import time
 
 import numpy as np
 import torch
-from measure import in_turn, peak_memory_gb, save
+from measure import flags, in_turn, peak_memory_gb, save
 from models import random_model, upper_heads
 
 from common.scoring.loss import PairScorer
-from common.table.guards import NUM_KEYS, measure, stand_ins
+from common.table.guards import NUM_KEYS, measure, representatives
 from common.text.sample import sample_documents
 from common.text.tokenization import load_tokenizer
 
@@ -26,15 +25,12 @@ DOCUMENTS = 1_000_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokenizer", default="data/SmolLM2-135M-Instruct", help="as pipeline.sh makes it")
-    args = parser.parse_args()
+    args = flags(__doc__, rounds=5, tokenizer="data/SmolLM2-135M-Instruct")
     tokenizer = load_tokenizer(args.tokenizer)
     texts = [document.text for document in list(sample_documents())[::10]]
     documents = [np.array(ids) for ids in tokenizer.encode_batch(texts)]
     model = random_model("135M", "cpu", torch.float32)
-    scorer = PairScorer(model, masked=("uniform", upper_heads(model)))
+    scorer = PairScorer(model, masked=upper_heads(model))
 
     def measures():
         for _ in range(REPEAT):
@@ -52,7 +48,7 @@ def main() -> None:
     copies = rng.choice(DOCUMENTS, DOCUMENTS // 10, replace=False)
     keys[copies] = keys[rng.permutation(copies)]
     begin = time.perf_counter()
-    stand_ins(keys.T, np.arange(DOCUMENTS))
+    representatives(keys.T, np.arange(DOCUMENTS))
     save(
         "guards",
         {

@@ -3,29 +3,21 @@
     bash benchmarks/run.sh heads                                              SmolLM2-135M's shape on the CPU
     bash benchmarks/run.sh heads --shape 1.3B --probes 800 --tokens 4096 --device cuda --rounds 1
 
-Probes are random tokens: the work does not depend on what they say.
+Probes are random tokens: the work does not depend on their content.
 """
-
-import argparse
 
 import numpy as np
 import torch
-from measure import in_turn, peak_memory_gb, ratios, save
-from models import SHAPES, random_model
+from measure import flags, in_turn, peak_memory_gb, ratios, save
+from models import random_model
 
-from common.model.heads import EncodedProbe, run_probe
+from common.model.retrieval import EncodedProbe, run_probe
 
 ANSWER_TOKENS = 30
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="135M")
-    parser.add_argument("--probes", type=int, default=6)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    args = flags(__doc__, shape="135M", probes=6, tokens=1024, device="cpu", rounds=5)
     on_gpu = args.device != "cpu"
     model = random_model(args.shape, args.device, torch.bfloat16 if on_gpu else torch.float32)
     rng = np.random.default_rng(0)
@@ -36,7 +28,7 @@ def main() -> None:
 
     def find() -> None:
         for probe in probes:
-            run_probe(model, probe, observe=True)
+            run_probe(model, probe, watch=True)
 
     @torch.inference_mode()
     def forward() -> None:

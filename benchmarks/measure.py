@@ -1,5 +1,6 @@
 """What benchmarks share: timing contenders in turn, peak memory, and the JSON of results for docs/fill_tables.py."""
 
+import argparse
 import json
 import platform
 import resource
@@ -18,8 +19,25 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
+# Flags of the benchmarks that score the sample.
+SAMPLE = {
+    "base_model": "data/SmolLM2-135M-Instruct",
+    "reference_model": "reference-model",
+    "data": "data/finewebsample/fineweb_train_*.bin",
+}
+
+
+def flags(doc: str, **defaults: object) -> argparse.Namespace:
+    """Read command-line flags of these names, types and defaults; False makes a flag without a value."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        parser.add_argument(f"--{name}", **kind, help="" if default is False else f"(default: {default})")
+    return parser.parse_args()
+
+
 def in_turn(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round: after a warm-up of all, A B C, A B C, … so that drift hits all alike."""
+    """Seconds of each contender in each round. After a warm-up: A B C, A B C, …, so that drift affects all equally."""
     seconds = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, run in contenders.items():
@@ -35,7 +53,7 @@ def in_turn(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 
 def ratios(seconds: dict[str, list[float]], ours: str) -> dict[str, dict[str, float]]:
-    """How many times as fast as each other contender ours is: median, least and most of the rounds' ratios."""
+    """How many times as fast ours is as each other contender: median, minimum and maximum of the rounds' ratios."""
     found = {}
     for name in seconds:
         if name != ours:
@@ -45,7 +63,7 @@ def ratios(seconds: dict[str, list[float]], ours: str) -> dict[str, dict[str, fl
 
 
 def machine() -> dict[str, str]:
-    """The processor, the GPU if there is one, and the versions that matter."""
+    """The processor, the GPU if there is one, and versions."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -56,16 +74,16 @@ def machine() -> dict[str, str]:
 
 
 def peak_memory_gb() -> float:
-    """The most memory that this process or one of its children has held so far, in GB (10^9 bytes); Linux.
+    """The peak memory so far of this process or of its largest child, in GB (10^9 bytes); Linux.
 
-    Not `ru_maxrss` for the process itself: it starts at what the parent held.
+    For the process itself `ru_maxrss` is wrong, because it starts with the parent's memory.
     """
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return max(int(line.split()[1]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024 / 1e9
 
 
 def save(name: str, result: dict) -> None:
-    """Print a result, and write it with the machine to results/<name>.json."""
+    """Print a result, and write it with the machine's description to results/<name>.json."""
     result = {**result, "machine": machine()}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

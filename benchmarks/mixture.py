@@ -1,15 +1,14 @@
-"""Drawing training sequences from shards on one core: tokens a second, against the reader that takes the fewest steps.
+"""Drawing training sequences from shards on one core: tokens per second, against the simplest reader.
 
 bash benchmarks/run.sh mixture
 
 Documents of FineWeb-like lengths (log-normal, mean about 700 tokens) in two shards of 50 million tokens; a selection of
-every fifth. Both readers give int64 tensors [8, 4096] from a warm file, in a DataLoader without worker processes:
+every fifth. Both readers make int64 tensors [8, 4096] from a warm file, in a DataLoader without worker processes:
 
 mixture     common/training/mixture.py: 70 % from the selection, 30 % from the shards, whole documents, shuffled, packed
-crops       random stretches of one memory-mapped file, as nanoGPT trains on: no documents, no sources
+crops       random parts of one memory-mapped file, as in nanoGPT: no documents, no mixture
 """
 
-import argparse
 import statistics
 import tempfile
 from pathlib import Path
@@ -18,18 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from measure import in_turn, ratios, save
+from measure import flags, in_turn, ratios, save
 
-from common.shards.documents import INDEX_SUFFIX, ShardInfo, open_shard, write_index
 from common.shards.format import ShardWriter, token_dtype
-from common.training.mixture import Mixture, Source
+from common.shards.index import INDEX_SUFFIX, ShardInfo, write_index
+from common.shards.reader import ShardReader
+from common.training.mixture import DocumentStream, Mixture
 
 SEQ_LEN, BATCH_SIZE = 4096, 8
 TOKENS_PER_SHARD, SEPARATOR, VOCABULARY = 50_000_000, 0, 50_257
 
 
 def write_shard(path: Path, rng: np.random.Generator) -> None:
-    """Random tokens in documents, as fineweb.py lays them out."""
+    """Random tokens in documents, in the format of fineweb.py."""
     shard, rows = ShardWriter(path, token_dtype(VOCABULARY)), []
     while shard.num_tokens < TOKENS_PER_SHARD:
         length = int(rng.lognormal(6.2, 0.9)) + 2
@@ -42,7 +42,7 @@ def write_shard(path: Path, rng: np.random.Generator) -> None:
 
 
 class Crops(torch.utils.data.Dataset):
-    """Stretches of a file that begin anywhere."""
+    """Parts of a file that begin anywhere."""
 
     def __init__(self, tokens: np.ndarray):
         self._tokens = tokens
@@ -54,25 +54,22 @@ class Crops(torch.utils.data.Dataset):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--sequences", type=int, default=8000)
-    args = parser.parse_args()
+    args = flags(__doc__, rounds=7, sequences=8000)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder, rng = Path(name), np.random.default_rng(0)
         paths = [folder / f"fineweb_train_{number:06d}.bin" for number in (1, 2)]
         for path in paths:
             write_shard(path, rng)
-        spans = [(str(path), *map(int, span)) for path in paths for span in open_shard(path).spans[::5]]
+        spans = [(str(path), *map(int, span)) for path in paths for span in ShardReader().open(path).spans[::5]]
         columns = [list(column) for column in zip(*spans, strict=True)]
         pq.write_table(pa.table(columns, names=["shard", "start", "end"]), folder / "top20.parquet")
-        sources = {
-            "selected": Source.of_selection(folder / "top20.parquet"),
-            "baseline": Source.of_shards([str(folder / "*.bin")]),
+        streams = {
+            "selected": DocumentStream.of_selection(folder / "top20.parquet"),
+            "baseline": DocumentStream.of_shards([str(folder / "*.bin")]),
         }
-        mixture = Mixture(sources, {"selected": 0.7, "baseline": 0.3}, SEQ_LEN, num_sequences=args.sequences)
-        crops = Crops(open_shard(paths[0]).tokens)
+        mixture = Mixture(streams, {"selected": 0.7, "baseline": 0.3}, SEQ_LEN, num_sequences=args.sequences)
+        crops = Crops(ShardReader().open(paths[0]).tokens)
 
         def read(dataset):
             sampler = range(args.sequences)

@@ -1,8 +1,11 @@
-"""Models and documents of a stated size, made up: speed depends on shapes, not on what the weights have learnt."""
+"""Random models and documents of given sizes: speed depends on shapes, not on what the weights have learnt."""
 
 import numpy as np
 import torch
 import transformers
+
+from common.model.heads import Head
+from common.model.masking import Masking
 
 COLUMNS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
            "vocab_size", "tie_word_embeddings")  # fmt: skip
@@ -15,7 +18,7 @@ SHAPES = {
 
 
 def random_model(shape: str, device: str, dtype: torch.dtype) -> transformers.PreTrainedModel:
-    """A Llama of that shape with random weights."""
+    """A Llama of this shape with random weights."""
     torch.manual_seed(0)
     settings = dict(zip(COLUMNS, SHAPES[shape], strict=True))
     config = transformers.LlamaConfig(**settings, max_position_embeddings=16384)
@@ -24,12 +27,12 @@ def random_model(shape: str, device: str, dtype: torch.dtype) -> transformers.Pr
     return model.eval()
 
 
-def upper_heads(model: transformers.PreTrainedModel, percent: float = 5) -> list[tuple[int, int]]:
-    """As many heads as `percent` of all, spread over the upper half of the layers, the lowest of them included."""
+def upper_heads(model: transformers.PreTrainedModel, percent: float = 5) -> Masking:
+    """Mask `percent` of all heads, spread over the upper half of the layers, beginning with its lowest head."""
     layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
-    places = [(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]
+    places = [Head(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]
     count = max(1, round(layers * heads * percent / 100))
-    return [places[index] for index in np.linspace(0, len(places) - 1, count).astype(int)]
+    return Masking("uniform", [places[index] for index in np.linspace(0, len(places) - 1, count).astype(int)])
 
 
 def fineweb_like_lengths(num_documents: int, longest: int = 8192) -> np.ndarray:
@@ -39,6 +42,6 @@ def fineweb_like_lengths(num_documents: int, longest: int = 8192) -> np.ndarray:
 
 
 def random_documents(lengths, vocab_size: int) -> list[np.ndarray]:
-    """Token ids of documents of those lengths."""
+    """Random token ids of documents of these lengths."""
     rng = np.random.default_rng(1)
     return [rng.integers(3, vocab_size, length) for length in lengths]

@@ -4,30 +4,23 @@ bash pipeline.sh
 bash benchmarks/run.sh precision
 """
 
-import argparse
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from measure import in_turn, ratios, save
+from measure import SAMPLE, flags, in_turn, ratios, save
 from scoring_cpu import SEQ_LEN, ours, sample
 
-from common.flags import PairOptions, Runtime
-from common.scoring.pair import load_pair
+from common.model.checkpoints import Runtime
+from common.scoring.pair import PairOptions, load_pair
 
 CONTENDERS = ["float32", "bfloat16", "bfloat16, compiled"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base_model", default="data/SmolLM2-135M-Instruct")
-    parser.add_argument("--reference_model", default="reference-model")
-    parser.add_argument("--data", default="data/finewebsample/fineweb_train_*.bin")
-    parser.add_argument("--every", type=int, default=2, help="take every so many-th document")
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    args = flags(__doc__, **SAMPLE, every=2, rounds=5)
     domains, docs = sample(args.data, args.every)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     table, runs = {"domain": domains}, {}

@@ -1,4 +1,4 @@
-"""Ranking tables of 10 and 100 million made-up rows in 8 domains: time and peak memory of the whole process.
+"""Ranking tables of 10 and 100 million random rows in 8 domains: time and peak memory of the whole process.
 
 bash benchmarks/run.sh ranking
 """
@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import save
 
-from common.table.scores import TABLE_SCHEMA
+from common.table.schema import TABLE_SCHEMA
 
 ROOT = Path(__file__).parents[1]
 ROWS_PER_SHARD = 500_000
 
 
 def write_table(path: Path, num_rows: int, num_domains: int) -> None:
-    """Write scores with lengths and losses drawn at random; fixed seed."""
+    """Write scores with random lengths and losses; fixed seed."""
     rng = np.random.default_rng(0)
     names = np.array([f"domain{number}" for number in range(num_domains)])
     with pq.ParquetWriter(path, TABLE_SCHEMA) as writer:

@@ -1,17 +1,18 @@
-"""Contenders that several benchmarks share: this project's scorer, and the plain loop that a user would write."""
+"""Contenders of several benchmarks: this project's scorer, and the plain loop that a user would write."""
 
 import numpy as np
 import torch
 
 from common.scoring.loss import PairScorer
-from common.shards.documents import windows
+from common.shards.documents import Document
 
 Means = tuple[float, ...]  # a document's losses under both models
 
 
 def score(scorer: PairScorer, docs: list[np.ndarray], seq_len: int, bos_id: int | None = None) -> list[Means]:
-    cut = ((row, list(windows(ids, seq_len, bos_id))) for row, ids in enumerate(docs))
-    return [losses.means()[:2] for finished in scorer.stream(cut) for _, losses in finished]
+    documents = (Document("benchmark", 0, ids, -1, "") for ids in docs)
+    windows = ((row, list(document.windows(seq_len, bos_id))) for row, document in enumerate(documents))
+    return [losses.means()[:2] for finished in scorer.stream(windows) for _, losses in finished]
 
 
 @torch.inference_mode()

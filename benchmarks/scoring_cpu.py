@@ -1,35 +1,34 @@
-"""Scoring the sample on the CPU in float32, against what a user would write or pick instead.
+"""Scoring the sample on the CPU in float32, against what a user would write or use instead.
 
     bash pipeline.sh
     bash benchmarks/run.sh scoring_cpu
 
 Contenders, all on the same documents and the same two models: this project; a plain loop over the documents with
 `model(input_ids, labels=input_ids)`; batches of length-sorted, padded documents; lm-evaluation-harness'
-`loglikelihood_rolling`. The last three run the base and then the reference.
+`loglikelihood_rolling`. The last three run the base and then the reference. --every 20 takes every 20th document.
 """
 
-import argparse
 from functools import partial
 
 import numpy as np
 import torch
-from measure import in_turn, ratios, save
+from measure import SAMPLE, flags, in_turn, ratios, save
 from scoring import plain_loop, score
 
-from common.flags import PairOptions, Runtime
-from common.scoring.pair import load_pair
-from common.shards.documents import open_shard
-from common.text.corpus import expand
+from common.files import expand
+from common.model.checkpoints import Runtime
+from common.scoring.pair import PairOptions, load_pair
+from common.shards.reader import ShardReader
 
 SEQ_LEN = 1024
 PADDED_BATCH = 8
 
 
 def sample(pattern: str, every: int) -> tuple[list[str], list[np.ndarray]]:
-    """Domains and token ids of every so many-th document of all shards."""
+    """Domains and token ids of every n-th document of all shards, n being `every`."""
     domains, docs = [], []
     for path in expand([pattern]):
-        shard = open_shard(path)
+        shard = ShardReader().open(path)
         domains += shard.domains
         docs += [np.array(shard.tokens[start:end], dtype=np.int64) for start, end in shard.spans]
     return domains[::every], docs[::every]
@@ -68,14 +67,7 @@ def harness(wrapped, texts: list[str]) -> list[tuple[float, ...]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base_model", default="data/SmolLM2-135M-Instruct")
-    parser.add_argument("--reference_model", default="reference-model")
-    parser.add_argument("--data", default="data/finewebsample/fineweb_train_*.bin")
-    parser.add_argument("--every", type=int, default=20, help="take every so many-th document")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--without_harness", action="store_true")
-    args = parser.parse_args()
+    args = flags(__doc__, **SAMPLE, every=20, rounds=5, without_harness=False)
     from transformers import AutoModelForCausalLM
 
     names = (args.base_model, args.reference_model)

@@ -3,19 +3,18 @@
     bash benchmarks/run.sh scoring_gpu
 
 Against a plain loop and length-sorted padded batches, each with two models, and against the GPU's own matmul rate in
-the same run (8192³ in bfloat16): floating-point operations executed per second, and what two full passes at that rate
-would allow at the very best; also with --compile, and without varlen_attn. Weights and tokens are random; the work does
-not depend on them.
+the same run (8192³ in bfloat16): floating-point operations per second, and the time of two full passes at that rate;
+also with --compile, and without varlen_attn. Weights and tokens are random; the work does not depend on them. With
+--device cpu it runs in small, as a check; nothing is saved.
 """
 
-import argparse
 from functools import partial
 from unittest import mock
 
 import numpy as np
 import torch
-from measure import in_turn, ratios, save
-from models import SHAPES, fineweb_like_lengths, random_documents, random_model, upper_heads
+from measure import flags, in_turn, ratios, save
+from models import fineweb_like_lengths, random_documents, random_model, upper_heads
 from scoring import plain_loop, score
 
 from common.model import attention
@@ -25,7 +24,7 @@ from common.scoring.loss import PairScorer
 
 SEQ_LEN = 8192
 PADDED_TOKENS = 16384
-TOLERANCE = 0.02  # nats, of a document's mean loss: logits are in bfloat16 on both sides
+TOLERANCE = 0.02  # nats of a document's mean loss: both sides compute logits in bfloat16
 
 
 def matmul_rate(device: str) -> float:
@@ -50,7 +49,7 @@ def operations(model, lengths, first_masked: int) -> tuple[float, float]:
 
 
 def score_without_varlen(scorer: PairScorer, docs) -> None:
-    """With a call of attention for each document of a batch, as on the CPU."""
+    """With one call of attention for each document of a batch, as on the CPU."""
     with mock.patch.object(attention, "FLASH_MAX_HEAD_DIM", 0):
         score(scorer, docs, SEQ_LEN)
 
@@ -72,22 +71,17 @@ def padded_batches(models, docs) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="1.3B")
-    parser.add_argument("--documents", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda", help="cpu runs it in small, to see that it runs; nothing is saved")
-    args = parser.parse_args()
+    args = flags(__doc__, shape="1.3B", documents=300, rounds=5, device="cuda")
     if args.device != "cpu" and not torch.cuda.is_available():
         raise SystemExit("no GPU here: this row is not measured")
     base, reference = (random_model(args.shape, args.device, torch.bfloat16) for _ in range(2))
-    heads = upper_heads(base)
-    mask_heads(reference, heads, "uniform")
+    masked = upper_heads(base)
+    mask_heads(reference, masked.heads, masked.kind)
     lengths = fineweb_like_lengths(args.documents)
     docs = random_documents(lengths, base.config.vocab_size)
     scorers = {
-        "this project": PairScorer(base, masked=("uniform", heads)),
-        "with --compile": PairScorer(base, masked=("uniform", heads), compiled=True),
+        "this project": PairScorer(base, masked=masked),
+        "with --compile": PairScorer(base, masked=masked, compiled=True),
     }
     expected, difference = np.array(plain_loop([base, reference], docs[:20])), {}
     for name, scorer in list(scorers.items()):
@@ -106,7 +100,7 @@ def main() -> None:
     }
     seconds = in_turn(contenders, args.rounds)
     rate = matmul_rate(args.device)
-    executed, two_passes = operations(base, lengths, min(layer for layer, _ in heads))
+    executed, two_passes = operations(base, lengths, min(head.layer for head in masked.heads))
     fastest = min(scorers, key=lambda name: np.median(seconds[name]))
     ours = float(np.median(seconds[fastest]))
     result = {

@@ -3,11 +3,10 @@
     bash benchmarks/run.sh tokenizing
 
 The corpus is text of the running Python installation (sources, documentation), cut to --megabytes in two files, so
-that datatrove can use two processes. Each contender is a process of its own, start and imports included, and writes
-what it makes to disk. Memory is the largest process's peak, for the corpus and for a fifth of it.
+that datatrove can use two processes. Each contender is its own process, including start and imports, and writes its
+result to disk. Memory is the peak of the largest process, for the corpus and for a fifth of it.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -17,14 +16,14 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from measure import in_turn, peak_memory_gb, ratios, save
+from measure import flags, in_turn, peak_memory_gb, ratios, save
 
 ROOT = Path(__file__).parents[1]
 FILES = 2
 
 
 def write_corpus(folder: Path, megabytes: float) -> int:
-    """Write the corpus as `FILES` JSONL files; returns how many bytes of text are in it."""
+    """Write the corpus as `FILES` JSONL files; returns the bytes of text in it."""
     folder.mkdir(parents=True)
     paths = (
         path for end in (".py", ".md", ".rst", ".txt") for path in Path(sysconfig.get_path("stdlib")).rglob("*" + end)
@@ -77,18 +76,8 @@ CONTENDERS = {"this project": with_fineweb, "datasets.map": with_datasets, "data
 def in_a_process(name: str, corpus: Path, tokenizer: str, peaks: dict[str, float]) -> None:
     """Run one contender in a new process and an empty folder; keep its peak memory in GB."""
     with tempfile.TemporaryDirectory() as out:
-        command = [
-            sys.executable,
-            __file__,
-            "--run",
-            name,
-            "--corpus",
-            str(corpus),
-            "--tokenizer",
-            tokenizer,
-            "--out",
-            out,
-        ]
+        own = ["--run", name, "--corpus", str(corpus), "--tokenizer", tokenizer, "--out", out]
+        command = [sys.executable, __file__, *own]
         child = subprocess.run(command, capture_output=True, text=True)
         if child.returncode:
             raise SystemExit(f"{name} failed: {' '.join(command)}\n{child.stderr}")
@@ -96,14 +85,10 @@ def in_a_process(name: str, corpus: Path, tokenizer: str, peaks: dict[str, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", default="data/SmolLM2-135M-Instruct")
-    parser.add_argument("--megabytes", type=float, default=50)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--run", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    # --run, --corpus and --out are for its own processes
+    args = flags(
+        __doc__, tokenizer="data/SmolLM2-135M-Instruct", megabytes=50.0, rounds=5, run="", corpus=Path(), out=Path()
+    )
     if args.run:
         CONTENDERS[args.run](args.corpus, args.tokenizer, args.out)
         print(peak_memory_gb())

@@ -1,22 +1,21 @@
-"""Where the time of scoring goes, by torch's profiler: this project and the plain loop, on the same documents.
+"""How the time of scoring divides, by torch's profiler: this project and the plain loop, on the same documents.
 
 bash pipeline.sh
 bash benchmarks/run.sh where_time_goes
 """
 
-import argparse
 from collections import defaultdict
 from functools import partial
 
 import torch
-from measure import save
+from measure import SAMPLE, flags, save
 from scoring import plain_loop
 from scoring_cpu import SEQ_LEN, ours, sample
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
-from common.flags import PairOptions, Runtime
-from common.scoring.pair import load_pair
+from common.model.checkpoints import Runtime
+from common.scoring.pair import PairOptions, load_pair
 
 KINDS = {
     "matrix products": ("mm", "linear", "bmm", "gemm"),
@@ -37,12 +36,7 @@ def shares(run) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base_model", default="data/SmolLM2-135M-Instruct")
-    parser.add_argument("--reference_model", default="reference-model")
-    parser.add_argument("--data", default="data/finewebsample/fineweb_train_*.bin")
-    parser.add_argument("--every", type=int, default=20, help="take every so many-th document")
-    args = parser.parse_args()
+    args = flags(__doc__, **SAMPLE, every=20)
     names = (args.base_model, args.reference_model)
     pair = load_pair(PairOptions(*names, SEQ_LEN, runtime=Runtime("cpu", "float32")))
     models = [AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval() for name in names]

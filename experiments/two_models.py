@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from run_script import RESULTS, ROOT
 
-from common.shards.documents import INDEX_SUFFIX, read_index
-from common.table.scores import with_slices
+from common.shards.index import INDEX_SUFFIX, read_index
+from common.table.tables import with_slices
 
 RUNS = {
     "SmolLM2-135M": ("data", "reference-model"),

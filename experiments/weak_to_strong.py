@@ -45,7 +45,8 @@ from run_script import RESULTS, ROOT, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from common.files import atomic, read_json, write_json
-from common.shards.documents import INDEX_SUFFIX, open_shard, read_index
+from common.shards.index import INDEX_SUFFIX, read_index
+from common.shards.reader import ShardReader
 
 WORK = Path("data/weak_to_strong")
 SCORER = "data/SmolLM2-135M-Instruct"
@@ -179,7 +180,7 @@ class Texts:
     def __init__(self):
         self.by_domain: dict[str, list[list[int]]] = {domain: [] for domain in DOMAINS}
         for path in sorted(WORK.glob("held_out/*.bin")):
-            shard = open_shard(path)
+            shard = ShardReader().open(path)
             for domain, (start, end) in zip(shard.domains, shard.spans, strict=True):
                 if len(self.by_domain[domain]) < HELD_OUT_DOCUMENTS:
                     self.by_domain[domain].append(shard.tokens[start:end].astype(np.int64).tolist())
