@@ -15,7 +15,6 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import SENTENCES, error_of, tiny_model
 
 import attention_influence_scoring
 import compute_retrieval_heads
@@ -30,6 +29,7 @@ from common.scoring.loss import TokenLosses
 from common.scoring.units import UnitScorer
 from common.shards.documents import open_shard
 from common.text.tokenization import load_tokenizer
+from tests.conftest import SENTENCES, error_of, tiny_model
 
 WORDS = " ".join(SENTENCES).replace(".", "").split()
 

@@ -3,13 +3,13 @@ import copy
 import pytest
 import torch
 import transformers
-from conftest import tiny_model
 
 from common.errors import InputError
 from common.flags import Runtime
 from common.model.attention import mask_heads_at_run_time
 from common.model.checkpoints import load_model, model_digest, save_checkpoint
 from common.model.masking import find_masked_heads, mask_heads, run_time_masks
+from tests.conftest import tiny_model
 
 HEADS = [(3, 0), (1, 6), (1, 3), (3, 7)]
 IDS = torch.arange(2, 62).remainder(17)[None] * 23

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import SENTENCES, tiny_model
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
@@ -18,8 +17,9 @@ from common import cli
 from common.evaluation.harness import TASKS, Harness, load
 from common.flags import Runtime
 from common.model.probes import read_probes
+from tests.conftest import SENTENCES, tiny_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "common/evaluation/tasks"))
 import local  # noqa: E402
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
-from conftest import SENTENCES, error_of, tiny_model
 from playwright.sync_api import Error, expect, sync_playwright
 
 import fineweb
@@ -31,6 +30,7 @@ from common.pages.token_view import AT_BOS, NOWHERE, characters, document_record
 from common.scoring.pair import load_pair, write_record
 from common.shards.documents import read_index, windows
 from common.text.tokenization import load_tokenizer
+from tests.conftest import SENTENCES, error_of, tiny_model
 
 HEADS = [(1, 3), (2, 5)]
 SEQ_LEN = 16

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import tiny_model
-from families import FAMILIES, MARKS, README, table
 
 from common.errors import InputError
 from common.flags import Runtime
@@ -21,6 +19,8 @@ from common.model.checkpoints import load_model
 from common.model.layouts import head_views
 from common.model.masking import check_exact, find_masked_heads, mask_heads, run_time_masks
 from common.scoring.loss import PairScorer
+from tests.conftest import tiny_model
+from tests.model.families import FAMILIES, MARKS, README, table
 
 HEADS = [(1, 6), (1, 3), (2, 0), (3, 7)]
 KINDS = ["uniform", "zero"]

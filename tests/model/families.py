@@ -1,15 +1,15 @@
 """The classes of models that are tested, and the table of them in README.md.
 
-    python tests/families.py        writes the table between the `families` marks
+    python tests/model/families.py        writes the table between the `families` marks
 
-tests/test_families.py runs every check on every entry, on a tiny random model of that class.
+tests/model/test_families.py runs every check on every entry, on a tiny random model of that class.
 """
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 MARKS = re.compile(r"(<!-- families -->\n).*(<!-- /families -->)", re.DOTALL)
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_properties import write
 
 from common.errors import InputError
 from common.shards.documents import open_shard
 from common.training.mixture import BLOCK, Mixture, Source
+from tests.shards.test_damage import write
 
 
 def source(lengths, first_token=0, shard_length=7):

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SENTENCES
 
 from common.errors import InputError
 from common.model.probes import Probe, build_probes, read_probes, usable_sentences, write_probes
 from common.text.tokenization import TextTokenizer
+from tests.conftest import SENTENCES
 
 BUDGET = 700
 KEY = re.compile(r"[A-Za-z0-9]{32}")
@@ -112,7 +112,7 @@ def test_a_seed_gives_the_same_bytes_in_another_process(bpe, bpe_folder, tmp_pat
     )
     # sets of strings come in another order under another hash seed
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    subprocess.run([sys.executable, "-c", program], env=environment, cwd=Path(__file__).parent.parent, check=True)
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=Path(__file__).parents[2], check=True)
     write_probes(tmp_path / "here", build_probes(SENTENCES[:6], bpe, 3, 600, 2, 32, 5))
     assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes() != b""
 

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import SENTENCES, byte_level_bpe, save_bpe, tiny_model
 
 import attention_influence_scoring
 import fineweb
@@ -19,6 +18,7 @@ import validate_docs
 from common.errors import InputError
 from common.scoring.steps import step_edges
 from common.shards.documents import CHAT_INDEX_SCHEMA, open_shard, read_index
+from tests.conftest import SENTENCES, byte_level_bpe, save_bpe, tiny_model
 
 SCORE = "--base_model model --seq_len 100 --data shards/*.bin"
 TEMPLATE = (

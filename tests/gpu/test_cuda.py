@@ -5,14 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
-from test_loss import HEADS, document, pair, plain_losses, streamed
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.model import attention
 from common.model.heads import EncodedProbe, run_probe
 from common.scoring import loss
 from common.scoring.loss import PairScorer
+from tests.conftest import tiny_model
+from tests.scoring.test_loss import HEADS, document, pair, plain_losses, streamed
 
 GPU = "cuda"
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

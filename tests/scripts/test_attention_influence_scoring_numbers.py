@@ -18,7 +18,6 @@ import pytest
 import torch
 import transformers
 import zstandard
-from conftest import error_of, tiny_model
 
 import attention_influence_scoring
 import compute_retrieval_heads
@@ -33,8 +32,10 @@ from common.shards.writer import DatasetWriter
 from common.table.scores import SCHEMA, Health, merge_parts, read_scores
 from common.text.corpus import SourceDocument
 from common.text.tokenization import load_tokenizer
+from tests.conftest import error_of, tiny_model
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / "tests/tools"
 
 
 # Killed, stopped, locked, full
@@ -42,7 +43,7 @@ HERE = Path(__file__).parent
 
 def test_steps_that_are_killed_lose_nothing():
     done = subprocess.run(
-        [sys.executable, HERE / "kill_steps.py", "--kills", "3"], capture_output=True, text=True, check=False
+        [sys.executable, TOOLS / "kill_steps.py", "--kills", "3"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all 18 kills and" in done.stdout
@@ -52,7 +53,7 @@ def test_a_disk_that_is_full_or_read_only_loses_nothing():
     own_mounts = ["unshare", "--user", "--map-root-user", "--mount", "true"]
     if subprocess.run(own_mounts, capture_output=True, check=False).returncode:
         pytest.skip("this machine lets no ordinary process mount a small disk of its own (unshare)")
-    done = subprocess.run([sys.executable, HERE / "full_disk.py"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, TOOLS / "full_disk.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("full, then with room") == done.stdout.count("read-only, then not") == 6
 
@@ -62,7 +63,7 @@ def test_the_second_writer_of_an_output_is_refused(tmp_path, monkeypatch, capsys
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys, common.files as f; lock = f.sole_writer('top20.tsv'); lock.__enter__(); "
          "print('held', flush=True); sys.stdin.read()"],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert holder.stdout.readline() == b"held\n"
     table = {
@@ -110,7 +111,7 @@ def test_a_term_signal_ends_the_real_command_with_its_work_kept(tmp_path, bpe_fo
         f"--base_model {model} --reference_model {tmp_path}/reference --data {tmp_path}/shards/*.bin --seq_len 900"
     )
     running = subprocess.Popen(
-        [sys.executable, HERE.parent / "attention_influence_scoring.py", *command.split(), "--out", "scores.tsv"],
+        [sys.executable, ROOT / "attention_influence_scoring.py", *command.split(), "--out", "scores.tsv"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     parts = tmp_path / "scores.parts"

@@ -4,13 +4,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 
 from common.errors import InputError
 from common.model.attention import attention_modules, decoder_layers
 from common.model.masking import mask_heads
 from common.scoring.loss import LOGIT_TILE, PairScorer, TokenLosses
 from common.shards.documents import windows
+from tests.conftest import tiny_model
 
 LOGIT_ROWS = LOGIT_TILE["cpu"][0]
 HEADS = [(1, 6), (2, 3), (3, 0), (3, 7)]

@@ -2,11 +2,11 @@ import pytest
 import sentencepiece
 import tiktoken
 import transformers
-from conftest import SENTENCES, byte_level_bpe, save_bpe
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from common.errors import InputError
 from common.text.tokenization import load_tokenizer
+from tests.conftest import SENTENCES, byte_level_bpe, save_bpe
 
 TEXTS = [
     "",

@@ -20,7 +20,7 @@ from common.scoring.loss import TOKENS_PER_BATCH
 from common.shards.documents import open_shard
 from common.text.sample import sample_documents
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODEL = "data/SmolLM2-135M-Instruct"
 DOCUMENTS_PER_DOMAIN = 5
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 
 from common.errors import InputError
 from common.model.heads import (
@@ -16,6 +15,7 @@ from common.model.heads import (
 )
 from common.model.probes import Probe
 from common.text.tokenization import load_tokenizer
+from tests.conftest import tiny_model
 
 PROBES = [
     Probe(0, '{"k1": "the old stone bridge", "k2": "a small grey river"}\nk2\n', "a small grey river"),

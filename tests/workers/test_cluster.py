@@ -18,7 +18,6 @@ import psutil
 import pytest
 import ray
 import torch
-from conftest import SENTENCES, byte_level_bpe, save_bpe, tiny_model
 from ray.cluster_utils import Cluster
 
 import attention_influence_scoring
@@ -29,8 +28,9 @@ import make_reference_model
 from common import cli
 from common.errors import InputError
 from common.scoring.units import UnitScorer
+from tests.conftest import SENTENCES, byte_level_bpe, save_bpe, tiny_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 SHARDS = "--tokenizer model --input text.jsonl --domain_column domain --shard_size 20_000"
 SCORES = "--base_model model --seq_len 128 --tokens_per_batch 256 --data data/shards/*.bin"

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
-from conftest import SENTENCES
 
 import fineweb
 import pretrain
@@ -22,8 +21,9 @@ from common import cli
 from common.shards.documents import open_shard
 from common.training.mixture import Mixture, Source
 from common.training.trainer import WHOLE, Curve
+from tests.conftest import SENTENCES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 32,

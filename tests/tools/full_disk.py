@@ -1,6 +1,6 @@
 """Run every step that writes on a disk that fills up, and on one that is read-only, and see that nothing is damaged.
 
-    python tests/full_disk.py
+    python tests/tools/full_disk.py
 
 The disk is a file system in memory of a few kilobytes, mounted in a namespace of this process's own (Linux; `unshare`
 needs no root where the system allows it). Each step must end with status 2 and one line that names the file, leave what

@@ -1,7 +1,7 @@
 """Kill every step that writes, at random moments and at random file operations, and see that nothing is lost.
 
-    python tests/kill_steps.py                  6 steps x 25 kills and 4 polite stops, about 4 minutes on 2 cores
-    python tests/kill_steps.py --kills 3        what the test suite runs
+    python tests/tools/kill_steps.py                  6 steps x 25 kills and 4 polite stops, about 4 minutes on 2 cores
+    python tests/tools/kill_steps.py --kills 3        what the test suite runs
 
 After each kill: no file under its final name differs from the one that an uninterrupted run writes. Then the same
 command is run again, and must leave exactly what an uninterrupted run leaves, without a temporary file.
@@ -27,10 +27,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import pyarrow.parquet as pq
-from conftest import SENTENCES, byte_level_bpe, save_bpe, tiny_model
 
 import attention_influence_scoring
 import common.table.scores
@@ -40,6 +39,7 @@ import generate_retrieval_probes
 import make_reference_model
 import rank_scores
 from common import cli
+from tests.conftest import SENTENCES, byte_level_bpe, save_bpe, tiny_model
 
 STOP_SECONDS = 5
 WRITING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from conftest import byte_level_bpe, error_of, save_bpe, tiny_model
 from moto.server import ThreadedMotoServer
 
 import attention_influence_scoring
@@ -17,6 +16,7 @@ import validate_docs
 from common.errors import InputError
 from common.files import as_path, atomic, claim
 from common.table.scores import Parts
+from tests.conftest import byte_level_bpe, error_of, save_bpe, tiny_model
 
 
 @pytest.fixture(scope="module")
