@@ -1,6 +1,12 @@
+"""Documents of a shard: where they lie, their windows, their ids, and their index."""
+
+from pathlib import Path
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.errors import InputError
 from common.shards.documents import (
@@ -270,3 +276,44 @@ def test_a_shard_of_another_tokenizer_is_refused(tmp_path, bpe, spm):
     larger = open_shard(write_pair(tmp_path, [5, 9], [(0, 2)], **{**own, "vocab_size": bpe.vocab_size + 1}))
     with pytest.raises(InputError):
         check_tokenizer(larger, bpe)
+
+
+@given(st.lists(st.integers(0, 4), max_size=40), st.sampled_from(["first", "last"]))
+def test_separators_cut_a_shard_into_documents_and_lose_nothing(ids, side):
+    spans = separated_spans(np.array(ids, np.uint16), 0, side).tolist()
+    documents = [ids[start:end] for start, end in spans]
+    assert [token for document in documents for token in document] == ids
+    assert all(documents)
+    for number, document in enumerate(documents):
+        inner = document[1:] if side == "first" else document[:-1]
+        assert 0 not in inner
+        edge = document[0] if side == "first" else document[-1]
+        assert edge == 0 or number == (0 if side == "first" else len(documents) - 1)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 20), st.sampled_from([None, 0, 3]))
+def test_every_token_is_a_target_once_and_windows_are_full(ids, seq_len, bos_id):
+    cut = list(windows(np.array(ids), seq_len, bos_id))
+    targets = [token for window in cut for token in window[1:].tolist()]
+    assert targets == (ids[1:] if bos_id in (None, ids[0]) else ids)
+    assert all(len(window) == seq_len + 1 for window in cut[:-1])
+    if bos_id is not None:
+        assert all(window[0] == bos_id for window in cut)
+
+
+@given(st.text(min_size=1).filter(lambda t: "\n" not in t), st.integers(0, 10**12), st.integers(1, 10**12))
+def test_an_id_leads_back_to_its_shard_and_span(name, start, length):
+    path, *span = parse_doc_id(f"{name}:{start}-{start + length}")
+    assert str(path) == str(Path(name.removesuffix(".bin") + ".bin")) or name == ".bin"
+    assert span == [start, start + length]
+
+
+@given(st.text(alphabet="ab/.:-0123456789\n\t é", max_size=30))
+def test_any_text_is_an_id_or_refused(text):
+    try:
+        path, start, end = parse_doc_id(text)
+    except InputError:
+        return
+    assert path.suffix == ".bin"
+    assert 0 <= start < end
+    assert text.endswith(f"-{end}") or text.split("-")[-1].lstrip("0") == str(end)

@@ -1,15 +1,19 @@
-"""The table of scores: parts, and reading."""
+"""The table of scores: parts, reading, and what is said of quiet trouble."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.errors import InputError
+from common.shards.documents import parse_doc_id
 from common.table.guards import measure
-from common.table.scores import SCHEMA, Parts, merge_parts, read_scores, with_slices
+from common.table.scores import SCHEMA, Health, Parts, merge_parts, read_scores, with_slices
 
 
 def table(rows):
@@ -104,3 +108,43 @@ def test_a_broken_table_is_refused(tmp_path, name, content, message):
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_scores(tmp_path / name)
+
+
+@given(st.lists(st.tuples(st.text("ab/_ é.", min_size=1), st.integers(0, 10**9)), min_size=1, max_size=9))
+def test_slices_of_a_selection_are_those_of_its_ids(places):
+    ids = [f"{name}:{start}-{start + 5}" for name, start in places]
+    for row in with_slices(pa.table({"doc_id": ids})).to_pylist():
+        assert (Path(row["shard"]), row["start"], row["end"]) == parse_doc_id(row["doc_id"])
+
+
+def test_an_empty_part_or_none_makes_no_table(tmp_path):
+    with pytest.raises(Exception, match="no scores to write"):
+        merge_parts([], tmp_path / "s.tsv")
+    assert not list(tmp_path.iterdir())
+
+
+def health(losses, vocab_size=400):
+    """The warnings about rows of (L_base, L_ref)."""
+    found = Health()
+    for part in (losses[:2], losses[2:]):
+        rows = [(f"x:{i}-{i + 5}", "a", 5, b, r, (r - b) / b if b else float("nan")) for i, (b, r) in enumerate(part)]
+        found.add(pa.Table.from_pandas(pd.DataFrame(rows, columns=SCHEMA.names), schema=SCHEMA))
+    return list(found.warnings(vocab_size))
+
+
+def test_sane_losses_raise_no_warning():
+    assert health([(2.0, 2.5), (3.0, 2.9), (1.0, 1.5)]) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "says"),
+    [
+        ([(2.0, 2.5), (float("nan"), 2.0), (1.0, float("inf"))], "2 of 3 documents have a loss that is not finite"),
+        ([(2.0, 2.0), (3.0, 3.0), (1.0, 1.0)], "every score is 0"),
+        ([(2.0, 5.991), (3.0, 5.991), (1.0, 5.991)], "the same loss, 5.9910 nats"),
+        ([(12.0, 12.5), (11.0, 11.9), (14.0, 15.0)], "12.33 nats, is worse than guessing"),
+    ],
+)  # fmt: skip
+def test_each_quiet_trouble_is_named(losses, says):
+    [warning] = health(losses)
+    assert says in warning

@@ -1,4 +1,4 @@
-"""Text from files of every kind, from a hub data set, and from the sample packages."""
+"""Text from files of every kind and from a hub data set."""
 
 import gzip
 import json
@@ -11,7 +11,6 @@ import zstandard
 
 from common.errors import InputError
 from common.text.corpus import BadRows, Columns, SourceDocument, read_files, read_hub
-from common.text.sample import sample_documents, sample_sentences
 
 ROWS = [
     {"text": "First, with\ttab\nand line.", "id": "a", "source": "web", "url": "https://x.test/1"},
@@ -113,19 +112,3 @@ def test_a_hub_data_set_is_streamed_with_its_columns(tmp_path, monkeypatch):
     assert [(d.text, d.id, d.domain, d.url) for d in documents] == [
         (row["text"], row["id"], "fineweb", row["url"] or "") for row in ROWS
     ]
-
-
-def test_the_sample_has_enough_documents_in_enough_domains():
-    documents = list(sample_documents())
-    domains = {d.domain for d in documents}
-    assert len(documents) >= 400
-    assert domains == {"plays", "prose", "maths", "code", "manual", "licences"}
-    assert len({d.text for d in documents}) == len({d.id for d in documents}) == len(documents)
-    assert all(400 <= len(d.text) <= 2000 for d in documents)
-
-
-def test_the_sample_sentences_are_those_of_the_fixed_package():
-    sentences = sample_sentences()
-    assert len(sentences) > 3000
-    assert sentences == sample_sentences()
-    assert any("Dominica was the last of the Caribbean islands to be colonized by Europeans" in s for s in sentences)

@@ -1,3 +1,9 @@
+"""Text to token ids and back, with every kind of tokenizer; and what is no tokenizer."""
+
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import sentencepiece
 import tiktoken
@@ -6,7 +12,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from common.errors import InputError
 from common.text.tokenization import load_tokenizer
-from tests.conftest import SENTENCES, byte_level_bpe, save_bpe
+from tests.conftest import (
+    SENTENCES,
+    byte_level_bpe,
+    save_bpe,
+)
 
 TEXTS = [
     "",
@@ -20,11 +30,6 @@ TEXTS = [
     *SENTENCES[:3],
 ]
 SPELLED = ["<|endoftext|>", "</s>", "<s>", "a <|endoftext|> b", "a</s>\n<s>b", "<unk> <0x0A> <pad>"]
-
-
-@pytest.fixture(params=["bpe", "bos_bpe", "spm"])
-def tokenizer(request):
-    return request.getfixturevalue(request.param)
 
 
 @pytest.mark.parametrize("text", TEXTS + SPELLED)
@@ -152,3 +157,17 @@ def test_a_damaged_tokenizer_is_refused_by_name(bpe, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(InputError, match=str(tmp_path)):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_s_own_code_does_not_run(tmp_path, bpe_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bpe_folder, "model")
+    config = json.loads(Path("model/tokenizer_config.json").read_text())
+    config["auto_map"] = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    Path("model/tokenizer_config.json").write_text(json.dumps(config))
+    Path("model/evil.py").write_text("import os\nos.system('touch pwned')\n")
+    try:
+        load_tokenizer("model")
+    except InputError as error:
+        assert "trust_remote_code" in str(error)
+    assert not Path("pwned").exists()

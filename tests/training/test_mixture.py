@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from common.errors import InputError
 from common.shards.documents import open_shard
 from common.training.mixture import BLOCK, Mixture, Source
-from tests.shards.test_damage import write
+from tests.conftest import write_shards
 
 
 def source(lengths, first_token=0, shard_length=7):
@@ -94,7 +94,7 @@ def test_it_ends_before_a_source_begins_anew_and_no_later_index_is_valid():
 
 def test_a_selection_and_shards_are_read_where_they_lie(tmp_path):
     documents = [[n + 1] * (n % 5 + 1) for n in range(40)]
-    paths = write(tmp_path, documents, ["a"] * 40, shard_size=30)
+    paths = write_shards(tmp_path, documents, ["a"] * 40, shard_size=30)
     everything = Source.of_shards([str(tmp_path / "*.bin")])
     stored = sorted(token for path in paths for token in open_shard(path).tokens.tolist())
     assert sorted(everything.read(0, everything.num_tokens, 0).tolist()) == stored
@@ -118,7 +118,7 @@ def test_a_selection_and_shards_are_read_where_they_lie(tmp_path):
     ],
 )
 def test_a_selection_that_does_not_fit_its_shards_is_refused(tmp_path, rows, says):
-    [shard] = write(tmp_path, [[1, 2, 3]], ["a"])
+    [shard] = write_shards(tmp_path, [[1, 2, 3]], ["a"])
     filled = [(name.format(shard), start, end) for name, start, end in rows]
     columns = [list(column) for column in zip(*filled, strict=True)] or [[], [], []]
     schema = pa.schema([("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
