@@ -11,8 +11,8 @@ from common.model import attention
 from common.model.heads import EncodedProbe, run_probe
 from common.scoring import loss
 from common.scoring.loss import PairScorer
-from tests.conftest import tiny_model
-from tests.scoring.test_loss import HEADS, document, pair, plain_losses, streamed
+from tests.conftest import plain_loss, tiny_model
+from tests.scoring.conftest import HEADS, document, pair, streamed
 
 GPU = "cuda"
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -28,7 +28,7 @@ def test_losses_on_a_gpu_are_those_of_plain_models_on_the_cpu(family, settings, 
     torch.compiler.reset()
     models = pair(family, HEADS, "uniform", **settings)
     documents = [document(length) for length in (300, 2, 8, 700, 3, 120)]
-    expected = [[plain_losses(model, [ids]) for model in models] for ids in documents]
+    expected = [[plain_loss(model, [ids]) for model in models] for ids in documents]
     base, reference = (copy.deepcopy(model).to(GPU, dtype) for model in models)
     for other in ({"masked": ("uniform", HEADS)}, {"reference": reference}):
         found = streamed(PairScorer(base, **other, tokens_per_batch=900, compiled=compiled), documents)

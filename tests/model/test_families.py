@@ -20,11 +20,10 @@ from common.model.layouts import head_views
 from common.model.masking import check_exact, find_masked_heads, mask_heads, run_time_masks
 from common.scoring.loss import PairScorer
 from tests.conftest import tiny_model
+from tests.model.conftest import IDS, KINDS, masked_copy
 from tests.model.families import FAMILIES, MARKS, README, table
 
 HEADS = [(1, 6), (1, 3), (2, 0), (3, 7)]
-KINDS = ["uniform", "zero"]
-IDS = torch.arange(2, 62).remainder(17)[None] * 23
 by_class = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 by_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -36,12 +35,6 @@ def output_projection(module):
 
 def make(family):
     return tiny_model(family.name, **family.settings)
-
-
-def masked_copy(base, kind):
-    reference = copy.deepcopy(base)
-    mask_heads(reference, HEADS, kind)
-    return reference
 
 
 @torch.no_grad()
@@ -65,7 +58,7 @@ def visible(model, layer):
 @by_class
 def test_a_uniform_head_attends_equally_to_what_it_may_see_and_others_are_unchanged(family):
     base = make(family)
-    reference = masked_copy(base, "uniform")
+    reference = masked_copy(base, HEADS, "uniform")
     before, outputs_before = eager(base)
     after, outputs_after = eager(reference)
     for layer, head in HEADS:
@@ -86,7 +79,7 @@ def test_a_uniform_head_attends_equally_to_what_it_may_see_and_others_are_unchan
 def test_a_zero_head_contributes_exactly_nothing(family):
     """Whatever a masked head gave, the layer's output is the same; whatever another gives, it is not."""
     base = make(family)
-    reference = masked_copy(base, "zero")
+    reference = masked_copy(base, HEADS, "zero")
     module = attention_modules(reference)[1]
     projection = output_projection(module)
     heads = torch.randn(5, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -102,7 +95,7 @@ def test_a_zero_head_contributes_exactly_nothing(family):
 @by_kind
 def test_a_checkpoint_loaded_plainly_gives_the_losses_of_masking_at_run_time(family, kind, tmp_path):
     base = make(family)
-    masked_copy(base, kind).save_pretrained(tmp_path)
+    masked_copy(base, HEADS, kind).save_pretrained(tmp_path)
     plain = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, dtype=torch.float32, attn_implementation="eager"
     ).eval()
@@ -119,7 +112,7 @@ def test_a_checkpoint_loaded_plainly_gives_the_losses_of_masking_at_run_time(fam
 @by_kind
 def test_the_fast_path_equals_two_plain_models(family, kind):
     base = make(family)
-    reference = masked_copy(base, kind)
+    reference = masked_copy(base, HEADS, kind)
     rng = np.random.default_rng(0)
     documents = [rng.integers(3, 400, length) for length in (40, 2, 17, 60)]
     expected = []

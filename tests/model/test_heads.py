@@ -1,3 +1,5 @@
+"""Retrieval scores of heads against eager attention, and the files of heads."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from common.model.heads import (
     encode_probes,
     probe_accuracy,
     read_heads,
+    read_scores,
     run_probe,
     score_heads,
     write_heads,
@@ -54,10 +57,8 @@ def written_out(model, tokenizer, probe):
     return copied, np.array(correct)
 
 
-@pytest.mark.parametrize("tokenizer", ["bpe", "bos_bpe", "spm"])
 @pytest.mark.parametrize(("family", "settings"), [("Llama", {}), ("Mistral", {"sliding_window": 24})])
-def test_scores_are_those_of_eager_attention(request, tokenizer, family, settings):
-    tokenizer = request.getfixturevalue(tokenizer)
+def test_scores_are_those_of_eager_attention(tokenizer, family, settings):
     model = tiny_model(family, **settings)
     expected = [written_out(model, tokenizer, probe) for probe in PROBES]
     probes = encode_probes(PROBES, tokenizer, model)
@@ -266,3 +267,11 @@ def test_every_head_s_score_is_written_best_first(tmp_path):
         "1\t1\t0.250000\tFalse",
         "0\t1\t0.000000\tFalse",
     ]
+
+
+def test_heads_come_back_as_they_were_written(tmp_path):
+    scores = np.random.default_rng(0).random((3, 5)).round(6)
+    write_scores(tmp_path / "heads.tsv", scores, [(1, 2), (0, 4)])
+    found, chosen = read_scores(tmp_path / "heads.tsv")
+    assert np.array_equal(found, scores)
+    assert chosen == sorted([(1, 2), (0, 4)], key=lambda head: -scores[head])

@@ -1,41 +1,27 @@
+"""Masking heads in the weights and at run time, and finding what is masked."""
+
 import copy
 
 import pytest
 import torch
-import transformers
 
 from common.errors import InputError
-from common.flags import Runtime
 from common.model.attention import mask_heads_at_run_time
-from common.model.checkpoints import load_model, model_digest, save_checkpoint
 from common.model.masking import find_masked_heads, mask_heads, run_time_masks
 from tests.conftest import tiny_model
+from tests.model.conftest import IDS, KINDS, logits, masked_copy
 
 HEADS = [(3, 0), (1, 6), (1, 3), (3, 7)]
-IDS = torch.arange(2, 62).remainder(17)[None] * 23
 QUERY_WEIGHTS = [
     ("Llama", {}),
     ("Qwen2", {}),  # a bias on queries
     ("Qwen3", {}),  # a norm on each query head
     ("Mistral", {"sliding_window": 16}),
 ]
-KINDS = ["uniform", "zero"]
-CPU = Runtime("cpu")
-
-
-def masked_copy(base, heads, kind):
-    reference = copy.deepcopy(base)
-    mask_heads(reference, heads, kind)
-    return reference
 
 
 def head_rows(head):
     return slice(8 * head, 8 * head + 8)
-
-
-@torch.no_grad()
-def logits(model):
-    return model(IDS).logits
 
 
 @pytest.mark.parametrize(("family", "settings"), QUERY_WEIGHTS)
@@ -77,23 +63,6 @@ def test_run_time_masks_hold_for_the_chosen_rows_of_a_batch(kind):
         rows = base(IDS.expand(3, -1)).logits
     for row, wanted in zip(rows, (plain, expected, plain), strict=True):
         assert torch.allclose(row, wanted[0], atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_masked_checkpoint_is_an_ordinary_one(tmp_path, spm, spm_folder, kind):
-    reference = load_model(spm_folder, CPU)
-    base = copy.deepcopy(reference)
-    assert torch.equal(logits(base), logits(tiny_model("Llama")))
-    mask_heads(reference, HEADS, kind)
-    save_checkpoint(reference, spm, tmp_path)
-    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert torch.equal(logits(plain), logits(masked_copy(base, HEADS, kind)))
-    assert plain.config.num_key_value_heads == 2
-    text = "The quick brown fox"
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == [1, *spm.encode(text)]
-    found = find_masked_heads(base, load_model(str(tmp_path), CPU))
-    assert found == (kind, sorted(HEADS))
-    assert model_digest(load_model(str(tmp_path), CPU)) == model_digest(reference) != model_digest(base)
 
 
 @pytest.mark.parametrize("kind", KINDS)

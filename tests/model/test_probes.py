@@ -1,24 +1,20 @@
+"""Probes: what they ask, within their budget, the same for the same seed; and their file."""
+
 import json
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from common.errors import InputError
 from common.model.probes import Probe, build_probes, read_probes, usable_sentences, write_probes
 from common.text.tokenization import TextTokenizer
-from tests.conftest import SENTENCES
+from tests.conftest import ROOT, SENTENCES
 
 BUDGET = 700
 KEY = re.compile(r"[A-Za-z0-9]{32}")
-
-
-@pytest.fixture(params=["bpe", "bos_bpe", "spm"])
-def tokenizer(request):
-    return request.getfixturevalue(request.param)
 
 
 def build(tokenizer, sentences=None, num_probes=6, max_tokens=BUDGET, shots=3, key_length=32, seed=0):
@@ -112,7 +108,7 @@ def test_a_seed_gives_the_same_bytes_in_another_process(bpe, bpe_folder, tmp_pat
     )
     # sets of strings come in another order under another hash seed
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    subprocess.run([sys.executable, "-c", program], env=environment, cwd=Path(__file__).parents[2], check=True)
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True)
     write_probes(tmp_path / "here", build_probes(SENTENCES[:6], bpe, 3, 600, 2, 32, 5))
     assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes() != b""
 

@@ -1,3 +1,5 @@
+"""Losses of a pair, computed together, against plain models."""
+
 import copy
 import math
 
@@ -7,46 +9,17 @@ import torch
 
 from common.errors import InputError
 from common.model.attention import attention_modules, decoder_layers
-from common.model.masking import mask_heads
 from common.scoring.loss import LOGIT_TILE, PairScorer, TokenLosses
 from common.shards.documents import windows
-from tests.conftest import tiny_model
+from tests.conftest import plain_loss, tiny_model
+from tests.scoring.conftest import HEADS, document, pair, streamed
 
 LOGIT_ROWS = LOGIT_TILE["cpu"][0]
-HEADS = [(1, 6), (2, 3), (3, 0), (3, 7)]
-
-
-def streamed(scorer, documents):
-    """(key, losses) of every document; each is one window unless it is a list of windows."""
-    cut = ((key, ids if isinstance(ids, list) else [ids]) for key, ids in enumerate(documents))
-    return [found for finished in scorer.stream(cut) for found in finished]
-
-
-def document(length):
-    return np.random.default_rng(length).integers(3, 400, length)
-
-
-def plain_losses(model, cut):
-    """Mean loss per target as transformers gives it for each window, weighted by the window's targets."""
-    total = targets = 0
-    for window in cut:
-        ids = torch.tensor(window)[None]
-        with torch.no_grad():
-            total += model(input_ids=ids, labels=ids).loss.item() * (len(window) - 1)
-        targets += len(window) - 1
-    return total / targets
-
-
-def pair(family, heads, kind, **settings):
-    base = tiny_model(family, **settings)
-    reference = tiny_model(family, **settings)
-    mask_heads(reference, heads, kind)
-    return base, reference
 
 
 def check(base, reference, heads, kind, cut):
     cut = list(cut)
-    expected = [plain_losses(copy.deepcopy(model), cut) for model in (base, reference)]
+    expected = [plain_loss(copy.deepcopy(model), cut) for model in (base, reference)]
     assert abs(expected[0] - expected[1]) > 1e-3
     for scorer in (PairScorer(base, masked=(kind, heads)), PairScorer(base, reference=reference)):
         losses = scorer.score(cut)
@@ -124,7 +97,7 @@ def test_every_token_of_the_vocabulary_has_its_loss_whatever_the_tiles(monkeypat
 def test_documents_in_one_pass_do_not_see_each_other(family, settings, tokens_per_batch, kind):
     base, reference = pair(family, HEADS, kind, **settings)
     documents = [document(length) for length in (30, 2, 8, 9, 70, 10, 3, 120, 31)]
-    expected = [[plain_losses(model, [ids]) for model in (base, reference)] for ids in documents]
+    expected = [[plain_loss(model, [ids]) for model in (base, reference)] for ids in documents]
     for models in ({"masked": (kind, HEADS)}, {"reference": reference}):
         scorer = PairScorer(base, **models, tokens_per_batch=tokens_per_batch)
         found = streamed(scorer, documents)
@@ -148,7 +121,7 @@ def test_compiled_layers_give_the_same_losses(family, settings):
         for lengths in ((30, 2, 8, 120), (70, 31, 9, 115)):
             documents = [document(length) for length in lengths]
             found = [losses.means()[:2] for _, losses in streamed(scorer, documents)]
-            expected = [[plain_losses(model, [ids]) for model in (base, reference)] for ids in documents]
+            expected = [[plain_loss(model, [ids]) for model in (base, reference)] for ids in documents]
             assert np.allclose(found, expected, rtol=1e-5)
             counted.append(graphs["unique_graphs"])
         assert 4 <= counted[0] <= 12  # before and behind attention, the MLP, the loss; not for each of 12 layers
@@ -178,48 +151,6 @@ def test_positions_that_depend_on_the_longest_document_are_not_shared(rope):
         assert np.allclose(losses.means()[:2], expected, rtol=1e-5)
 
 
-def test_batches_are_filled_by_tokens_and_nothing_is_padded():
-    sizes = []
-    base = tiny_model("Llama")
-    scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=50)
-    attention_modules(base)  # which runs two tokens, once
-    with base.model.embed_tokens.register_forward_hook(lambda module, args, out: sizes.append(args[0].shape)):
-        streamed(scorer, [document(targets + 1) for targets in (20, 30, 1, 49, 1, 80, 5)])
-    assert sizes == [(2, 50), (2, 50), (2, 1), (2, 80), (2, 5)]  # base and reference
-
-
-def test_a_document_longer_than_a_batch_has_batches_of_its_own():
-    sizes = []
-    base, reference = pair("Llama", HEADS, "uniform")
-    documents = [[document(11)], list(windows(document(101), 30, None)), [document(8)], [document(9)]]
-    scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=70)
-    attention_modules(base)  # which runs two tokens, once
-    with base.model.embed_tokens.register_forward_hook(lambda module, args, out: sizes.append(args[0].shape[1])):
-        found = list(scorer.stream(enumerate(documents)))
-    assert sizes == [10, 60, 40, 15]
-    assert [[key for key, _ in finished] for finished in found] == [[0], [1], [2, 3]]
-    for finished in found:
-        for key, losses in finished:
-            expected = [plain_losses(model, documents[key]) for model in (base, reference)]
-            assert np.allclose(losses.means()[:2], expected, rtol=1e-5)
-
-
-def test_a_stream_that_starts_behind_finished_documents_computes_the_same_bits():
-    rng = np.random.default_rng(0)
-    documents = [list(windows(document(length), 30, None)) for length in rng.integers(2, 150, 40)]
-    scorer = PairScorer(tiny_model("Llama"), masked=("uniform", HEADS), tokens_per_batch=100)
-    whole = list(scorer.stream(enumerate(documents)))
-    assert len(whole) > 10
-    for number in range(1, len(whole)):
-        start = whole[number][0][0]
-        rest = [x for finished in scorer.stream(enumerate(documents[start:], start)) for x in finished]
-        expected = [x for finished in whole[number:] for x in finished]
-        for (key, ours), (other, theirs) in zip(rest, expected, strict=True):
-            assert key == other
-            assert ours.base.tobytes() == theirs.base.tobytes()
-            assert ours.reference.tobytes() == theirs.reference.tobytes()
-
-
 def test_layers_below_the_first_masked_one_run_once():
     base = tiny_model("Llama")
     rows = {}
@@ -229,48 +160,6 @@ def test_layers_below_the_first_masked_one_run_once():
     for first in range(4):
         PairScorer(base, masked=("uniform", [(first, 2)])).score([document(20)])
         assert rows == {number: 1 if number < first else 2 for number in range(4)}
-
-
-def memory_for(base, tokens):
-    """As if a forward pass of more than so many tokens did not fit."""
-
-    def check(module, args):
-        if args[0].shape[1] > tokens:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
-
-    return base.model.embed_tokens.register_forward_pre_hook(check)
-
-
-def test_running_out_of_memory_halves_the_batches_and_goes_on():
-    base = tiny_model("Llama")
-    documents = [document(length) for length in (9, 11, 12, 15, 10, 30, 31, 8, 9)]
-    expected = streamed(PairScorer(base, masked=("uniform", HEADS)), documents)
-    scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=90)
-    with memory_for(base, 32):
-        found = streamed(scorer, documents)
-    assert scorer.tokens_per_batch <= 45
-    assert [key for key, _ in found] == [key for key, _ in expected]
-    for (_, ours), (_, theirs) in zip(found, expected, strict=True):
-        assert np.allclose(ours.base, theirs.base, atol=1e-5)
-        assert np.allclose(ours.reference, theirs.reference, atol=1e-5)
-
-
-def test_a_window_that_does_not_fit_says_what_to_do():
-    base = tiny_model("Llama")
-    scorer = PairScorer(base, masked=("uniform", HEADS))
-    with memory_for(base, 32), pytest.raises(InputError, match="lower --seq_len"):
-        streamed(scorer, [document(20), document(60)])
-    assert base.config._attn_implementation == "sdpa"
-
-
-def test_an_error_while_reading_ahead_arrives():
-    def reading():
-        yield 0, [document(20)]
-        raise InputError("shard.bin: damaged")
-
-    scorer = PairScorer(tiny_model("Llama"), masked=("uniform", HEADS))
-    with pytest.raises(InputError, match="damaged"):
-        list(scorer.stream(reading()))
 
 
 @pytest.mark.parametrize("family", ["OPT"])

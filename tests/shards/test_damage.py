@@ -10,9 +10,7 @@ import pytest
 from common.errors import InputError
 from common.shards.documents import open_shard
 from common.shards.format import read_shard
-from tests.conftest import (
-    write_shards,
-)
+from tests.conftest import write_shards
 
 CORRUPTIONS = 10_000
 

@@ -4,10 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.shards.documents import open_shard
-from tests.conftest import (
-    SEPARATOR,
-    write_shards,
-)
+from tests.conftest import SEPARATOR, write_shards
 
 tokens = st.lists(st.integers(0, 399), max_size=12)
 

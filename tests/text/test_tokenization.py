@@ -12,11 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from common.errors import InputError
 from common.text.tokenization import load_tokenizer
-from tests.conftest import (
-    SENTENCES,
-    byte_level_bpe,
-    save_bpe,
-)
+from tests.conftest import SENTENCES, byte_level_bpe, save_bpe
 
 TEXTS = [
     "",
