@@ -237,6 +237,49 @@ def write_jsonl(path: Path | str, rows: Iterable[dict]) -> None:
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+MASKED = [(1, 3), (2, 5)]
+
+
+@pytest.fixture(scope="session")
+def pair_folders(tmp_path_factory, bpe_folder, bos_bpe_folder, spm_folder):
+    """By kind of tokenizer, a folder with a pair; the heads in MASKED are masked, the second of them the strongest."""
+    tokenizers = {"no BOS": bpe_folder, "BOS": bos_bpe_folder, "SentencePiece": spm_folder}
+    folders = {kind: tmp_path_factory.mktemp(kind.replace(" ", "_")) for kind in tokenizers}
+    for kind, folder in folders.items():
+        special = {"bos_token_id": 1, "eos_token_id": 2} if kind == "SentencePiece" else {}
+        save_pair(folder, tokenizers[kind], MASKED[::-1], tiny_model("Llama", **special))
+    return folders
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chat_models(tmp_path_factory) -> Path:
+    """A folder with a model of bytes and pairs of them, its chat template, and its reference."""
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=byte_level_bpe(300), bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder / "tokenizer")
+    save_pair(folder, f"{folder}/tokenizer", [(2, 3), (3, 6)])
+    return folder
+
+
+@pytest.fixture
+def with_chat_models(chat_models, tmp_path, monkeypatch) -> Path:
+    """A working directory with those models."""
+    for name in ("model", "reference-model"):
+        (tmp_path / name).symlink_to(chat_models / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 SEPARATOR = 9
 
 
@@ -258,7 +301,7 @@ def write_shards(folder: Path, documents, domains, shard_size: int = 10**6, voca
     return sorted(folder.glob("*.bin"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3():
     """A bucket on a server of its own."""
     from moto.server import ThreadedMotoServer  # which few tests need, and which takes long to import

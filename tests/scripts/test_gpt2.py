@@ -22,6 +22,7 @@ import rank_scores
 import validate_docs
 from common.shards.documents import open_shard
 from common.text.sample import sample_documents
+from tests.conftest import load_plain, plain_loss, plain_windows
 
 END = 50256
 
@@ -65,16 +66,11 @@ def test_tiktoken_shards_go_through_all_steps_with_a_gpt_2(tmp_path, monkeypatch
     assert (shard.info.vocab_size, shard.separator_id) == (END + 1, END)
     scores = pd.read_parquet("data/ai_scores.parquet")
     assert len(scores) == len(texts)
-    model = transformers.AutoModelForCausalLM.from_pretrained("model").eval()
+    model = load_plain("model")
     for text, (start, end), row in zip(texts[:4], shard.spans, scores.itertuples(), strict=False):
         ids = shard.tokens[start:end].astype(np.int64)
         assert ids.tolist() == [*gpt2.encode_ordinary(text), END]
-        total = 0.0
-        for first in range(0, len(ids) - 1, 300):
-            window = torch.tensor(ids[first : first + 301])[None]
-            with torch.no_grad():
-                total += model(window, labels=window).loss.item() * (window.shape[1] - 1)
-        assert row.L_base == pytest.approx(total / (len(ids) - 1), abs=1e-4)
+        assert row.L_base == pytest.approx(plain_loss(model, plain_windows(ids, 300)), abs=1e-4)
     capsys.readouterr()
     validate_docs.main(f"{pair} --doc_id {scores['doc_id'][0]}".split())
     assert texts[0][:40] in capsys.readouterr().out

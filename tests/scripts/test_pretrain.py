@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,9 +22,8 @@ from common import cli
 from common.shards.documents import open_shard
 from common.training.mixture import Mixture, Source
 from common.training.trainer import WHOLE, Curve
-from tests.conftest import SENTENCES
+from tests.conftest import ROOT, SENTENCES, error_of
 
-ROOT = Path(__file__).parents[2]
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -49,9 +49,7 @@ def folder(tmp_path_factory, bpe_folder):
     (folder / "text.jsonl").write_text(text)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "tokenizer").symlink_to(bpe_folder)
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    with chdir(folder):
         fineweb.main("--tokenizer tokenizer --input text.jsonl --out_dir shards --shard_size 2_000".split())
         fineweb.main("--tokenizer tokenizer --input text.jsonl --out_dir held_out --max_docs 5".split())
         stale = pa.table([["shards/fineweb_train_000001.bin"], [1], [9]], names=["shard", "start", "end"])
@@ -60,8 +58,6 @@ def folder(tmp_path_factory, bpe_folder):
         rows = [(str(path), *map(int, span)) for path in paths for span in open_shard(path).spans[:3]]
         columns = [list(column) for column in zip(*rows, strict=True)]
         pq.write_table(pa.table(columns, names=["shard", "start", "end"]), "top.parquet")
-    finally:
-        os.chdir(before)
     return folder
 
 
@@ -78,10 +74,8 @@ def curve(out: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def plain(folder):
     """Losses and weights of a loop that is written out: AdamW by hand over the sequences in their order."""
-    before = Path.cwd()
-    os.chdir(folder)
-    sources = {"selected": Source.of_selection("top.parquet"), "baseline": Source.of_shards(["shards/*.bin"])}
-    os.chdir(before)
+    with chdir(folder):
+        sources = {"selected": Source.of_selection("top.parquet"), "baseline": Source.of_shards(["shards/*.bin"])}
     mixture = Mixture(sources, {"selected": 0.7, "baseline": 0.3}, SEQ_LEN, 0, STEPS * BATCH)
     transformers.set_seed(0)
     vocab = {"vocab_size": 400, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}
@@ -225,9 +219,8 @@ def test_a_model_of_other_settings_is_not_taken_for_this_one_when_its_checkpoint
     pretrain.main([*TRAIN.split(), "--out_dir", str(inside / "out")])
     for checkpoint in (inside / "out").glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    with pytest.raises(SystemExit):
-        cli.run(lambda: pretrain.main([*TRAIN.replace("0.01", "0.02").split(), "--out_dir", str(inside / "out")]))
-    assert "another run's model" in capsys.readouterr().err
+    flags = [*TRAIN.replace("0.01", "0.02").split(), "--out_dir", str(inside / "out")]
+    assert "another run's model" in error_of(pretrain, flags, capsys)
 
 
 def test_a_checkpoint_with_another_tokenizer_is_refused(inside, bytes_folder, capsys):
@@ -235,9 +228,8 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(inside, bytes_folder, ca
     model.save_pretrained(inside / "foreign")
     transformers.AutoTokenizer.from_pretrained(bytes_folder).save_pretrained(inside / "foreign")
     flags = TRAIN.replace("--config config.json", f"--model {inside}/foreign").split()
-    with pytest.raises(SystemExit):
-        cli.run(lambda: pretrain.main([*flags, "--out_dir", str(inside / "out")]))
-    assert "foreign: the shards were tokenized in another way" in capsys.readouterr().err
+    line = error_of(pretrain, [*flags, "--out_dir", str(inside / "out")], capsys)
+    assert "foreign: the shards were tokenized in another way" in line
 
 
 def test_a_config_that_asks_for_bfloat16_trains_float32_weights(inside, plain):
@@ -250,9 +242,7 @@ def test_a_config_that_asks_for_bfloat16_trains_float32_weights(inside, plain):
 def test_other_settings_are_another_run(inside, capsys):
     pretrain.main([*TRAIN.split(), "--out_dir", str(inside / "out")])
     other = [*TRAIN.replace("0.01", "0.02").split(), "--out_dir", str(inside / "out")]
-    with pytest.raises(SystemExit):
-        cli.run(lambda: pretrain.main(other))
-    assert "learning_rate was 0.01, is 0.02" in capsys.readouterr().err
+    assert "learning_rate was 0.01, is 0.02" in error_of(pretrain, other, capsys)
     pretrain.main([*other, "--overwrite"])
     assert max(row["learning_rate"] for row in curve(inside / "out")) == pytest.approx(0.02)
 
@@ -284,9 +274,6 @@ def test_other_settings_are_another_run(inside, capsys):
 def test_what_cannot_be_trained_on_is_one_line_and_status_2(inside, bytes_folder, changed, says, capsys):
     if not Path("other").exists():
         Path("other").symlink_to(bytes_folder)
-    with pytest.raises(SystemExit) as exit_:
-        cli.run(lambda: pretrain.main([*TRAIN.split(), "--out_dir", str(inside / "out"), *changed.split()]))
-    assert exit_.value.code == 2
-    [line] = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert says in line
+    flags = [*TRAIN.split(), "--out_dir", str(inside / "out"), *changed.split()]
+    assert says in error_of(pretrain, flags, capsys)
     assert not (inside / "out/model").exists()

@@ -3,24 +3,23 @@
 import importlib.util
 import io
 import json
-import os
 import re
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import transformers
 
 from common.scoring.loss import TOKENS_PER_BATCH
 from common.shards.documents import open_shard
 from common.text.sample import sample_documents
+from tests.conftest import ROOT, load_plain, plain_loss, plain_windows
+from tests.scripts.conftest import shown_losses, token_ids
 
-ROOT = Path(__file__).parents[2]
 MODEL = "data/SmolLM2-135M-Instruct"
 DOCUMENTS_PER_DOMAIN = 5
 
@@ -33,13 +32,8 @@ def folder(tmp_path_factory):
 def here(folder, command: str) -> str:
     """Run a script with the flags that a user types, in `folder` but in this process; its standard output."""
     script, *flags = command.split()
-    before, out = Path.cwd(), io.StringIO()
-    os.chdir(folder)
-    try:
-        with redirect_stdout(out):
-            importlib.import_module(script.removesuffix(".py")).main(flags)
-    finally:
-        os.chdir(before)
+    with chdir(folder), redirect_stdout(io.StringIO()) as out:
+        importlib.import_module(script.removesuffix(".py")).main(flags)
     return out.getvalue()
 
 
@@ -105,24 +99,12 @@ def test_masking_the_heads_breaks_retrieval_on_other_text_and_masking_others_doe
 
 
 def test_losses_equal_a_plain_loop_over_two_separately_loaded_models(folder, scores):
-    models = [
-        transformers.AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32).eval()
-        for name in (MODEL, "reference-model")
-    ]
+    models = [load_plain(folder / name) for name in (MODEL, "reference-model")]
     shortest, longest = scores["num_tokens"].idxmin(), scores["num_tokens"].idxmax()
     assert scores["num_tokens"][longest] > 301  # of two windows
     for row in scores.loc[[shortest, 20, longest]].itertuples():
-        shard, _, span = row.doc_id.rpartition(":")
-        start, end = map(int, span.split("-"))
-        ids = torch.tensor(open_shard(folder / f"{shard}.bin").tokens[start:end].astype(np.int64))
-        plain = []
-        for model in models:
-            total = 0.0
-            for first in range(0, len(ids) - 1, 300):
-                window = ids[None, first : first + 301]
-                with torch.no_grad():
-                    total += model(window, labels=window).loss.item() * (window.shape[1] - 1)
-            plain.append(total / (len(ids) - 1))
+        windows = plain_windows(token_ids(row.doc_id, folder), 300)
+        plain = [plain_loss(model, windows) for model in models]
         assert (row.L_base, row.L_ref) == pytest.approx(plain, abs=1e-4)
         assert row.AI_Score == pytest.approx((plain[1] - plain[0]) / plain[0], abs=1e-4)
 
@@ -163,8 +145,7 @@ def test_ranking_and_looking_end_the_run(folder, scores):
     assert all(domain in out for domain in scores["domain"])
     best = scores.loc[scores["AI_Score"].idxmax()]
     shown = here(folder, f"validate_docs.py --doc_id {best.doc_id} --base_model {MODEL} --seq_len 300 --tokens 3")
-    numbers = re.search(r"L_base ([\d.]+)  L_ref ([\d.]+)  AI_Score ([\d.-]+)", shown).groups()
-    assert tuple(map(float, numbers)) == pytest.approx((best.L_base, best.L_ref, best.AI_Score), abs=1e-5)
+    assert shown_losses(shown) == pytest.approx((best.L_base, best.L_ref, best.AI_Score), abs=1e-5)
 
 
 def test_planted_copies_do_not_enter_the_best_fifth_by_being_copies(folder, causal_check):

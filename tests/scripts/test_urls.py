@@ -1,58 +1,26 @@
 """Shards, parts, scores and the selection in an object store: a local S3 server, and fsspec's memory."""
 
-import json
-import os
 from pathlib import Path
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 import attention_influence_scoring
 import fineweb
-import make_reference_model
 import rank_scores
 import validate_docs
 from common.errors import InputError
-from common.files import as_path, atomic, claim
+from common.files import as_path
 from common.table.scores import Parts
-from tests.conftest import byte_level_bpe, error_of, save_bpe, tiny_model
+from tests.conftest import error_of, save_pair, write_jsonl
 
 
 @pytest.fixture(scope="module")
-def s3():
-    """A bucket on a server of its own."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    own = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
-    own |= {"AWS_DEFAULT_REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in own.items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield "s3://bucket"
-    server.stop()
-
-
-@pytest.fixture(params=["s3", "memory"])
-def store(request):
-    return request.getfixturevalue("s3") if request.param == "s3" else "memory://bucket"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder, before = tmp_path_factory.mktemp("models"), Path.cwd()
-    os.chdir(folder)
-    try:
-        save_bpe("model", byte_level_bpe(400))
-        tiny_model("Llama").save_pretrained("model")
-        Path("heads.txt").write_text("2,3\n")
-        make_reference_model.main("--base_model model --retrieval_heads heads.txt".split())
-        texts = [f"The quick brown fox number {n} jumps over the lazy dog." * (1 + n % 5) for n in range(60)]
-        Path("text.jsonl").write_text("".join(json.dumps({"text": text, "id": text[:9]}) + "\n" for text in texts))
-    finally:
-        os.chdir(before)
+def models(tmp_path_factory, bpe_folder):
+    folder = tmp_path_factory.mktemp("models")
+    save_pair(folder, bpe_folder, [(2, 3)])
+    texts = [f"The quick brown fox number {n} jumps over the lazy dog." * (1 + n % 5) for n in range(60)]
+    write_jsonl(folder / "text.jsonl", ({"text": text, "id": text[:9]} for text in texts))
     return folder
 
 
@@ -103,16 +71,6 @@ def test_a_stopped_run_goes_on_from_its_parts_in_a_store(store, models, monkeypa
         as_path(f"{store}/again/scores.tsv").read_text().replace(f"{store}/again", "disk")
         == Path("disk/scores.tsv").read_text()
     )
-
-
-def test_nothing_half_written_appears_in_a_store(store):
-    path = as_path(f"{store}/half/x.json")
-    with pytest.raises(KeyboardInterrupt), atomic(path) as tmp:
-        tmp.write_text("half")
-        raise KeyboardInterrupt
-    assert not path.exists()
-    claim(path, {"a": 1}, False, "*.parquet")
-    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_what_is_wrong_with_a_url_is_one_line(s3, models, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -24,13 +24,11 @@ import attention_influence_scoring
 import common.table.scores
 import common.workers.cluster as ray_cluster
 import fineweb
-import make_reference_model
 from common import cli
 from common.errors import InputError
 from common.scoring.units import UnitScorer
-from tests.conftest import SENTENCES, byte_level_bpe, save_bpe, tiny_model
+from tests.conftest import ROOT, SENTENCES, save_pair, tiny_model
 
-ROOT = Path(__file__).parents[2]
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 SHARDS = "--tokenizer model --input text.jsonl --domain_column domain --shard_size 20_000"
 SCORES = "--base_model model --seq_len 128 --tokens_per_batch 256 --data data/shards/*.bin"
@@ -45,7 +43,7 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, bpe_folder):
     """Models, shards and scores that one process made."""
     folder = tmp_path_factory.mktemp("cluster")
     rng = random.Random(0)
@@ -54,19 +52,14 @@ def run(tmp_path_factory):
         for number in range(700):
             text = " ".join(rng.choices(words, k=rng.randint(1, 120)))
             file.write(json.dumps({"text": text, "domain": ["plays", "maths"][number % 2]}) + "\n")
-    before, threads = Path.cwd(), torch.get_num_threads()
-    os.chdir(folder)
+    save_pair(folder, bpe_folder, [(4, 3), (5, 6)], tiny_model("Llama", num_hidden_layers=8))
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker with one core has, for equal bits
     try:
-        save_bpe("model", byte_level_bpe(400))
-        tiny_model("Llama", num_hidden_layers=8).save_pretrained("model")
-        Path("data").mkdir()
-        Path("data/retrieval_heads.txt").write_text("4,3\n5,6\n")
-        make_reference_model.main(["--base_model", "model"])
-        fineweb.main([*SHARDS.split(), "--out_dir", "data/shards"])
-        attention_influence_scoring.main(SCORES.split())
+        with chdir(folder):
+            fineweb.main([*SHARDS.split(), "--out_dir", "data/shards"])
+            attention_influence_scoring.main(SCORES.split())
     finally:
-        os.chdir(before)
         torch.set_num_threads(threads)
     return folder
 
@@ -269,14 +262,6 @@ def test_the_body_of_the_example_for_slurm_scores_on_one_node(run):
     pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-5)
 
 
-def test_shell_scripts_are_clean():
-    shellcheck = Path(sys.executable).with_name("shellcheck")
-    scripts = [*ROOT.glob("*.sh"), *ROOT.glob("[!.]*/*.sh"), ROOT / ".ci/run"]
-    assert ROOT / "examples/slurm.sh" in scripts
-    done = subprocess.run([shellcheck, "--external-sources", *scripts], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stdout
-
-
 class Light:
     """A worker that needs no model; a unit says what to do."""
 
@@ -308,9 +293,7 @@ def light(cluster, tmp_path, kind="", num_workers=2):
 
 def test_a_unit_is_not_to_blame_for_workers_that_died_idle(cluster, tmp_path):
     def all_of_six():
-        found = [
-            p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith("ray::_Actor")
-        ]
+        found = actors("_Actor")
         return found if len(found) == 6 and working() else None
 
     with light(cluster, tmp_path, num_workers=6) as workers:
