@@ -16,6 +16,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+import generate_retrieval_probes
 import make_reference_model
 from common import cli
 from common.shards.writer import DatasetWriter
@@ -278,6 +279,22 @@ def with_chat_models(chat_models, tmp_path, monkeypatch) -> Path:
         (tmp_path / name).symlink_to(chat_models / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def two_models(tmp_path_factory, bpe_folder):
+    """Two tiny models that continue text at random, and probes."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    tokenizer = load_tokenizer(bpe_folder)
+    for name, seed in (("one", 0), ("two", 1)):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(tiny_model("Llama", max_position_embeddings=4096).config)
+        model.save_pretrained(folder / name)
+        tokenizer.save(folder / name)
+    (folder / "sentences.txt").write_text("\n\n".join(SENTENCES))
+    flags = f"--tokenizer {folder}/one --num_probes 4 --max_tokens 900 --key_length 6 --corpus {folder}/sentences.txt"
+    generate_retrieval_probes.main([*flags.split(), "--out", str(folder / "probes.jsonl")])
+    return folder
 
 
 SEPARATOR = 9
