@@ -18,7 +18,8 @@ ASKED = ["local_lambada", "local_arc_easy", "local_mmlu", "local_squad", "probes
 
 @pytest.fixture(scope="module")
 def evaluated(two_models):
-    flags = f"--models {two_models}/one {two_models}/two --tasks {','.join(ASKED)} --limit {LIMIT} --probes {two_models}/probes.jsonl"
+    models = f"--models {two_models}/one {two_models}/two --probes {two_models}/probes.jsonl"
+    flags = f"{models} --tasks {','.join(ASKED)} --limit {LIMIT}"
     evaluate.main([*flags.split(), "--out", str(two_models / "evaluation.tsv")])
     return flags, two_models / "evaluation.tsv"
 
