@@ -1,4 +1,4 @@
-"""A real command that is told to stop."""
+"""A command of the shell that gets a TERM signal."""
 
 import signal
 import subprocess

@@ -81,7 +81,7 @@ def test_run_time_masks_hold_for_the_chosen_rows_of_a_batch(kind):
         "model.layers.3.self_attn.o_proj.weight",
     ],
 )
-def test_a_tensor_that_differs_otherwise_is_named(kind, tensor):
+def test_a_tensor_that_differs_elsewhere_is_named(kind, tensor):
     base = tiny_model("Qwen2")
     reference = masked_copy(base, HEADS, kind)
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_a_query_norm_over_all_heads_is_masked_by_its_own_weight():
                 "first_k_dense_replace": 4,
             },
         ),
-        # each head has a gate beside its query
+        # each head has a gate next to its query
         ("Qwen3Next", {"layer_types": ["full_attention"] * 4, "num_experts": 0, "mlp_only_layers": [0, 1, 2, 3]}),
     ],
 )

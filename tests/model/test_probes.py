@@ -121,7 +121,7 @@ def test_no_other_value_contains_the_answer(bpe):
     assert all(probe.prompt.count(probe.answer) == 1 for probe in probes)
 
 
-def test_answers_beyond_ascii_stand_in_the_context_as_they_are(tokenizer):
+def test_answers_beyond_ascii_are_in_the_context_unchanged(tokenizer):
     sentences = [f"naïve café {word} 你好" for word in ("Größe", "señor", "Ελλάδα", "мир", "∑√")]
     for probe in build(tokenizer, sentences, num_probes=2, max_tokens=2000):
         assert probe.prompt.count(probe.answer) == 1

@@ -124,7 +124,7 @@ def test_compiled_layers_give_the_same_losses(family, settings):
             expected = [[plain_loss(model, [ids]) for model in (base, reference)] for ids in documents]
             assert np.allclose(found, expected, rtol=1e-5)
             counted.append(graphs["unique_graphs"])
-        assert 4 <= counted[0] <= 12  # before and behind attention, the MLP, the loss; not for each of 12 layers
+        assert 4 <= counted[0] <= 12  # before and after attention, the MLP, the loss; not for each of 12 layers
         assert counted[1] == counted[0]  # other batches need no others
     assert not any("forward" in vars(layer) for layer in decoder_layers(base))
 

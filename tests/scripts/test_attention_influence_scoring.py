@@ -124,7 +124,7 @@ def test_other_domains_for_the_same_tokens_are_another_run(run, spm_folder, corp
     assert "7 of its shards differ" in error_of(attention_influence_scoring, flags, capsys)
 
 
-def test_ctrl_c_leaves_the_finished_parts_and_nothing_half_written(run, spm_folder, monkeypatch, capsys):
+def test_ctrl_c_keeps_the_finished_parts_and_leaves_nothing_half_written(run, spm_folder, monkeypatch, capsys):
     whole = (run / "data/ai_scores.tsv").read_bytes()
     flags = ["--base_model", spm_folder, "--data", "data/mine/*.bin", "--seq_len", "64", "--out", "data/new.tsv"]
     means, calls = TokenLosses.means, []

@@ -62,7 +62,7 @@ def test_weights_that_are_not_finite_are_refused(half, capsys):
 
 
 @pytest.mark.parametrize(("other", "says"), [("same", "every score is 0"), ("zero", "predicts nothing")])
-def test_a_reference_that_tells_nothing_is_called_so(half, capsys, other, says):
+def test_a_reference_whose_scores_mean_nothing_gets_a_warning(half, capsys, other, says):
     model = transformers.AutoModelForCausalLM.from_pretrained("model")
     if other == "zero":
         with torch.no_grad():

@@ -28,7 +28,7 @@ TEXTS = [
 ]
 
 
-def test_steps_lie_where_the_text_is_split_and_have_the_losses_of_their_tokens(with_chat_models):
+def test_steps_end_where_the_text_is_split_and_have_the_losses_of_their_tokens(with_chat_models):
     tokenize([{"text": text, "id": str(n)} for n, text in enumerate(TEXTS)])
     attention_influence_scoring.main([*SCORE.split(), "--granularity", "step", "--out", "s.tsv"])
     steps, documents = pd.read_parquet("s.steps.parquet"), pd.read_parquet("s.parquet")
@@ -64,7 +64,7 @@ def test_the_documents_scores_are_the_same_with_steps_and_without(with_chat_mode
     pd.testing.assert_frame_equal(steps, pd.read_parquet("s.steps.parquet"), rtol=1e-9)
 
 
-def test_a_separator_of_ones_own_and_no_going_on_with_another(with_chat_models, capsys):
+def test_the_step_separator_can_be_set_and_a_run_goes_on_only_with_the_same_one(with_chat_models, capsys):
     tokenize([{"text": "one;two;three\nfour;\nfive and six"}])
     command = [*SCORE.split(), *"--granularity step --out s.tsv --step_separator".split()]
     attention_influence_scoring.main([*command, ";\\n"])
@@ -78,7 +78,7 @@ def test_a_separator_of_ones_own_and_no_going_on_with_another(with_chat_models, 
             attention_influence_scoring.main([*SCORE.split(), *flags])
 
 
-def test_steps_are_ranked_and_looked_at_like_documents(with_chat_models, capsys):
+def test_steps_are_ranked_and_shown_like_documents(with_chat_models, capsys):
     tokenize([{"text": text} for text in TEXTS])
     attention_influence_scoring.main([*SCORE.split(), *"--granularity step --out s.tsv".split()])
     rank_scores.main("--scores s.steps.parquet --out top.tsv --max_repetition 1 --dedup none".split())
@@ -129,7 +129,7 @@ def test_only_the_answers_of_a_chat_are_scored(with_chat_models):
         assert [tokenizer.decode(token_ids(step_id)) for step_id in own["doc_id"]] == parts
 
 
-def test_looking_at_a_chat_shows_the_tables_score(with_chat_models, capsys):
+def test_validate_docs_shows_the_score_of_a_chat_in_the_table(with_chat_models, capsys):
     tokenize(CHATS, "--chat")
     attention_influence_scoring.main([*SCORE.split(), "--out", "s.tsv"])
     row = pd.read_parquet("s.parquet").iloc[0]
@@ -149,7 +149,7 @@ def test_looking_at_a_chat_shows_the_tables_score(with_chat_models, capsys):
 
 
 def test_chats_are_measured_by_their_answers(with_chat_models):
-    """A system prompt that all share makes no copies of them, and a question told twice no repetition."""
+    """A shared system prompt makes no copies of chats, and a text twice in the prompt makes no repetition."""
     prompt, answers = " ".join(SENTENCES), [" ".join(SENTENCES[n : n + 4]) for n in (0, 5, 10, 0)]
     tokenize([chat("Tell!", answer, system=prompt + prompt) for answer in answers], "--chat")
     attention_influence_scoring.main([*SCORE.split(), "--out", "s.tsv"])

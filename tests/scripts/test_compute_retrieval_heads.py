@@ -14,7 +14,7 @@ from tests.scripts.conftest import PROBES, small_model, spoil
 FIND = [compute_retrieval_heads, *"--model BASE --out new.txt".split()]
 
 
-def test_a_model_that_cannot_do_the_probes_is_called_so(run, spm_folder, capsys):
+def test_a_model_that_cannot_answer_the_probes_gets_a_warning(run, spm_folder, capsys):
     compute_retrieval_heads.main(["--model", spm_folder])
     out = capsys.readouterr().out
     assert float(re.search(r"predicts ([\d.]+)%", out)[1]) < 50

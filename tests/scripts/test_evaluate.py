@@ -59,7 +59,7 @@ def test_choices_are_those_of_a_plain_loop(two_models, evaluated, name):
     )
 
 
-def test_all_of_it_is_in_the_files_with_standard_errors(two_models, evaluated):
+def test_table_and_record_hold_every_task_with_standard_errors(two_models, evaluated):
     table = pd.read_csv(evaluated[1], sep="\t")
     assert list(table.columns) == ["task", "metric", "model", "value", "stderr", "num_documents"]
     assert set(table["task"]) == set(ASKED)
@@ -104,7 +104,9 @@ def test_a_model_that_changed_is_asked_again(two_models, evaluated, tmp_path):
         ("--tasks wikitext --out other.tsv", "--tasks wikitext"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_evaluated_is_one_line_and_status_2(evaluated, changed, says, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_line_and_status_2_and_changes_no_file(
+    evaluated, changed, says, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     flags, out = evaluated
     before = out.read_bytes(), out.with_suffix(".json").read_bytes()

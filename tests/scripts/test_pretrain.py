@@ -215,7 +215,7 @@ def test_training_goes_on_from_a_checkpoint(inside):
     assert curve(inside / "two")[0]["loss"] < curve(inside / "one")[0]["loss"] - 0.5
 
 
-def test_a_model_of_other_settings_is_not_taken_for_this_one_when_its_checkpoints_are_gone(inside, capsys):
+def test_a_model_of_other_settings_is_refused_also_when_its_checkpoints_are_gone(inside, capsys):
     pretrain.main([*TRAIN.split(), "--out_dir", str(inside / "out")])
     for checkpoint in (inside / "out").glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
@@ -271,7 +271,7 @@ def test_other_settings_are_another_run(inside, capsys):
         ("--learning_rate 1e30", "not finite; lower --learning_rate"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_trained_on_is_one_line_and_status_2(inside, bytes_folder, changed, says, capsys):
+def test_bad_input_is_one_line_and_status_2_and_no_model(inside, bytes_folder, changed, says, capsys):
     if not Path("other").exists():
         Path("other").symlink_to(bytes_folder)
     with pytest.raises(SystemExit) as exit_:

@@ -139,7 +139,7 @@ def test_worked_maths_and_code_score_above_plain_prose(scores):
     assert min(means["maths"], means["code"]) > max(means["prose"], means["plays"]) > 0
 
 
-def test_ranking_and_looking_end_the_run(folder, scores):
+def test_the_run_ends_with_ranking_and_a_document_shown(folder, scores):
     out = here(folder, "rank_scores.py --scores data/ai_scores.tsv --top_pct 20")
     assert len(pd.read_parquet(folder / "data/top20.parquet")) == 6
     assert all(domain in out for domain in scores["domain"])
@@ -149,7 +149,7 @@ def test_ranking_and_looking_end_the_run(folder, scores):
 
 
 def test_planted_copies_do_not_enter_the_best_fifth_by_being_copies(folder, causal_check):
-    """A document that is told twice, and one that is there 20 times: at the top by the score alone, out by default."""
+    """A document with its text twice, and one that is there 20 times: at the top by score alone, left out by default."""
     prose = sorted((d.text for d in sample_documents() if d.domain == "prose"), key=len)[:12]
     once, copied = prose.pop(0), prose.pop(4)  # the one of the highest score
     texts = [f"{once}\n\n{once}", *prose, *[copied] * 20, once]
@@ -168,7 +168,7 @@ def test_planted_copies_do_not_enter_the_best_fifth_by_being_copies(folder, caus
         return set(pd.read_parquet(folder / "data/planted_top.parquet")["doc_id"])
 
     assert twice_id in selected("--max_repetition 1 --dedup none")
-    # Of the copies one alone is ranked, and the one that was told twice as it is told once; so of 12, rounded up.
+    # Only one of the copies is ranked, and only the one with its text once; so the best fifth of 12, rounded up.
     others = scores.iloc[[*range(1, 12), 31]].nlargest(3, "AI_Score")["doc_id"]
     assert selected("") == set(others)
     assert scores["AI_Score"][0] > 3 * scores["AI_Score"][31]

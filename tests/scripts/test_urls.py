@@ -32,7 +32,7 @@ def steps(out: str, text: str) -> None:
     rank_scores.main(f"--scores {out}/scores.parquet --out {out}/top.tsv".split())
 
 
-def test_the_whole_run_in_a_store_gives_what_it_gives_on_a_disk(store, models, monkeypatch, capsys):
+def test_the_whole_run_gives_the_same_in_a_store_and_on_a_disk(store, models, monkeypatch, capsys):
     monkeypatch.chdir(models)
     steps("disk", "text.jsonl")
     as_path(f"{store}/text.jsonl").write_bytes(Path("text.jsonl").read_bytes())

@@ -24,7 +24,7 @@ def test_an_id_from_a_table_shows_the_same_score_again(run, spm_folder, capsys):
     )
 
 
-def test_an_id_is_taken_in_other_spellings_and_for_a_part(run, spm_folder, capsys):
+def test_an_id_is_accepted_in_other_spellings_and_for_a_part(run, spm_folder, capsys):
     flags = ["--base_model", spm_folder, "--seq_len", "64", "--doc_id"]
     row = pd.read_csv("data/top20.tsv", sep="\t").iloc[0]
     validate_docs.main([*flags, "./" + row.doc_id.replace(":", ".bin:")])
@@ -74,7 +74,7 @@ def write_table(shard):
 
 @pytest.mark.parametrize("shard", ["../outside/fineweb_train_000001", "OUT/fineweb_train_000001",
                                    "data/../../outside/fineweb_train_000001"])  # fmt: skip
-def test_an_id_leads_out_of_the_folder_only_where_the_user_says_so(scored, spm_folder, capsys, shard):
+def test_an_id_leads_out_of_the_folder_only_with_data_dir(scored, spm_folder, capsys, shard):
     shard = shard.replace("OUT", str(scored / "outside"))
     write_table(shard)
     for what in ("--scores scores.tsv", f"--doc_id {shard}:0-9"):
@@ -86,7 +86,7 @@ def test_an_id_leads_out_of_the_folder_only_where_the_user_says_so(scored, spm_f
         assert "quick brown fox" in capsys.readouterr().out
 
 
-def test_ids_inside_the_folder_are_taken_in_every_spelling(scored, spm_folder, capsys):
+def test_ids_inside_the_folder_are_accepted_in_every_spelling(scored, spm_folder, capsys):
     for shard in (
         "data/fineweb_train_000001",
         "./data/fineweb_train_000001",

@@ -62,7 +62,7 @@ def write_pair(folder, tokens, spans, **info):
         ([], "last", []),
     ],
 )
-def test_documents_lie_between_separators(tokens, side, spans):
+def test_separators_are_the_edges_of_documents(tokens, side, spans):
     assert separated_spans(np.array(tokens, np.uint16), 9, side).tolist() == spans
 
 
@@ -151,7 +151,7 @@ def test_windows_are_int64_as_embeddings_need(bos_id):
     assert bos_id is None or window[0] == bos_id
 
 
-def test_two_tokens_besides_separators_can_be_scored():
+def test_a_document_needs_two_tokens_that_are_not_separators_to_be_scored():
     assert is_scorable(np.array([5, 6]), 0)
     assert is_scorable(np.array([0, 5, 5]), 0)
     assert is_scorable(np.array([5, 5, 0]), 0)

@@ -141,7 +141,7 @@ def test_an_id_that_does_not_fit_the_layout_is_not_written_as_another(tmp_path, 
         writer.append(token_ids)
 
 
-def test_nothing_is_on_disk_before_whoever_asked_for_the_writer_has_it(tmp_path):
+def test_a_new_writer_has_nothing_on_disk_before_its_first_tokens(tmp_path):
     """A signal between the two would leave a file that nobody removes."""
     writer = ShardWriter(tmp_path / "a.bin", np.dtype("<u2"))
     assert not list(tmp_path.iterdir())

@@ -34,7 +34,7 @@ def test_the_longest_run_is_that_of_a_loop_over_stretches(ids):
     assert longest_run(np.array(ids, np.int64)) == longest
 
 
-def test_a_document_that_is_told_twice_repeats_half_of_itself():
+def test_a_document_that_repeats_its_whole_text_once_has_half_repetition():
     rng = np.random.default_rng(0)
     ids = rng.permutation(1000)
     assert repetition(ids) == 0
@@ -78,7 +78,7 @@ def test_near_duplicates_are_found_and_others_are_not():
     assert np.mean(found[False]) < 0.03
 
 
-def test_one_stands_for_all_that_are_linked():
+def test_one_document_represents_all_that_are_linked():
     keys = np.arange(7 * NUM_KEYS, dtype=np.uint64).reshape(7, NUM_KEYS)
     keys[5, 0] = keys[3, 0]  # equal
     keys[5, 1:] = keys[3, 1:]

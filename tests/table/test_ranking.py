@@ -17,7 +17,7 @@ from common.table.scores import SCHEMA
 
 
 def write(path, rows):
-    """Rows of (domain, num_tokens, AI_Score); the doc_id tells the row."""
+    """Rows of (domain, num_tokens, AI_Score); the doc_id shows the row."""
     whole = [(f"x:{i}-{i + n}", domain, n, 1.0, 1.0, score) for i, (domain, n, score) in enumerate(rows)]
     pq.write_table(pa.table([list(column) for column in zip(*whole, strict=True)], schema=SCHEMA), path)
     return path
@@ -141,7 +141,7 @@ def test_the_ends_of_each_domain_are_those_of_a_plain_loop(tmp_path_factory, row
     assert found == expected
 
 
-def test_a_doc_id_that_stands_there_twice_is_refused_wherever_it_stands(tmp_path, monkeypatch):
+def test_a_doc_id_that_is_in_the_table_twice_is_refused_in_any_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(scores, "BATCH_ROWS", 3)
     table = pq.read_table(write(tmp_path / "s.parquet", [("a", 1, i / 10) for i in range(10)]))
     pq.write_table(pa.concat_tables([table, table.slice(4, 1)]), tmp_path / "twice.parquet")

@@ -83,7 +83,7 @@ def test_limits_that_leave_nothing_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("column", "flags"), [("repetition", "--max_repetition 1"), (NEAR, "--dedup none")])
-def test_a_table_that_does_not_say_is_refused_with_what_to_do(tmp_path, column, flags):
+def test_a_table_without_the_column_of_a_limit_is_refused_with_the_flag_to_set(tmp_path, column, flags):
     pq.write_table(table(ROWS).drop_columns([column]), tmp_path / "s.parquet")
     with pytest.raises(InputError, match=f"rows without {column} in it.*{flags}"):
         list(Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path, Limits(0.3, "near")).selected())

@@ -35,7 +35,7 @@ def parts_rows(scores, token_ids, steps=()):
     ]
 
 
-def test_slices_say_where_a_document_lies():
+def test_slices_hold_the_shard_and_span_of_a_document():
     row = with_slices(table([("a", 7, 0.1), ("a", 5, 0.1)])).to_pylist()[1]
     assert (row["shard"], row["start"], row["end"]) == ("data/x_000001.bin", 7, 12)
 
@@ -57,7 +57,7 @@ def test_parts_merge_into_equal_tsv_and_parquet(tmp_path):
     assert parquet["longest_run"].tolist() == [30, 30, 30]
 
 
-def test_of_copies_that_one_stands_for_the_others_which_has_a_score_and_repeats_least(tmp_path):
+def test_the_copy_that_is_kept_has_a_score_and_repeats_least(tmp_path):
     once = list(range(100))
     rows = table([("a", 9, math.nan), ("a", 9, 0.9), ("a", 9, 0.2), ("a", 9, 0.2), ("a", 9, 0.5)])
     with Parts(tmp_path / "parts") as parts:

@@ -41,7 +41,7 @@ def test_a_row_that_is_no_chat_is_refused_or_skipped(with_chat_models, capsys, r
     assert "1 documents" in capsys.readouterr().out
 
 
-def test_a_template_that_tells_the_past_otherwise_is_refused(with_chat_models):
+def test_a_template_that_renders_earlier_messages_differently_is_refused(with_chat_models):
     tokenizer = transformers.AutoTokenizer.from_pretrained("model")
     tokenizer.chat_template = "{{ messages|length }}" + CHAT_TEMPLATE
     tokenizer.save_pretrained("other")
@@ -70,7 +70,7 @@ def test_empty_answers_are_no_answers(with_chat_models):
     assert [tokenizer.decode(shard.tokens[a:b]) for a, b in shard.answers[0]] == ["", " C"]
 
 
-def test_chats_need_a_template_and_a_text_of_ones_own(with_chat_models):
+def test_chats_need_a_chat_template_and_an_input(with_chat_models):
     save_bpe("bare", byte_level_bpe(300))
     Path("text.jsonl").write_text(json.dumps(CHATS[0]))
     with pytest.raises(InputError, match="no chat template"):
@@ -79,7 +79,7 @@ def test_chats_need_a_template_and_a_text_of_ones_own(with_chat_models):
         fineweb.main("--tokenizer model --version sample --chat".split())
 
 
-def test_a_chats_index_says_where_its_answers_lie_and_its_shards_train_like_any(with_chat_models):
+def test_the_index_of_a_chat_holds_the_places_of_its_answers_in_ordinary_shards(with_chat_models):
     tokenize(CHATS, "--chat")
     index, _ = read_index(Path("shards/fineweb_train_000001.index.parquet"))
     assert index.schema.equals(CHAT_INDEX_SCHEMA)

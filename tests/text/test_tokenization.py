@@ -89,7 +89,7 @@ def test_the_fingerprint_outlives_saving(tokenizer, tmp_path):
     assert load_tokenizer(str(tmp_path)).fingerprint == tokenizer.fingerprint
 
 
-def test_the_fingerprint_tells_vocabularies_apart(bpe, bos_bpe, spm, bytes_folder, tmp_path):
+def test_the_fingerprint_differs_between_vocabularies(bpe, bos_bpe, spm, bytes_folder, tmp_path):
     other = load_tokenizer(save_bpe(tmp_path, byte_level_bpe(320)))
     alone = load_tokenizer(bytes_folder)
     assert len({tokenizer.fingerprint for tokenizer in (bpe, spm, alone, other)}) == 4

@@ -32,7 +32,7 @@ lengths = st.lists(st.integers(1, 9), min_size=1, max_size=30)
 
 
 @given(lengths, st.integers(0, 3), st.integers(0, 400), st.integers(1, 40))
-def test_a_source_reads_its_shuffled_documents_behind_each_other_without_end(counts, seed, first, count):
+def test_a_source_reads_its_shuffled_documents_one_after_another_without_end(counts, seed, first, count):
     edges = [0, *np.cumsum(counts).tolist()]
     stream = []
     for epoch in range(first // edges[-1] + count // edges[-1] + 2):
@@ -84,7 +84,7 @@ def test_ranks_and_loader_workers_see_everything_once_and_a_later_start_goes_on(
     assert whole[3]["labels"].tolist() == plain[3]
 
 
-def test_it_ends_before_a_source_begins_anew_and_no_later_index_is_valid():
+def test_it_ends_before_a_source_begins_again_and_no_later_index_is_valid():
     whole = mixture()
     assert len(whole) == int(560 / (0.7 * 16))
     assert whole[len(whole) - 1]["input_ids"].shape == (16,)

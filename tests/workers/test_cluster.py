@@ -1,4 +1,4 @@
-"""The same rows from a real Ray cluster of two nodes as from one process, whoever is lost on the way."""
+"""Two workers of a real Ray cluster give the same rows as one process, also when a worker or a node is lost."""
 
 import json
 import os
@@ -305,7 +305,7 @@ def test_a_unit_is_not_to_blame_for_workers_that_died_idle(cluster, tmp_path):
         assert workers.set_aside == []
 
 
-def test_workers_that_do_not_start_are_done_without(cluster, tmp_path):
+def test_the_work_is_done_without_the_workers_that_do_not_start(cluster, tmp_path):
     with light(cluster, tmp_path, "only one starts") as workers:
         while workers.failures < ray_cluster.TRIALS * 2:
             assert [piece for *_, piece in workers.run(["x"])] == ["x"]
