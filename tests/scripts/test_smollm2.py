@@ -149,7 +149,7 @@ def test_the_run_ends_with_ranking_and_a_document_shown(folder, scores):
 
 
 def test_planted_copies_do_not_enter_the_best_fifth_by_being_copies(folder, causal_check):
-    """A document with its text twice, and one that is there 20 times: at the top by score alone, left out by default."""
+    """A document with its text twice, and one that is there 20 times: best by score alone, left out by default."""
     prose = sorted((d.text for d in sample_documents() if d.domain == "prose"), key=len)[:12]
     once, copied = prose.pop(0), prose.pop(4)  # the one of the highest score
     texts = [f"{once}\n\n{once}", *prose, *[copied] * 20, once]
