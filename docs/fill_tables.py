@@ -3,7 +3,7 @@
     python docs/fill_tables.py             write every table between its marks, <!-- name --> and <!-- /name -->
     python docs/fill_tables.py --check     change nothing; exit with status 1 if a table is not what the results say
 
-Reads   benchmarks/results/*.json, experiments/results/*.json, FAMILIES in tests/families.py
+Reads   benchmarks/results/*.json, experiments/results/*.json, FAMILIES in tests/model/families.py
 Writes  README.md, docs/results.md, docs/models.md
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS, EXPERIMENTS = ROOT / "benchmarks/results", ROOT / "experiments/results"
-FAMILIES = ROOT / "tests/families.py"
+FAMILIES = ROOT / "tests/model/families.py"
 NOT_MEASURED = "not measured"
 AGAINST = "times_as_fast_as"  # where a benchmark keeps its ratios
 

@@ -1,19 +1,32 @@
-"""Tiny models and tokenizers, made once a session and saved as ordinary Hugging Face folders."""
+"""What tests of several folders share: tiny models and tokenizers, losses of plain transformers, shards, a store."""
 
 import io
 import json
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import; no test waits for a hub
 
+import fsspec
+import hypothesis
 import pytest
 import sentencepiece
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+import generate_retrieval_probes
+import make_reference_model
 from common import cli
+from common.shards.writer import DatasetWriter
+from common.text.corpus import SourceDocument
 from common.text.tokenization import load_tokenizer
+
+ROOT = Path(__file__).parents[1]
+SLOWEST = ["test_smollm2.py", "test_steps_killed.py", "test_cluster.py"]
+hypothesis.settings.register_profile("here", deadline=None, max_examples=200)
+hypothesis.settings.load_profile("here")
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog near the old stone bridge.",
@@ -36,8 +49,8 @@ SENTENCES = [
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that two processes end at about the same time."""
-    items.sort(key=lambda item: item.path.name != "test_smollm2.py")
+    """The slowest files first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
 
 
 def error_of(script, flags: str | list[str], capsys) -> str:
@@ -143,6 +156,11 @@ def spm(spm_folder):
     return load_tokenizer(spm_folder)
 
 
+@pytest.fixture(params=["bpe", "bos_bpe", "spm"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
 def tiny_model(family: str, **settings) -> transformers.PreTrainedModel:
     """4 layers of 8 query heads on 2 key/value heads, random weights, float32; the same on every call.
 
@@ -178,3 +196,146 @@ def tiny_model(family: str, **settings) -> transformers.PreTrainedModel:
             else:
                 parameter.normal_(0, 0.3, generator=generator)
     return model
+
+
+def save_pair(folder: Path, tokenizer: str, heads: list[tuple[int, int]], model=None) -> None:
+    """A model in `model` and its copy with these heads masked in `reference-model`, both with the tokenizer.
+
+    Args:
+        tokenizer: a folder with one.
+        model: by default a tiny Llama.
+    """
+    (model or tiny_model("Llama")).save_pretrained(folder / "model")
+    load_tokenizer(tokenizer).save(folder / "model")
+    (folder / "heads.txt").write_text("".join(f"{layer},{head}\n" for layer, head in heads))
+    flags = f"--base_model {folder}/model --retrieval_heads {folder}/heads.txt --out {folder}/reference-model"
+    make_reference_model.main(flags.split())
+
+
+def load_plain(folder) -> transformers.PreTrainedModel:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def plain_windows(ids, seq_len: int, bos_id: int | None = None) -> list:
+    """Windows of up to `seq_len` targets each, after a BOS or the token before."""
+    if bos_id is None:
+        return [ids[first : first + seq_len + 1] for first in range(0, len(ids) - 1, seq_len)]
+    return [[bos_id, *ids[first : first + seq_len]] for first in range(0, len(ids), seq_len)]
+
+
+def plain_loss(model: transformers.PreTrainedModel, windows: Iterable) -> float:
+    """Mean loss per target: transformers' own loss of each window, weighted by the window's targets."""
+    total = targets = 0
+    for window in windows:
+        ids = torch.as_tensor(window)[None]
+        with torch.no_grad():
+            total += model(input_ids=ids, labels=ids).loss.item() * (len(window) - 1)
+        targets += len(window) - 1
+    return total / targets
+
+
+def write_jsonl(path: Path | str, rows: Iterable[dict]) -> None:
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+MASKED = [(1, 3), (2, 5)]
+
+
+@pytest.fixture(scope="session")
+def pair_folders(tmp_path_factory, bpe_folder, bos_bpe_folder, spm_folder):
+    """By kind of tokenizer, a folder with a pair; the heads in MASKED are masked, the second of them the strongest."""
+    tokenizers = {"no BOS": bpe_folder, "BOS": bos_bpe_folder, "SentencePiece": spm_folder}
+    folders = {kind: tmp_path_factory.mktemp(kind.replace(" ", "_")) for kind in tokenizers}
+    for kind, folder in folders.items():
+        special = {"bos_token_id": 1, "eos_token_id": 2} if kind == "SentencePiece" else {}
+        save_pair(folder, tokenizers[kind], MASKED[::-1], tiny_model("Llama", **special))
+    return folders
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chat_models(tmp_path_factory) -> Path:
+    """A folder with a model of bytes and pairs of them, its chat template, and its reference."""
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=byte_level_bpe(300), bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder / "tokenizer")
+    save_pair(folder, f"{folder}/tokenizer", [(2, 3), (3, 6)])
+    return folder
+
+
+@pytest.fixture
+def with_chat_models(chat_models, tmp_path, monkeypatch) -> Path:
+    """A working directory with those models."""
+    for name in ("model", "reference-model"):
+        (tmp_path / name).symlink_to(chat_models / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def two_models(tmp_path_factory, bpe_folder):
+    """Two tiny models that continue text at random, and probes."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    tokenizer = load_tokenizer(bpe_folder)
+    for name, seed in (("one", 0), ("two", 1)):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(tiny_model("Llama", max_position_embeddings=4096).config)
+        model.save_pretrained(folder / name)
+        tokenizer.save(folder / name)
+    (folder / "sentences.txt").write_text("\n\n".join(SENTENCES))
+    flags = f"--tokenizer {folder}/one --num_probes 4 --max_tokens 900 --key_length 6 --corpus {folder}/sentences.txt"
+    generate_retrieval_probes.main([*flags.split(), "--out", str(folder / "probes.jsonl")])
+    return folder
+
+
+SEPARATOR = 9
+
+
+class NumberTokenizer:
+    """What a dataset's writer asks of a tokenizer."""
+
+    name, fingerprint, separator_id = "t", "f", SEPARATOR
+
+    def __init__(self, vocab_size: int):
+        self.vocab_size = vocab_size
+
+
+def write_shards(folder: Path, documents, domains, shard_size: int = 10**6, vocab_size: int = 400) -> list[Path]:
+    """Shards of documents that are lists of token ids."""
+    writer = DatasetWriter(folder, NumberTokenizer(vocab_size), shard_size, 0)
+    for number, (ids, domain) in enumerate(zip(documents, domains, strict=True)):
+        writer.add(SourceDocument("", f"id{number}", domain), ids)
+    writer.close()
+    return sorted(folder.glob("*.bin"))
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A bucket on a server of its own."""
+    from moto.server import ThreadedMotoServer  # which few tests need, and which takes long to import
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    own = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    own |= {"AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(params=["s3", "memory"])
+def store(request):
+    return request.getfixturevalue("s3") if request.param == "s3" else "memory://bucket"

@@ -1,14 +1,13 @@
 """Files appear whole or not at all, and runs do not mix."""
 
 import errno
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pytest
 
 from common.errors import InputError
-from common.files import atomic, claim, read_json, sole_writer
+from common.files import as_path, atomic, claim, read_json, sole_writer
 
 
 def test_a_file_appears_when_the_block_ends_and_not_before(tmp_path):
@@ -84,12 +83,29 @@ def test_every_spelling_of_an_output_is_the_same_lock(tmp_path, monkeypatch, nam
         pass
 
 
-def test_a_source_that_hangs_does_not_keep_the_program_from_ending():
-    script = (
-        "import time\nfrom common.workers.read_ahead import read_ahead\n"
-        "def source():\n    yield 1\n    time.sleep(600)\n"
-        "for item in read_ahead(source()):\n    raise KeyboardInterrupt\n"
-    )
-    root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, timeout=20, capture_output=True, check=False)
-    assert b"KeyboardInterrupt" in done.stderr
+def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path):
+    (tmp_path / ".out.tmp").mkdir()
+    (tmp_path / ".out.tmp/half").write_text("half")
+    (tmp_path / ".out.old").mkdir()  # killed between the two renames: this is the last whole output
+    (tmp_path / ".out.old/whole").write_text("whole")
+    with pytest.raises(ZeroDivisionError), atomic(tmp_path / "out", "whole"):
+        1 / 0  # noqa: B018
+    assert (tmp_path / "out/whole").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_lock_leaves_the_folder_usable(tmp_path):
+    with sole_writer(tmp_path / "out.tsv"):
+        pass
+    with sole_writer(tmp_path / "out.tsv"):
+        assert [path.name for path in tmp_path.iterdir()] == [".out.tsv.lock"]
+
+
+def test_nothing_half_written_appears_in_a_store(store):
+    path = as_path(f"{store}/half/x.json")
+    with pytest.raises(KeyboardInterrupt), atomic(path) as tmp:
+        tmp.write_text("half")
+        raise KeyboardInterrupt
+    assert not path.exists()
+    claim(path, {"a": 1}, False, "*.parquet")
+    assert json.loads(path.read_text()) == {"a": 1}

@@ -1,0 +1,104 @@
+"""Checkpoints: a masked one is an ordinary one, and what a stranger's may not do."""
+
+import copy
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import make_reference_model
+from common.flags import Runtime
+from common.model.checkpoints import load_model, model_digest, save_checkpoint
+from common.model.masking import find_masked_heads, mask_heads
+from tests.conftest import error_of, tiny_model
+from tests.model.conftest import KINDS, logits, masked_copy
+
+CPU = Runtime("cpu")
+HEADS = [(3, 0), (1, 6), (1, 3), (3, 7)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_masked_checkpoint_is_an_ordinary_one(tmp_path, spm, spm_folder, kind):
+    reference = load_model(spm_folder, CPU)
+    base = copy.deepcopy(reference)
+    assert torch.equal(logits(base), logits(tiny_model("Llama")))
+    mask_heads(reference, HEADS, kind)
+    save_checkpoint(reference, spm, tmp_path)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(plain), logits(masked_copy(base, HEADS, kind)))
+    assert plain.config.num_key_value_heads == 2
+    text = "The quick brown fox"
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == [1, *spm.encode(text)]
+    found = find_masked_heads(base, load_model(str(tmp_path), CPU))
+    assert found == (kind, sorted(HEADS))
+    assert model_digest(load_model(str(tmp_path), CPU)) == model_digest(reference) != model_digest(base)
+
+
+class Evil:
+    """Unpickled, it makes a file."""
+
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def plant(folder, kind):
+    """A checkpoint whose weights run code when they are unpickled; returns the file that does."""
+    model = tiny_model("Llama")
+    model.config.save_pretrained(folder)
+    target = folder / "pytorch_model.bin"
+    match kind:
+        case "zip":
+            torch.save({**model.state_dict(), "evil": Evil()}, target)
+        case "legacy":
+            torch.save({"evil": Evil()}, target, _use_new_zipfile_serialization=False)
+        case "bare":
+            target.write_bytes(pickle.dumps({"lm_head.weight": Evil()}))
+        case "safetensors":
+            target = folder / "model.safetensors"
+            target.write_bytes(pickle.dumps(Evil()))
+    return target
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "bare", "safetensors"])
+def test_a_pickle_that_runs_code_is_refused(tmp_path, bpe_folder, monkeypatch, capsys, kind):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bpe_folder, "model")
+    target = plant(tmp_path / "model", kind)
+    Path("heads.txt").write_text("1,1\n")
+    line = error_of(make_reference_model, "--base_model model --retrieval_heads heads.txt --out new", capsys)
+    assert line.startswith("error: model: ")
+    assert not Path("pwned").exists()
+    if kind == "bare":  # and it would have worked
+        pickle.loads(target.read_bytes())
+    elif kind != "safetensors":
+        torch.load(target, weights_only=False)
+    assert Path("pwned").exists() or kind == "safetensors"
+
+
+def test_a_checkpoint_s_own_code_runs_only_with_the_flag(tmp_path, bpe_folder, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(bpe_folder, "model")
+    tiny_model("Llama").save_pretrained("model")
+    config = json.loads(Path("model/config.json").read_text())
+    config.update(model_type="evil", auto_map={"AutoConfig": "evil.EvilConfig", "AutoModelForCausalLM": "evil.Evil"})
+    Path("model/config.json").write_text(json.dumps(config))
+    Path("model/evil.py").write_text(
+        "import os\nos.system('touch pwned')\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class EvilConfig(LlamaConfig):\n    model_type = 'evil'\n"
+        "class Evil(LlamaForCausalLM):\n    config_class = EvilConfig\n"
+    )
+    Path("heads.txt").write_text("1,1\n")
+    command = "--base_model model --retrieval_heads heads.txt --out new"
+    line = error_of(make_reference_model, command, capsys)
+    assert "trust_remote_code" in line
+    assert not Path("pwned").exists()
+    make_reference_model.main([*command.split(), "--trust_remote_code"])
+    assert Path("pwned").exists()

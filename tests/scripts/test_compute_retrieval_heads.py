@@ -1,0 +1,128 @@
+"""compute_retrieval_heads.py: a model that cannot do the probes, and bad input."""
+
+import json
+import re
+import shutil
+
+import pytest
+import safetensors.torch
+import transformers
+
+import compute_retrieval_heads
+from tests.scripts.conftest import PROBES, small_model, spoil
+
+FIND = [compute_retrieval_heads, *"--model BASE --out new.txt".split()]
+
+
+def test_a_model_that_cannot_answer_the_probes_gets_a_warning(run, spm_folder, capsys):
+    compute_retrieval_heads.main(["--model", spm_folder])
+    out = capsys.readouterr().out
+    assert float(re.search(r"predicts ([\d.]+)%", out)[1]) < 50
+    assert "the scores mean little" in out
+
+
+def misspelt_model(folder, file, right, wrong):
+    """The same tiny model, with something else in one of its files."""
+    small_model(folder, vocab_size=400)
+    spoil(folder / "small" / file, lambda data: data.replace(right, wrong))
+
+
+def sharded_model(folder):
+    """The reference's model in several files."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "reference-model")
+    model.save_pretrained(folder / "sharded", max_shard_size="100KB")
+    transformers.AutoTokenizer.from_pretrained(folder / "reference-model").save_pretrained(folder / "sharded")
+    return folder / "sharded"
+
+
+def without_tensor(folder, name):
+    """The reference's model without one of its tensors, in `partial`."""
+    shutil.copytree(folder / "reference-model", folder / "partial")
+    path = folder / "partial/model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    del tensors[name]
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+
+
+# name: (command, what is done to the folder first, what the message must name)
+BAD_INPUT = {
+    "no probes": (FIND, lambda d: (d / PROBES).unlink(), [PROBES, "generate_retrieval_probes.py"]),
+    "empty probes": (FIND, lambda d: (d / PROBES).write_text(""), [PROBES]),
+    "probes: not JSON": (FIND, lambda d: spoil(d / PROBES, lambda b: b + b"{\n"), [f"{PROBES}:7"]),
+    "probes: no answer": (FIND, lambda d: (d / PROBES).write_text('{"id": 0, "prompt": "a"}\n'), [f"{PROBES}:1"]),
+    "probes: answer not in prompt": (
+        FIND,
+        lambda d: (d / PROBES).write_text('{"id": 0, "prompt": "a", "answer": "b"}\n'),
+        [f"{PROBES}:1", "0 times"],
+    ),
+    "probes longer than the context": (
+        FIND,
+        lambda d: (d / PROBES).write_text(json.dumps({"id": 0, "prompt": "cat " * 2000 + "b", "answer": "b"}) + "\n"),
+        ["probe 0", "1024", "--max_tokens"],
+    ),
+    "heads to .tsv": ([*FIND[:-1], "new.tsv"], None, ["new.tsv", ".txt"]),
+    "top_pct 0": ([*FIND, "--top_pct", "0"], None, ["--top_pct", "(0, 100]"]),
+    "top_pct 101": ([*FIND, "--top_pct", "101"], None, ["--top_pct", "(0, 100]"]),
+    "top_pct nan": ([*FIND, "--top_pct", "nan"], None, ["--top_pct"]),
+    "no such model": ([compute_retrieval_heads, "--model", "./nowhere", "--out", "new.txt"], None, ["./nowhere"]),
+    "no such device": ([*FIND, "--device", "warp"], None, ["warp"]),
+    "a tokenizer alone is no model": ([compute_retrieval_heads, "--model", "BPE", "--out", "new.txt"], None, ["BPE"]),
+    "heads into a folder": ([*FIND[:-1], "data/mine"], None, ["data/mine", "folder"]),
+    "heads over the probes": ([*FIND[:-1], PROBES], None, [PROBES]),
+    "a truncated checkpoint": (
+        [compute_retrieval_heads, *"--model reference-model --out new.txt".split()],
+        lambda d: spoil(d / "reference-model/model.safetensors", lambda b: b[:5000]),
+        ["reference-model"],
+    ),
+    "probes that are not UTF-8": (FIND, lambda d: spoil(d / PROBES, lambda b: b + b"\xff\n"), [f"{PROBES}:7"]),
+    "probes for another tokenizer": (
+        FIND,
+        lambda d: (d / PROBES).write_text(json.dumps({"id": 3, "prompt": "e quick th", "answer": "e"}) + "\n"),
+        ["probe 3", "prefix"],
+    ),
+    "a tokenizer larger than the model": (
+        [compute_retrieval_heads, *"--model small --out new.txt".split()],
+        lambda d: small_model(d, vocab_size=300),
+        ["small", "400", "300"],
+    ),
+    "a checkpoint with a shard missing": (
+        [compute_retrieval_heads, *"--model sharded --out new.txt".split()],
+        lambda d: next(sharded_model(d).glob("*-00002-of-*.safetensors")).unlink(),
+        ["sharded", "00002-of-"],
+    ),
+    "a checkpoint with a tensor missing": (
+        [compute_retrieval_heads, *"--model partial --out new.txt".split()],
+        lambda d: without_tensor(d, "model.layers.1.mlp.up_proj.weight"),
+        ["partial", "lacks 1 tensors", "layers.1.mlp.up_proj.weight"],
+    ),
+    "a config that is not JSON": (
+        [compute_retrieval_heads, *"--model reference-model --out new.txt".split()],
+        lambda d: (d / "reference-model/config.json").write_text("{"),
+        ["reference-model"],
+    ),
+    "heads whose table goes over the probes": (
+        [compute_retrieval_heads, *"--model BASE --probes p.tsv --out p.txt".split()],
+        lambda d: (d / "p.tsv").write_bytes((d / PROBES).read_bytes()),
+        ["p.tsv", "input itself"],
+    ),
+    "a tokenizer.json of a newer make": (
+        [compute_retrieval_heads, *"--model small --out new.txt".split()],
+        lambda d: misspelt_model(d, "tokenizer.json", b'"BPE"', b'"Foo"'),
+        ["small", "tokenizer"],
+    ),
+    "a config that contradicts itself": (
+        [compute_retrieval_heads, *"--model small --out new.txt".split()],
+        lambda d: misspelt_model(d, "config.json", b'"num_hidden_layers": 4', b'"num_hidden_layers": "4"'),
+        ["small"],
+    ),
+    "more layers than the config says": (
+        [compute_retrieval_heads, *"--model small --out new.txt".split()],
+        lambda d: misspelt_model(d, "config.json", b'"num_hidden_layers": 4', b'"num_hidden_layers": 3'),
+        ["small", "more layers than the 3"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_one_clear_line_and_status_2(refused, name):
+    refused(*BAD_INPUT[name])
