@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read at import; no test waits for a hub
 
 import fsspec
 import hypothesis
+import numpy as np
 import pytest
 import sentencepiece
 import torch
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 import generate_retrieval_probes
 import make_reference_model
 from common import cli
+from common.shards.documents import Document
 from common.shards.writer import DatasetWriter
 from common.text.corpus import SourceDocument
 from common.text.tokenization import load_tokenizer
@@ -51,6 +53,11 @@ SENTENCES = [
 def pytest_collection_modifyitems(items):
     """The slowest files first, so that two processes end at about the same time."""
     items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
+
+
+def document_of(token_ids, separator_id: int = -1, answers=None) -> Document:
+    """A document of these tokens at the beginning of a shard."""
+    return Document("shard", 0, np.asarray(token_ids), separator_id, "domain", answers)
 
 
 def error_of(script, flags: str | list[str], capsys) -> str:

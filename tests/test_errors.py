@@ -9,8 +9,9 @@ import fineweb
 import rank_scores
 import validate_docs
 from common.errors import one_line, visible
-from common.shards.documents import open_shard
-from common.table.scores import SCHEMA, read_scores
+from common.shards.reader import ShardReader
+from common.table.schema import SCHEMA
+from common.table.tables import read_scores
 from tests.conftest import error_of
 
 NASTY = "\x1b[31mred\x07 \u202ebidi\u2028 tab\tline\nend"
@@ -30,10 +31,8 @@ def test_nothing_from_a_corpus_reaches_terminal_or_table_as_a_control_character(
     )
     flags = "--domain_column kind --out_dir new"
     fineweb.main([*f"--tokenizer {spm_folder} --input text.jsonl".split(), *flags.split()])
-    shard = open_shard(Path("new/fineweb_train_000001.bin"))
-    rows = [
-        (shard.doc_id(*span), d, 9, 1.0, 2.0, 1.0) for span, d in zip(shard.spans.tolist(), shard.domains, strict=True)
-    ]
+    shard = ShardReader().open(Path("new/fineweb_train_000001.bin"))
+    rows = [(shard.document(row).doc_id, domain, 9, 1.0, 2.0, 1.0) for row, domain in enumerate(shard.domains)]
     pd.DataFrame(rows, columns=SCHEMA.names).to_csv("scores.tsv", sep="\t", index=False)
     rank_scores.main("--scores scores.tsv --out top.tsv --max_repetition 1 --dedup none".split())
     validate_docs.main(f"--base_model {spm_folder} --scores scores.tsv".split())

@@ -5,8 +5,8 @@ import json
 import torch
 import transformers
 
-from common.evaluation.harness import TASKS, Harness, load
-from common.flags import Runtime
+from common.evaluation.harness import TASKS, Harness, load_for_harness
+from common.model.checkpoints import Runtime
 from common.model.probes import read_probes
 from tests.evaluation.conftest import Plain
 
@@ -30,7 +30,7 @@ def test_the_probes_are_asked_as_a_plain_loop_asks_them(tmp_path, two_models):
     plain = Plain(tmp_path / "model")
     hits = [plain.asked(row["prompt"].rstrip(), "\n" + row["answer"])[1] for row in cut]
     asked = Harness(tmp_path / "probes.jsonl", None, None)
-    found = asked.ask(load(str(tmp_path / "model"), Runtime(), 2)[0], "probes")["probes"]
+    found = asked.ask(load_for_harness(str(tmp_path / "model"), Runtime(), 2)[0], "probes")["probes"]
     assert hits[0]
     assert not all(hits)
     assert found["acc,none"] == sum(hits) / len(hits)
@@ -44,7 +44,9 @@ def test_documents_of_a_group_of_groups_are_counted(two_models, tmp_path, monkey
     (tmp_path / "inner.yaml").write_text(group.format("inner", "local_piqa, local_arc_easy"))
     (tmp_path / "outer.yaml").write_text(group.format("outer", "inner"))
     monkeypatch.setattr("common.evaluation.harness.TASKS", tmp_path)
-    found = Harness(two_models / "probes.jsonl", 3, None).ask(load(str(two_models / "one"), Runtime(), 2)[0], "outer")
+    found = Harness(two_models / "probes.jsonl", 3, None).ask(
+        load_for_harness(str(two_models / "one"), Runtime(), 2)[0], "outer"
+    )
     assert list(found) == ["outer"]
     assert found["outer"]["num_documents"] == 6
     assert 0 <= found["outer"]["acc,none"] <= 1

@@ -8,7 +8,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.model import attention
-from common.model.heads import EncodedProbe, run_probe
+from common.model.masking import Masking
+from common.model.retrieval import EncodedProbe, run_probe
 from common.scoring import loss
 from common.scoring.loss import PairScorer
 from tests.conftest import plain_loss, tiny_model
@@ -30,7 +31,7 @@ def test_losses_on_a_gpu_are_those_of_plain_models_on_the_cpu(family, settings, 
     documents = [document(length) for length in (300, 2, 8, 700, 3, 120)]
     expected = [[plain_loss(model, [ids]) for model in models] for ids in documents]
     base, reference = (copy.deepcopy(model).to(GPU, dtype) for model in models)
-    for other in ({"masked": ("uniform", HEADS)}, {"reference": reference}):
+    for other in ({"masked": Masking("uniform", HEADS)}, {"reference": reference}):
         found = streamed(PairScorer(base, **other, tokens_per_batch=900, compiled=compiled), documents)
         assert np.allclose([losses.means()[:2] for _, losses in found], expected, rtol=0, atol=tolerance)
 
@@ -39,8 +40,8 @@ def test_losses_on_a_gpu_are_those_of_plain_models_on_the_cpu(family, settings, 
 def test_heads_look_where_they_look_on_the_cpu():
     model = tiny_model("Llama")
     probe = EncodedProbe([*document(200), *range(20, 40), *document(90), *range(20, 40)], 310, (200, 220))
-    expected = run_probe(model, probe, observe=True)
-    for found, wanted in zip(run_probe(copy.deepcopy(model).to(GPU), probe, observe=True), expected, strict=True):
+    expected = run_probe(model, probe, watch=True)
+    for found, wanted in zip(run_probe(copy.deepcopy(model).to(GPU), probe, watch=True), expected, strict=True):
         assert np.array_equal(found, wanted)
 
 
@@ -48,11 +49,11 @@ def test_heads_look_where_they_look_on_the_cpu():
 def test_a_batch_that_does_not_fit_the_memory_is_halved_until_it_does():
     base = tiny_model("Llama").to(GPU, torch.bfloat16)
     documents = [document(1000)] * 600
-    [[_, expected]] = streamed(PairScorer(base, masked=("uniform", HEADS)), documents[:1])
+    [[_, expected]] = streamed(PairScorer(base, masked=Masking("uniform", HEADS)), documents[:1])
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(200e6 / torch.cuda.get_device_properties(0).total_memory)
     try:
-        scorer = PairScorer(base, masked=("uniform", HEADS), tokens_per_batch=600_000)
+        scorer = PairScorer(base, masked=Masking("uniform", HEADS), tokens_per_batch=600_000)
         found = streamed(scorer, documents)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -82,7 +83,7 @@ def test_devices_and_shapes_fit_on_cuda(family, settings, masked, monkeypatch):
         monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: mode.from_tensor(tensor))
         with torch.device(GPU):
             base, reference = (tiny_model(family, dtype="bfloat16", **settings) for _ in range(2))
-        other = {"masked": ("uniform", HEADS)} if masked else {"reference": reference}
+        other = {"masked": Masking("uniform", HEADS)} if masked else {"reference": reference}
         found = streamed(PairScorer(base, **other), [document(length) for length in (300, 2, 80)])
     assert [len(losses.base) for _, losses in found] == [299, 1, 79]
     [values] = launched

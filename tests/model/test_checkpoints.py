@@ -12,8 +12,7 @@ import torch
 import transformers
 
 import make_reference_model
-from common.flags import Runtime
-from common.model.checkpoints import load_model, model_digest, save_checkpoint
+from common.model.checkpoints import Runtime, load_model, model_digest, save_checkpoint
 from common.model.masking import find_masked_heads, mask_heads
 from tests.conftest import error_of, tiny_model
 from tests.model.conftest import KINDS, logits, masked_copy

@@ -13,11 +13,10 @@ import torch
 import transformers
 
 from common.errors import InputError
-from common.flags import Runtime
 from common.model.attention import attention_modules, decoder_layers, mask_heads_at_run_time, watch_heads
-from common.model.checkpoints import load_model
+from common.model.checkpoints import Runtime, load_model
 from common.model.layouts import head_views
-from common.model.masking import check_exact, find_masked_heads, mask_heads, run_time_masks
+from common.model.masking import Masking, check_exact, find_masked_heads, mask_heads, run_time_masks
 from common.scoring.loss import PairScorer
 from tests.conftest import tiny_model
 from tests.model.conftest import IDS, KINDS, masked_copy
@@ -125,7 +124,7 @@ def test_the_fast_path_equals_two_plain_models(family, kind):
             with torch.no_grad():
                 plain.append(model(rows, labels=rows).loss.item())
         expected.append(plain)
-    for scorer in (PairScorer(base, masked=(kind, HEADS)), PairScorer(base, reference=reference)):
+    for scorer in (PairScorer(base, masked=Masking(kind, HEADS)), PairScorer(base, reference=reference)):
         stream = scorer.stream((number, [ids]) for number, ids in enumerate(documents))
         found = [losses.means()[:2] for finished in stream for _, losses in finished]
         assert np.allclose(found, expected, atol=2e-5, rtol=1e-5)
@@ -191,7 +190,7 @@ LATENT = {
         ("Bloom", {}, "ALiBi"),
         ("Mpt", {"d_model": 64}, "ALiBi"),
         ("Falcon", {"alibi": True, "head_dim": ...}, "ALiBi"),
-        ("Falcon", {"alibi": False, "head_dim": ...}, "code of its own"),
+        ("Falcon", {"alibi": False, "head_dim": ...}, "its own code"),
         ("DeepseekV3", {**LATENT, "n_routed_experts": 4}, "one latent vector"),
         ("DeepseekV2", LATENT, "one latent vector"),
         ("Qwen3Next", LINEAR, "more than softmax attention .Qwen3NextGatedDeltaNet"),
@@ -205,7 +204,7 @@ LATENT = {
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(name, settings, reason, tmp_path):
     model = tiny_model(name, **settings)
-    scorer = partial(PairScorer, model, masked=("zero", HEADS))
+    scorer = partial(PairScorer, model, masked=Masking("zero", HEADS))
     for refused in (lambda: mask_heads(model, HEADS, "uniform"), lambda: scorer().score([IDS[0].numpy()])):
         with pytest.raises(InputError, match=reason) as error:
             refused()

@@ -5,18 +5,9 @@ import pytest
 import torch
 
 from common.errors import InputError
-from common.model.heads import (
-    choose_heads,
-    encode_probes,
-    probe_accuracy,
-    read_heads,
-    read_scores,
-    run_probe,
-    score_heads,
-    write_heads,
-    write_scores,
-)
+from common.model.heads import Head, choose_heads, read_head_scores, read_heads, write_head_scores, write_heads
 from common.model.probes import Probe
+from common.model.retrieval import encode_probes, probe_accuracy, run_probe, score_heads
 from common.text.tokenization import load_tokenizer
 from tests.conftest import tiny_model
 
@@ -63,7 +54,7 @@ def test_scores_are_those_of_eager_attention(tokenizer, family, settings):
     expected = [written_out(model, tokenizer, probe) for probe in PROBES]
     probes = encode_probes(PROBES, tokenizer, model)
     for probe, (copied, correct) in zip(probes, expected, strict=True):
-        found, right = run_probe(model, probe, observe=True)
+        found, right = run_probe(model, probe, watch=True)
         assert np.array_equal(found, copied)
         assert np.array_equal(right, correct)
     copied = np.concatenate([copied for copied, _ in expected], axis=-1)
@@ -215,7 +206,7 @@ def test_ties_go_by_layer_and_head():
 
 def test_heads_are_written_and_read(tmp_path):
     path = tmp_path / "heads.txt"
-    heads = [(3, 7), (0, 0), (2, 1)]
+    heads = [Head(3, 7), Head(0, 0), Head(2, 1)]
     write_heads(path, heads)
     assert path.read_text() == "3,7\n0,0\n2,1\n"
     assert read_heads(path, (4, 8)) == heads
@@ -259,7 +250,7 @@ def test_a_file_without_heads_is_refused(tmp_path, content):
 
 def test_every_head_s_score_is_written_best_first(tmp_path):
     path = tmp_path / "scores.tsv"
-    write_scores(path, np.array([[0.25, 0.0], [1 / 3, 0.25]]), [(1, 0)])
+    write_head_scores(path, np.array([[0.25, 0.0], [1 / 3, 0.25]]), [(1, 0)])
     assert path.read_text().splitlines() == [
         "layer\thead\tretrieval_score\tselected",
         "1\t0\t0.333333\tTrue",
@@ -271,7 +262,7 @@ def test_every_head_s_score_is_written_best_first(tmp_path):
 
 def test_heads_come_back_as_they_were_written(tmp_path):
     scores = np.random.default_rng(0).random((3, 5)).round(6)
-    write_scores(tmp_path / "heads.tsv", scores, [(1, 2), (0, 4)])
-    found, chosen = read_scores(tmp_path / "heads.tsv")
+    write_head_scores(tmp_path / "heads.tsv", scores, [(1, 2), (0, 4)])
+    found, chosen = read_head_scores(tmp_path / "heads.tsv")
     assert np.array_equal(found, scores)
     assert chosen == sorted([(1, 2), (0, 4)], key=lambda head: -scores[head])

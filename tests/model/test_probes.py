@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from common.errors import InputError
-from common.model.probes import Probe, build_probes, read_probes, usable_sentences, write_probes
+from common.model.probes import Probe, ProbeOptions, build_probes, read_probes, usable_sentences, write_probes
 from common.text.tokenization import TextTokenizer
 from tests.conftest import ROOT, SENTENCES
 
@@ -19,7 +19,7 @@ KEY = re.compile(r"[A-Za-z0-9]{32}")
 
 def build(tokenizer, sentences=None, num_probes=6, max_tokens=BUDGET, shots=3, key_length=32, seed=0):
     sentences = usable_sentences(SENTENCES, tokenizer) if sentences is None else sentences
-    return list(build_probes(sentences, tokenizer, num_probes, max_tokens, shots, key_length, seed))
+    return list(build_probes(sentences, tokenizer, ProbeOptions(num_probes, max_tokens, shots, key_length, seed)))
 
 
 def parse(probe):
@@ -99,9 +99,9 @@ def test_a_seed_gives_the_same_probes_again(bpe):
 
 
 def test_a_seed_gives_the_same_bytes_in_another_process(bpe, bpe_folder, tmp_path):
-    arguments = f"{SENTENCES[:6]}, tokenizer, 3, 600, 2, 32, 5"
+    arguments = f"{SENTENCES[:6]}, tokenizer, ProbeOptions(3, 600, 2, 32, 5)"
     program = (
-        "from common.model.probes import build_probes, write_probes\n"
+        "from common.model.probes import ProbeOptions, build_probes, write_probes\n"
         "from common.text.tokenization import load_tokenizer\n"
         f"tokenizer = load_tokenizer({bpe_folder!r})\n"
         f"write_probes({str(tmp_path / 'there')!r}, build_probes({arguments}))"
@@ -109,7 +109,7 @@ def test_a_seed_gives_the_same_bytes_in_another_process(bpe, bpe_folder, tmp_pat
     # sets of strings come in another order under another hash seed
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True)
-    write_probes(tmp_path / "here", build_probes(SENTENCES[:6], bpe, 3, 600, 2, 32, 5))
+    write_probes(tmp_path / "here", build_probes(SENTENCES[:6], bpe, ProbeOptions(3, 600, 2, 32, 5)))
     assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes() != b""
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from common.pages.pictures import distributions_picture, heads_picture, repetition_picture, save
+from common.pages.pictures import distributions_picture, heads_picture, repetition_picture, save_picture
 
 
 def test_the_heads_picture_shows_every_score_and_outlines_the_chosen():
@@ -26,7 +26,7 @@ def test_distributions_hold_every_document_and_the_threshold():
 
 
 def test_one_score_for_all_is_drawn_too_and_a_name_is_no_formula(tmp_path):
-    save(distributions_picture({r"a $\b$_": (np.array([0.5]), np.array([7]), 0.5)}), tmp_path / "x.png")
+    save_picture(distributions_picture({r"a $\b$_": (np.array([0.5]), np.array([7]), 0.5)}), tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -43,4 +43,4 @@ def test_repetition_is_shown_with_spearmans_correlation_before_and_after(tmp_pat
     left_out, ranked = (points.get_offsets() for points in figure.axes[0].collections)
     assert np.array_equal(ranked, kept[["repetition", "AI_Score"]])
     assert len(left_out) + len(ranked) == 300
-    save(figure, tmp_path / "x.png")
+    save_picture(figure, tmp_path / "x.png")

@@ -6,12 +6,13 @@ import torch
 import transformers
 
 from common import cli
-from common.flags import PairOptions
+from common.model.heads import Head
+from common.model.masking import Masking
+from common.model.reference import write_record
 from common.pages.token_view import AT_BOS, NOWHERE, characters, document_record, strongest_head
-from common.scoring.pair import load_pair, write_record
-from common.shards.documents import windows
+from common.scoring.pair import PairOptions, load_pair
 from common.text.tokenization import load_tokenizer
-from tests.conftest import MASKED
+from tests.conftest import MASKED, document_of
 from tests.pages.conftest import TEXTS
 
 SEQ_LEN = 16
@@ -59,8 +60,8 @@ def test_losses_ranks_and_looks_are_those_of_plain_models(pair_folders, kind, be
     assert (bos_id is None) == (kind == "no BOS")
     ids = pair.tokenizer.encode(TEXTS[4] + TEXTS[2])[: 3 * SEQ_LEN + 5]
     ids = [*([bos_id or 0] if begins_with_bos else []), *ids, pair.tokenizer.separator_id]
-    record = document_record(np.array(ids), pair.tokenizer.separator_id, None, pair, SEQ_LEN, head)
-    losses = pair.scorer.score(list(windows(np.array(ids), SEQ_LEN, bos_id)))
+    record = document_record(document_of(ids, pair.tokenizer.separator_id), pair, SEQ_LEN, head)
+    losses = pair.scorer.score(list(document_of(ids).windows(SEQ_LEN, bos_id)))
     views = [plain_view(folder, ids, bos_id, head) for folder in (base, reference)]
     first = min(views[0])
     assert len(record["windows"]) == 4
@@ -107,7 +108,7 @@ def test_the_head_of_the_record_must_be_masked_and_one_can_be_named(pair_folders
     base, reference = pair_folders["no BOS"] / "model", pair_folders["no BOS"] / "reference-model"
     pair = load_pair(PairOptions(str(base), str(reference), SEQ_LEN))
     assert strongest_head(pair, str(tmp_path), None) is None
-    assert strongest_head(pair, str(tmp_path), (3, 7)) == (3, 7)
-    write_record(tmp_path, str(base), "uniform", [(0, 0), *MASKED])
-    with pytest.raises(cli.InputError, match=r"head 0,0, which the reference does not"):
+    assert strongest_head(pair, str(tmp_path), Head(3, 7)) == (3, 7)
+    write_record(tmp_path, str(base), Masking("uniform", [Head(0, 0), *MASKED]))
+    with pytest.raises(cli.InputError, match=r"head is 0,0, which the reference does not"):
         strongest_head(pair, str(tmp_path), None)

@@ -9,9 +9,10 @@ import torch
 
 from common.errors import InputError
 from common.model.attention import attention_modules, decoder_layers
-from common.scoring.loss import LOGIT_TILE, PairScorer, TokenLosses
-from common.shards.documents import windows
-from tests.conftest import plain_loss, tiny_model
+from common.model.masking import Masking
+from common.scoring.loss import PairScorer, TokenLosses
+from common.scoring.output_head import LOGIT_TILE
+from tests.conftest import document_of, plain_loss, tiny_model
 from tests.scoring.conftest import HEADS, document, pair, streamed
 
 LOGIT_ROWS = LOGIT_TILE["cpu"][0]
@@ -21,7 +22,7 @@ def check(base, reference, heads, kind, cut):
     cut = list(cut)
     expected = [plain_loss(copy.deepcopy(model), cut) for model in (base, reference)]
     assert abs(expected[0] - expected[1]) > 1e-3
-    for scorer in (PairScorer(base, masked=(kind, heads)), PairScorer(base, reference=reference)):
+    for scorer in (PairScorer(base, masked=Masking(kind, heads)), PairScorer(base, reference=reference)):
         losses = scorer.score(cut)
         assert losses.base.dtype == losses.reference.dtype == np.float32
         assert losses.base.shape == losses.reference.shape == (sum(len(window) - 1 for window in cut),)
@@ -42,7 +43,7 @@ def test_losses_are_those_of_two_plain_models(kind, targets):
 @pytest.mark.parametrize(("length", "seq_len"), [(100, 30), (91, 30), (90, 30), (300, 298), (6, 2)])
 def test_windows_weigh_by_their_targets(bos_id, length, seq_len):
     base, reference = pair("Llama", HEADS, "uniform")
-    cut = list(windows(document(length), seq_len, bos_id))
+    cut = list(document_of(document(length)).windows(seq_len, bos_id))
     assert len(cut) > 1
     check(base, reference, HEADS, "uniform", cut)
 
@@ -80,7 +81,7 @@ def test_every_token_of_the_vocabulary_has_its_loss_whatever_the_tiles(monkeypat
     monkeypatch.setitem(LOGIT_TILE, "cpu", (16, 90))
     base, reference = pair("Llama", HEADS, "uniform")
     vocabulary = np.arange(base.config.vocab_size)
-    losses = PairScorer(base, masked=("uniform", HEADS)).score([np.append(5, vocabulary)])
+    losses = PairScorer(base, masked=Masking("uniform", HEADS)).score([np.append(5, vocabulary)])
     for model, found in ((base, losses.base), (reference, losses.reference)):
         with torch.no_grad():
             logits = model(torch.tensor([[5, *vocabulary[:-1]]])).logits[0]
@@ -98,7 +99,7 @@ def test_documents_in_one_pass_do_not_see_each_other(family, settings, tokens_pe
     base, reference = pair(family, HEADS, kind, **settings)
     documents = [document(length) for length in (30, 2, 8, 9, 70, 10, 3, 120, 31)]
     expected = [[plain_loss(model, [ids]) for model in (base, reference)] for ids in documents]
-    for models in ({"masked": (kind, HEADS)}, {"reference": reference}):
+    for models in ({"masked": Masking(kind, HEADS)}, {"reference": reference}):
         scorer = PairScorer(base, **models, tokens_per_batch=tokens_per_batch)
         found = streamed(scorer, documents)
         assert [key for key, _ in found] == list(range(len(documents)))
@@ -116,7 +117,7 @@ def test_compiled_layers_give_the_same_losses(family, settings):
     graphs = torch._dynamo.utils.counters["stats"]
     graphs.clear()
     base, reference = pair(family, HEADS, "uniform", num_hidden_layers=12, **settings)
-    for models in ({"masked": ("uniform", HEADS)}, {"reference": reference}):
+    for models in ({"masked": Masking("uniform", HEADS)}, {"reference": reference}):
         scorer, counted = PairScorer(base, **models, tokens_per_batch=110, compiled=True), []
         for lengths in ((30, 2, 8, 120), (70, 31, 9, 115)):
             documents = [document(length) for length in lengths]
@@ -142,7 +143,7 @@ def test_positions_that_depend_on_the_longest_document_are_not_shared(rope):
     settings = {"rope_parameters": rope, "max_position_embeddings": 64 if name == "Llama" else 1024}
     base, reference = pair(name, HEADS, "uniform", **settings, original_max_position_embeddings=64)
     documents = [document(length) for length in (100, 20, 30)]
-    found = streamed(PairScorer(base, masked=("uniform", HEADS)), documents)
+    found = streamed(PairScorer(base, masked=Masking("uniform", HEADS)), documents)
     for ids, (_, losses) in zip(documents, found, strict=True):
         rows, wanted = torch.tensor(ids)[None, :-1], torch.tensor(ids)[1:]  # a token more would turn "dynamic" further
         with torch.no_grad():
@@ -158,7 +159,7 @@ def test_layers_below_the_first_masked_one_run_once():
     for number, layer in enumerate(base.model.layers):
         layer.register_forward_hook(lambda _m, _a, out, number=number: rows.update({number: out.shape[0]}))
     for first in range(4):
-        PairScorer(base, masked=("uniform", [(first, 2)])).score([document(20)])
+        PairScorer(base, masked=Masking("uniform", [(first, 2)])).score([document(20)])
         assert rows == {number: 1 if number < first else 2 for number in range(4)}
 
 
@@ -166,13 +167,13 @@ def test_layers_below_the_first_masked_one_run_once():
 def test_a_model_of_another_build_is_refused(family):
     model = tiny_model(family, ffn_dim=64, word_embed_proj_dim=64)
     with pytest.raises(InputError, match=family):
-        PairScorer(model, masked=("uniform", HEADS)).score([document(9)])
+        PairScorer(model, masked=Masking("uniform", HEADS)).score([document(9)])
 
 
 def test_single_tokens_have_their_own_loss():
     base, reference = pair("Llama", HEADS, "uniform")
     window = document(20)
-    losses = PairScorer(base, masked=("uniform", HEADS)).score([window])
+    losses = PairScorer(base, masked=Masking("uniform", HEADS)).score([window])
     for model, found in ((base, losses.base), (reference, losses.reference)):
         with torch.no_grad():
             probabilities = model(torch.tensor(window)[None]).logits[0].double().softmax(-1)
@@ -184,7 +185,7 @@ def test_scoring_leaves_the_model_as_it_was():
     base = tiny_model("Llama")
     ids = torch.tensor(document(30))[None]
     before = base(ids).logits
-    PairScorer(base, masked=("uniform", HEADS)).score([document(30)])
+    PairScorer(base, masked=Masking("uniform", HEADS)).score([document(30)])
     assert torch.equal(base(ids).logits, before)
     assert base.config._attn_implementation == "sdpa"
 
@@ -192,7 +193,7 @@ def test_scoring_leaves_the_model_as_it_was():
 def test_half_precision_models_give_float32_losses():
     base, reference = pair("Llama", HEADS, "uniform")
     base, reference = base.bfloat16(), reference.bfloat16()
-    losses = PairScorer(base, masked=("uniform", HEADS)).score([document(50)])
+    losses = PairScorer(base, masked=Masking("uniform", HEADS)).score([document(50)])
     logits = base(torch.tensor(document(50))[None]).logits[0, :-1].float()
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor(document(50))[1:], reduction="none")
     assert losses.base.dtype == np.float32
@@ -231,6 +232,6 @@ def test_a_loss_of_zero_has_no_score():
 
 def test_reference_and_masked_exclude_each_other():
     base = tiny_model("Llama")
-    for arguments in ({}, {"reference": base, "masked": ("uniform", HEADS)}):
+    for arguments in ({}, {"reference": base, "masked": Masking("uniform", HEADS)}):
         with pytest.raises(ValueError):
             PairScorer(base, **arguments)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.scoring.steps import step_edges
+from common.scoring.document_steps import step_edges
 
 
 @pytest.mark.parametrize(

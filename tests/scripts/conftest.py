@@ -21,8 +21,9 @@ import make_reference_model
 import rank_scores
 import report
 import validate_docs
-from common.model.heads import write_scores
-from common.shards.documents import open_shard, read_index
+from common.model.heads import write_head_scores
+from common.shards.index import read_index
+from common.shards.reader import ShardReader
 from tests.conftest import MASKED, SENTENCES, error_of, load_plain, plain_windows, tiny_model
 from tests.pages.conftest import TEXTS
 
@@ -99,7 +100,7 @@ def token_ids(doc_id: str, folder: Path | str = ".") -> list[int]:
     """The tokens that a doc_id names."""
     shard, _, span = doc_id.rpartition(":")
     start, end = map(int, span.split("-"))
-    return open_shard(Path(folder, f"{shard}.bin")).tokens[start:end].tolist()
+    return ShardReader().open(Path(folder, f"{shard}.bin")).tokens[start:end].tolist()
 
 
 def plain_token_losses(folder, ids: list[int], seq_len: int, bos_id: int | None = None) -> dict[int, float]:
@@ -236,7 +237,7 @@ def made_site(tmp_path_factory, pair_folders):
         write_corpus(folder, TEXTS, "base", DOMAINS, URLS, 1500)
         score_at_random(folder)
         rank_scores.main("--scores data/ai_scores.parquet --max_repetition 1 --dedup none".split())
-        write_scores("data/retrieval_heads.tsv", np.random.default_rng(0).random((4, 8)), MASKED)
+        write_head_scores("data/retrieval_heads.tsv", np.random.default_rng(0).random((4, 8)), MASKED)
     return folder
 
 

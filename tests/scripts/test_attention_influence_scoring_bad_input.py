@@ -110,7 +110,7 @@ BAD_INPUT = {
         ["data/ai_scores.parts", "seq_len was 64, is 32", "--overwrite"],
     ),
     "scores to .csv": ([*SCORE, "--out", "new.csv"], None, ["new.csv"]),
-    "scoring anew with a damaged shard, over finished scores": (
+    "scoring again with a damaged shard, over finished scores": (
         [*SCORE[:-2], *"--overwrite --out data/ai_scores.tsv".split()],
         lambda d: spoil(d / SHARD, lambda b: flipped(b, 1100)),
         [SHARD, "checksum"],

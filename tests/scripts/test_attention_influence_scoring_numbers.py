@@ -13,7 +13,7 @@ import compute_retrieval_heads
 import fineweb
 import make_reference_model
 import rank_scores
-from common.table.scores import read_scores
+from common.table.tables import read_scores
 from common.text.tokenization import load_tokenizer
 from tests.conftest import error_of, save_pair, tiny_model, write_jsonl
 

@@ -12,7 +12,7 @@ import attention_influence_scoring
 import rank_scores
 import validate_docs
 from common.errors import InputError
-from common.shards.documents import open_shard
+from common.shards.reader import ShardReader
 from tests.conftest import SENTENCES
 from tests.scripts.conftest import page_data, plain_token_losses, shown_losses, token_ids
 from tests.text.conftest import CHATS, chat, tokenize
@@ -137,12 +137,12 @@ def test_validate_docs_shows_the_score_of_a_chat_in_the_table(with_chat_models, 
     validate_docs.main(["--base_model", "model", "--seq_len", "100", "--doc_id", row.doc_id])
     out = capsys.readouterr().out
     assert shown_losses(out)[:2] == pytest.approx((row.L_base, row.L_ref), abs=1e-5)
-    rises = [line for line in out.splitlines() if "behind '" in line]
+    rises = [line for line in out.splitlines() if "after '" in line]
     assert len(rises) == 10
     validate_docs.main(["--base_model", "model", "--seq_len", "100", "--doc_id", row.doc_id, "--html", "x.html"])
     [document] = page_data(Path("x.html"))["documents"]
     assert document["means"] == pytest.approx((row.L_base, row.L_ref, row.AI_Score), abs=1e-5)
-    spans = open_shard(Path("shards/fineweb_train_000001.bin")).answers[0].tolist()
+    spans = ShardReader().open(Path("shards/fineweb_train_000001.bin")).answers[0].tolist()
     answered = {place for start, end in spans for place in range(start, end)}
     for values in (document["base"], document["reference"], *document["ranks"]):
         assert {place for place, value in enumerate(values) if value is not None} == answered

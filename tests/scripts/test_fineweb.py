@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 import fineweb
-from common.shards.documents import open_shard
+from common.shards.reader import ShardReader
 from common.text.corpus import SourceDocument
 from common.text.tokenization import load_tokenizer
 from tests.conftest import error_of
@@ -33,8 +33,8 @@ def test_a_validation_shard_is_set_aside_first(run, spm_folder, corpus):
     names = sorted(path.name for path in (run / "data/val").glob("*.bin"))
     assert names[:2] == ["fineweb_train_000001.bin", "fineweb_train_000002.bin"]
     assert names[-1] == "fineweb_val_000000.bin"
-    assert len(open_shard(run / "data/val/fineweb_val_000000.bin").tokens) <= 300
-    assert sum(len(open_shard(run / "data/val" / name).spans) for name in names) == 60
+    assert len(ShardReader().open(run / "data/val/fineweb_val_000000.bin").tokens) <= 300
+    assert sum(len(ShardReader().open(run / "data/val" / name).spans) for name in names) == 60
 
 
 def test_a_vocabulary_over_65536_makes_uint32_shards(run, spm_folder, corpus, monkeypatch):
@@ -43,7 +43,7 @@ def test_a_vocabulary_over_65536_makes_uint32_shards(run, spm_folder, corpus, mo
     tokenizer.encode_batch = lambda texts: [[69_999, 5] for _ in texts]
     monkeypatch.setattr(fineweb, "load_tokenizer", lambda *_: tokenizer)
     fineweb.main(["--input", str(corpus), "--out_dir", "data/wide"])
-    shard = open_shard(run / "data/wide/fineweb_train_000001.bin")
+    shard = ShardReader().open(run / "data/wide/fineweb_train_000001.bin")
     assert shard.tokens.dtype == np.uint32
     assert shard.tokens[:4].tolist() == [69_999, 5, 2, 69_999]
 
@@ -117,7 +117,7 @@ def test_strings_in_parquet_that_are_not_utf_8_are_bad_rows(tmp_path, spm_folder
     assert "text.parquet:row 2" in error_of(fineweb, command, capsys)
     fineweb.main([*command.split(), "--on_bad_row", "skip"])
     assert "2 documents" in capsys.readouterr().out
-    tokenizer, shard = load_tokenizer(spm_folder), open_shard(Path("new/fineweb_train_000001.bin"))
+    tokenizer, shard = load_tokenizer(spm_folder), ShardReader().open(Path("new/fineweb_train_000001.bin"))
     assert [tokenizer.decode(shard.tokens[a : b - 1].tolist()) for a, b in shard.spans] == [
         "The first text.",
         "The third text.",

@@ -80,7 +80,7 @@ BAD_INPUT = {
     "a damaged gz": (
         [*TOKENIZE, "bad.jsonl.gz"],
         lambda d: (d / "bad.jsonl.gz").write_bytes(reserved_block(gzip.compress(b'{"text": "abc def"}\n' * 500))),
-        ["bad.jsonl.gz", "copy it anew"],
+        ["bad.jsonl.gz", "copy it again"],
     ),
     "a new text without the column, over finished shards": (
         [fineweb, *"--tokenizer BASE --out_dir data/mine --overwrite --text_column body --input CORPUS".split()],

@@ -20,7 +20,7 @@ import generate_retrieval_probes
 import make_reference_model
 import rank_scores
 import validate_docs
-from common.shards.documents import open_shard
+from common.shards.reader import ShardReader
 from common.text.sample import sample_documents
 from tests.conftest import load_plain, plain_loss, plain_windows
 
@@ -62,7 +62,7 @@ def test_tiktoken_shards_go_through_all_steps_with_a_gpt_2(tmp_path, monkeypatch
     pair = f"--base_model model {flag} --seq_len 300"
     attention_influence_scoring.main(f"{pair} --data data/text/*.bin".split())
     rank_scores.main([])
-    shard = open_shard(Path("data/text/fineweb_train_000001.bin"))
+    shard = ShardReader().open(Path("data/text/fineweb_train_000001.bin"))
     assert (shard.info.vocab_size, shard.separator_id) == (END + 1, END)
     scores = pd.read_parquet("data/ai_scores.parquet")
     assert len(scores) == len(texts)

@@ -19,9 +19,9 @@ import transformers
 import fineweb
 import pretrain
 from common import cli
-from common.shards.documents import open_shard
-from common.training.mixture import Mixture, Source
-from common.training.trainer import WHOLE, Curve
+from common.shards.reader import ShardReader
+from common.training.mixture import DocumentStream, Mixture
+from common.training.trainer import WHOLE, LossCurve
 from tests.conftest import ROOT, SENTENCES, error_of
 
 CONFIG = {
@@ -55,7 +55,7 @@ def folder(tmp_path_factory, bpe_folder):
         stale = pa.table([["shards/fineweb_train_000001.bin"], [1], [9]], names=["shard", "start", "end"])
         pq.write_table(stale, "stale.parquet")
         paths = sorted(Path("shards").glob("*.bin"))[:2]
-        rows = [(str(path), *map(int, span)) for path in paths for span in open_shard(path).spans[:3]]
+        rows = [(str(path), *map(int, span)) for path in paths for span in ShardReader().open(path).spans[:3]]
         columns = [list(column) for column in zip(*rows, strict=True)]
         pq.write_table(pa.table(columns, names=["shard", "start", "end"]), "top.parquet")
     return folder
@@ -75,7 +75,10 @@ def curve(out: Path) -> list[dict]:
 def plain(folder):
     """Losses and weights of a loop that is written out: AdamW by hand over the sequences in their order."""
     with chdir(folder):
-        sources = {"selected": Source.of_selection("top.parquet"), "baseline": Source.of_shards(["shards/*.bin"])}
+        sources = {
+            "selected": DocumentStream.of_selection("top.parquet"),
+            "baseline": DocumentStream.of_shards(["shards/*.bin"]),
+        }
     mixture = Mixture(sources, {"selected": 0.7, "baseline": 0.3}, SEQ_LEN, 0, STEPS * BATCH)
     transformers.set_seed(0)
     vocab = {"vocab_size": 400, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}
@@ -154,14 +157,14 @@ def test_two_processes_train_as_one(inside, plain):
 @pytest.mark.parametrize("cut_short", [False, True])
 def test_a_stopped_run_goes_on_at_the_next_sequence(inside, plain, monkeypatch, capsys, cut_short):
     flags = [*TRAIN.split(), "--out_dir", str(inside / "out")]
-    ended, stop_at = Curve.on_step_end, 10
+    ended, stop_at = LossCurve.on_step_end, 10
 
     def stopped(self, args, state, control, **rest):
         ended(self, args, state, control, **rest)
         if state.global_step == stop_at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Curve, "on_step_end", stopped)
+    monkeypatch.setattr(LossCurve, "on_step_end", stopped)
     with pytest.raises(SystemExit) as exit_:
         cli.run(lambda: pretrain.main(flags))
     assert exit_.value.code == 130
@@ -169,14 +172,14 @@ def test_a_stopped_run_goes_on_at_the_next_sequence(inside, plain, monkeypatch, 
     if cut_short:
         (inside / "out/checkpoint-8" / WHOLE).unlink()
         (inside / "out/checkpoint-8/model.safetensors").write_bytes(b"half")
-    monkeypatch.setattr(Curve, "on_step_end", ended)
-    begun, began = [], Curve.on_train_begin
+    monkeypatch.setattr(LossCurve, "on_step_end", ended)
+    begun, began = [], LossCurve.on_train_begin
 
     def begin(self, args, state, control, **rest):
         begun.append(state.global_step)
         began(self, args, state, control, **rest)
 
-    monkeypatch.setattr(Curve, "on_train_begin", begin)
+    monkeypatch.setattr(LossCurve, "on_train_begin", begin)
     pretrain.main(flags)
     assert begun == [4 if cut_short else 8]
     same_as(plain, inside / "out")
@@ -199,7 +202,7 @@ def test_the_loss_of_held_out_shards_is_that_of_the_model(inside):
     pretrain.main([*TRAIN.split(), "--val_data", "held_out/*.bin", "--out_dir", str(inside / "out")])
     rows = [row for row in curve(inside / "out") if "eval_loss" in row]
     assert [row["step"] for row in rows] == [4, 8, 12]
-    source = Source.of_shards(["held_out/*.bin"])
+    source = DocumentStream.of_shards(["held_out/*.bin"])
     model = transformers.AutoModelForCausalLM.from_pretrained(inside / "out/model")
     ids = torch.stack(
         [torch.from_numpy(source.read(n * SEQ_LEN, SEQ_LEN, 0)) for n in range(source.num_tokens // SEQ_LEN)]

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 import rank_scores
 import report
 from common.errors import visible
-from common.model.heads import write_scores
+from common.model.heads import write_head_scores
 from common.text.tokenization import load_tokenizer
 from tests.conftest import MASKED, SENTENCES
 from tests.pages.conftest import TEXTS
@@ -185,7 +185,7 @@ def test_a_report_of_5000_documents_opens_within_a_second_or_so(tmp_path, browse
     )
     score_at_random(tmp_path)
     rank_scores.main("--scores data/ai_scores.parquet --max_repetition 1 --dedup none".split())
-    write_scores("data/retrieval_heads.tsv", rng.random((4, 8)), MASKED)
+    write_head_scores("data/retrieval_heads.tsv", rng.random((4, 8)), MASKED)
     path = report_page()
     with opened(browser, path) as page:
         drawn = float(page.evaluate("document.documentElement.dataset.drawn"))

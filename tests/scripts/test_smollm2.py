@@ -15,7 +15,7 @@ import pytest
 import transformers
 
 from common.scoring.loss import TOKENS_PER_BATCH
-from common.shards.documents import open_shard
+from common.shards.reader import ShardReader
 from common.text.sample import sample_documents
 from tests.conftest import ROOT, load_plain, plain_loss, plain_windows
 from tests.scripts.conftest import shown_losses, token_ids
@@ -128,7 +128,7 @@ def test_text_comes_back_out_of_the_shards_as_it_went_in(folder, scores):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / MODEL)
     decoded = []
     for path in sorted((folder / "data/text").glob("*.bin")):
-        shard = open_shard(path)
+        shard = ShardReader().open(path)
         decoded += [tokenizer.decode(shard.tokens[start : end - 1]) for start, end in shard.spans]
     assert decoded == texts
 

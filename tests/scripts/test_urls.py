@@ -11,7 +11,7 @@ import rank_scores
 import validate_docs
 from common.errors import InputError
 from common.files import as_path
-from common.table.scores import Parts
+from common.table.parts import Parts
 from tests.conftest import error_of, save_pair, write_jsonl
 
 

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 import validate_docs
 from common.errors import visible
+from common.pages import inspection
 from common.text.tokenization import load_tokenizer
 from tests.pages.conftest import TEXTS
 from tests.scripts.conftest import doc_id_of, opened, page_data, token_page
@@ -143,7 +144,7 @@ def test_without_a_record_the_page_says_that_looks_are_not_shown(site, browser, 
 def test_a_page_replaces_an_older_one_whole(site, monkeypatch):
     (site / "old.html").write_text("old")
     before = (site / "old.html").read_text()
-    monkeypatch.setattr(validate_docs, "document_record", lambda *_: 1 / 0)
+    monkeypatch.setattr(inspection, "document_record", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         token_page("--doc_id", doc_id_of(4), out="old.html")
     assert (site / "old.html").read_text() == before

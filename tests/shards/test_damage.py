@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.shards.documents import open_shard
 from common.shards.format import read_shard
+from common.shards.reader import ShardReader
 from tests.conftest import write_shards
 
 CORRUPTIONS = 10_000
@@ -51,7 +51,7 @@ def test_ten_thousand_damaged_shards_end_in_a_clean_error_or_the_right_answer(tm
     files = [first, first.with_suffix(".index.parquet")]
     others = [second, second.with_suffix(".index.parquet")]
     whole, foreign = [[path.read_bytes() for path in paths] for paths in (files, others)]
-    right = open_shard(first)
+    right = ShardReader().open(first)
     memory, slowest, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0.0, 0
     for _ in range(CORRUPTIONS // 2):
         which = rng.choice([[0], [1], [0, 1]])
@@ -59,14 +59,14 @@ def test_ten_thousand_damaged_shards_end_in_a_clean_error_or_the_right_answer(tm
             files[i].write_bytes(damage(rng, whole[i], foreign[i]))
         begin = time.monotonic()
         try:
-            shard = open_shard(first).verified()
+            shard = ShardReader().open(first).verified()
         except InputError as error:
             refused += 1
             assert first.stem in str(error)
             assert "\n" not in str(error)
         else:
-            same = which == [0, 1] and np.array_equal(shard.tokens, open_shard(second).tokens)
-            wanted = open_shard(second) if same else right
+            same = which == [0, 1] and np.array_equal(shard.tokens, ShardReader().open(second).tokens)
+            wanted = ShardReader().open(second) if same else right
             assert np.array_equal(shard.tokens, wanted.tokens)
             assert np.array_equal(shard.spans, wanted.spans)
             assert list(shard.domains) == list(wanted.domains)
@@ -86,13 +86,13 @@ def test_a_damaged_index_that_bears_the_right_checksum_does_no_harm(tmp_path, mo
     first, second = write_shards(tmp_path, documents, ["a"] * 60, shard_size=700)[:2]
     paths = [path.with_suffix(".index.parquet") for path in (first, second)]
     whole, other = (path.read_bytes() for path in paths)
-    digest, right = read_shard(first)[1].index, open_shard(first)
-    monkeypatch.setattr("common.shards.documents.file_digest", lambda path: digest)
+    digest, right = read_shard(first)[1].index, ShardReader().open(first)
+    monkeypatch.setattr("common.shards.reader.file_digest", lambda path: digest)
     memory, opened = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
     for _ in range(CORRUPTIONS // 5):
         paths[0].write_bytes(damage(rng, whole, other))
         try:
-            shard = open_shard(first)
+            shard = ShardReader().open(first)
         except InputError:
             continue
         opened += 1

@@ -9,19 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.shards.documents import (
-    ShardInfo,
-    check_tokenizer,
-    find_document,
-    is_scorable,
-    open_shard,
-    parse_doc_id,
-    read_index,
-    separated_spans,
-    windows,
-    write_index,
-)
+from common.shards.doc_id import parse_doc_id
 from common.shards.format import ShardWriter
+from common.shards.index import ShardInfo, read_index, write_index
+from common.shards.reader import ShardReader, separated_spans
+from tests.conftest import document_of
 
 
 def write_shard(path, tokens, dtype="<u2", index=None):
@@ -111,7 +103,7 @@ def predictions(document, seq_len, bos_id):
 )
 def test_every_token_is_a_target_once_in_windows_of_seq_len(document, bos_id):
     for seq_len in range(1, len(document) + 2):
-        cut = [window.tolist() for window in windows(np.array(document, np.uint16), seq_len, bos_id)]
+        cut = [window.tolist() for window in document_of(np.array(document, np.uint16)).windows(seq_len, bos_id)]
         assert all(2 <= len(window) <= seq_len + 1 for window in cut)
         found = [(window[:i], window[i]) for window in cut for i in range(1, len(window))]
         assert found == predictions(document, seq_len, bos_id)
@@ -135,36 +127,38 @@ def test_every_token_is_a_target_once_in_windows_of_seq_len(document, bos_id):
     ],
 )
 def test_windows_by_hand(document, seq_len, bos_id, expected):
-    assert [window.tolist() for window in windows(np.array(document, np.uint16), seq_len, bos_id)] == expected
+    assert [
+        window.tolist() for window in document_of(np.array(document, np.uint16)).windows(seq_len, bos_id)
+    ] == expected
 
 
 @pytest.mark.parametrize("bos_id", [None, 0, 1])
 def test_a_document_without_tokens_has_no_windows(bos_id):
-    assert list(windows(np.array([], np.uint16), 4, bos_id)) == []
+    assert list(document_of(np.array([], np.uint16)).windows(4, bos_id)) == []
 
 
 @pytest.mark.parametrize("bos_id", [None, 100_000])
 def test_windows_are_int64_as_embeddings_need(bos_id):
-    (window,) = windows(np.array([5, 6], np.uint16), 4, bos_id)
+    (window,) = document_of(np.array([5, 6], np.uint16)).windows(4, bos_id)
     assert window.dtype == np.int64
     assert window.tolist()[-2:] == [5, 6]
     assert bos_id is None or window[0] == bos_id
 
 
 def test_a_document_needs_two_tokens_that_are_not_separators_to_be_scored():
-    assert is_scorable(np.array([5, 6]), 0)
-    assert is_scorable(np.array([0, 5, 5]), 0)
-    assert is_scorable(np.array([5, 5, 0]), 0)
-    assert not is_scorable(np.array([5, 0]), 0)
-    assert not is_scorable(np.array([0, 0, 0]), 0)
-    assert not is_scorable(np.array([], np.uint16), 0)
+    assert document_of(np.array([5, 6]), 0).is_scorable
+    assert document_of(np.array([0, 5, 5]), 0).is_scorable
+    assert document_of(np.array([5, 5, 0]), 0).is_scorable
+    assert not document_of(np.array([5, 0]), 0).is_scorable
+    assert not document_of(np.array([0, 0, 0]), 0).is_scorable
+    assert not document_of(np.array([], np.uint16), 0).is_scorable
 
 
 @pytest.mark.parametrize("name", ["x", "a/b.c/x_000001", "/abs/with space/x", "odd:3-9/x:1"])
 def test_a_doc_id_leads_back_to_its_slice(tmp_path, name):
     path = write_shard(tmp_path / f"{name.lstrip('/')}.bin", [5, 9, 6, 9])
-    shard = open_shard(path, eot_id=9, eot_side="last")
-    assert parse_doc_id(shard.doc_id(2, 4)) == (path, 2, 4)
+    shard = ShardReader(eot_id=9, eot_side="last").open(path)
+    assert parse_doc_id(shard.document(1).doc_id) == (path, 2, 4)
     assert parse_doc_id(f"{name}:12-345") == (type(path)(name + ".bin"), 12, 345)
 
 
@@ -178,46 +172,46 @@ def test_what_is_no_doc_id_is_refused(text):
 
 
 def test_a_slice_finds_its_document(tmp_path):
-    shard = open_shard(write_shard(tmp_path / "x.bin", [4, 9, 5, 6, 9, 7]), eot_id=9, eot_side="first")
+    shard = ShardReader(eot_id=9, eot_side="first").open(write_shard(tmp_path / "x.bin", [4, 9, 5, 6, 9, 7]))
     assert shard.spans.tolist() == [[0, 1], [1, 4], [4, 6]]
     slices = {(0, 1): 0, (1, 4): 1, (2, 3): 1, (3, 4): 1, (4, 6): 2, (5, 6): 2}
-    assert {span: find_document(shard, *span) for span in slices} == slices
+    assert {span: shard.row_of(*span) for span in slices} == slices
 
 
 @pytest.mark.parametrize(("start", "end", "says"), [(5, 7, "ends at token 6"), (6, 7, "ends at"), (3, 5, "x:1-4")])
 def test_a_slice_outside_or_across_an_edge_is_refused(tmp_path, start, end, says):
-    shard = open_shard(write_shard(tmp_path / "x.bin", [4, 9, 5, 6, 9, 7]), eot_id=9, eot_side="first")
+    shard = ShardReader(eot_id=9, eot_side="first").open(write_shard(tmp_path / "x.bin", [4, 9, 5, 6, 9, 7]))
     with pytest.raises(InputError, match=f"{start}-{end}.*{says}"):
-        find_document(shard, start, end)
+        shard.row_of(start, end)
 
 
 def test_no_slice_of_an_empty_shard(tmp_path):
-    shard = open_shard(write_shard(tmp_path / "x.bin", []), eot_id=9)
+    shard = ShardReader(eot_id=9).open(write_shard(tmp_path / "x.bin", []))
     assert len(shard.spans) == 0
     with pytest.raises(InputError):
-        find_document(shard, 0, 1)
+        shard.row_of(0, 1)
 
 
 def test_the_index_says_where_documents_are(tmp_path):
-    shard = open_shard(write_pair(tmp_path, [5, 6, 6, 9, 9, 7, 9], [(0, 4), (4, 5), (5, 7)]), eot_id=6)
+    shard = ShardReader(eot_id=6).open(write_pair(tmp_path, [5, 6, 6, 9, 9, 7, 9], [(0, 4), (4, 5), (5, 7)]))
     assert shard.spans.tolist() == [[0, 4], [4, 5], [5, 7]]
     assert list(shard.domains) == ["d0", "d1", "d0"]
     assert shard.tokens.tolist() == [5, 6, 6, 9, 9, 7, 9]
     assert shard.separator_id == 9
     assert shard.info.num_tokens == 7
-    assert shard.doc_id(4, 5) == f"{tmp_path}/x:4-5"
+    assert shard.document(1).doc_id == f"{tmp_path}/x:4-5"
 
 
 def test_an_empty_shard_with_its_index_opens(tmp_path):
-    shard = open_shard(write_pair(tmp_path, [], []))
+    shard = ShardReader().open(write_pair(tmp_path, [], []))
     assert (len(shard.spans), len(shard.domains)) == (0, 0)
 
 
 def test_without_index_the_separator_is_needed(tmp_path):
     path = write_shard(tmp_path / "x.bin", [0, 5, 0, 6])
     with pytest.raises(InputError, match=r"x\.bin: no index x\.index\.parquet.*--eot_id"):
-        open_shard(path)
-    shard = open_shard(path, eot_id=0)
+        ShardReader().open(path)
+    shard = ShardReader(eot_id=0).open(path)
     assert shard.spans.tolist() == [[0, 2], [2, 4]]
     assert (len(shard.domains), shard.separator_id, shard.info) == (2, 0, None)
 
@@ -240,7 +234,7 @@ def test_without_index_the_separator_is_needed(tmp_path):
 def test_an_index_that_disagrees_with_its_shard_is_refused(tmp_path, spans, info):
     path = write_pair(tmp_path, [5, 9, 6, 7, 9], spans, **info)
     with pytest.raises(InputError, match=r"x\.index\.parquet"):
-        open_shard(path)
+        ShardReader().open(path)
 
 
 def test_what_is_no_index_is_refused(tmp_path):
@@ -254,7 +248,7 @@ def test_what_is_no_index_is_refused(tmp_path):
         lambda: index.write_bytes(b""),
     ):
         damage()
-        for read in (lambda: open_shard(path), lambda: read_index(index)):
+        for read in (lambda: ShardReader().open(path), lambda: read_index(index)):
             with pytest.raises(InputError, match=r"x\.index\.parquet"):
                 read()
 
@@ -269,13 +263,13 @@ def test_an_index_holds_ids_domains_and_urls(tmp_path):
 
 def test_a_shard_of_another_tokenizer_is_refused(tmp_path, bpe, spm):
     own = {"fingerprint": bpe.fingerprint, "vocab_size": bpe.vocab_size}
-    shard = open_shard(write_pair(tmp_path, [5, 9], [(0, 2)], **own))
-    check_tokenizer(shard, bpe)
+    path = write_pair(tmp_path, [5, 9], [(0, 2)], **own)
+    assert len(ShardReader(model_tokenizer=bpe).open(path).spans) == 1
     with pytest.raises(InputError, match=r"x\.bin"):
-        check_tokenizer(shard, spm)
-    larger = open_shard(write_pair(tmp_path, [5, 9], [(0, 2)], **{**own, "vocab_size": bpe.vocab_size + 1}))
+        ShardReader(model_tokenizer=spm).open(path)
+    larger = write_pair(tmp_path, [5, 9], [(0, 2)], **{**own, "vocab_size": bpe.vocab_size + 1})
     with pytest.raises(InputError):
-        check_tokenizer(larger, bpe)
+        ShardReader(model_tokenizer=bpe).open(larger)
 
 
 @given(st.lists(st.integers(0, 4), max_size=40), st.sampled_from(["first", "last"]))
@@ -293,7 +287,7 @@ def test_separators_cut_a_shard_into_documents_and_lose_nothing(ids, side):
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 20), st.sampled_from([None, 0, 3]))
 def test_every_token_is_a_target_once_and_windows_are_full(ids, seq_len, bos_id):
-    cut = list(windows(np.array(ids), seq_len, bos_id))
+    cut = list(document_of(np.array(ids)).windows(seq_len, bos_id))
     targets = [token for window in cut for token in window[1:].tolist()]
     assert targets == (ids[1:] if bos_id in (None, ids[0]) else ids)
     assert all(len(window) == seq_len + 1 for window in cut[:-1])

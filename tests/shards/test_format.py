@@ -6,6 +6,7 @@ import pytest
 
 from common.errors import InputError
 from common.shards.format import ShardWriter, check_vocabulary, read_shard, token_dtype
+from common.text.tokenization import Vocabulary
 
 SMALL = np.dtype("<u2")
 LARGE = np.dtype("<u4")
@@ -112,7 +113,7 @@ def test_an_empty_shard_is_a_header(tmp_path):
     assert path.read_bytes() == header(count=0)
     tokens, _ = read_shard(path)
     assert tokens.shape == (0,)
-    check_vocabulary(path, tokens, 1)
+    check_vocabulary(path, tokens, Vocabulary(1, "a model"))
 
 
 def test_uint16_holds_vocabularies_up_to_65536():
@@ -122,16 +123,16 @@ def test_uint16_holds_vocabularies_up_to_65536():
 
 def test_a_token_beyond_the_vocabulary_is_named_with_its_offset(tmp_path):
     path = tmp_path / "x.bin"
-    check_vocabulary(path, np.array([3, 9, 0], SMALL), 10)
-    with pytest.raises(InputError, match=r"x\.bin: token 10 at offset 2 "):
-        check_vocabulary(path, np.array([3, 9, 10, 11], SMALL), 10)
+    check_vocabulary(path, np.array([3, 9, 0], SMALL), Vocabulary(10, "a model"))
+    with pytest.raises(InputError, match=r"x\.bin: offset 2: token id 10 "):
+        check_vocabulary(path, np.array([3, 9, 10, 11], SMALL), Vocabulary(10, "a model"))
 
 
 def test_offsets_beyond_the_first_block_count_from_the_shard_s_start(tmp_path):
     tokens = np.zeros(2**24 + 5, SMALL)
     tokens[2**24 + 3] = 10
-    with pytest.raises(InputError, match=f"offset {2**24 + 3} "):
-        check_vocabulary(tmp_path / "x.bin", tokens, 10)
+    with pytest.raises(InputError, match=f"offset {2**24 + 3}: "):
+        check_vocabulary(tmp_path / "x.bin", tokens, Vocabulary(10, "a model"))
 
 
 @pytest.mark.parametrize("token_ids", [[65536], [5, -1], np.array([65536], np.uint32)], ids=str)

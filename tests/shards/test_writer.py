@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.shards.documents import open_shard
+from common.shards.reader import ShardReader
 from tests.conftest import SEPARATOR, write_shards
 
 tokens = st.lists(st.integers(0, 399), max_size=12)
@@ -15,7 +15,7 @@ def test_documents_come_back_from_shards_as_they_went_in(tmp_path_factory, docum
     paths = write_shards(tmp_path_factory.mktemp("shards"), documents, domains, shard_size, vocab_size)
     found = []
     for path in paths:
-        shard = open_shard(path).verified()
+        shard = ShardReader().open(path).verified()
         assert len(shard.tokens) <= shard_size or len(shard.spans) == 1
         for (start, end), domain in zip(shard.spans, shard.domains, strict=True):
             found.append((shard.tokens[start:end].tolist(), domain))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.table.guards import NUM_KEYS, longest_run, measure, repetition, stand_ins
+from common.table.guards import NUM_KEYS, longest_run, measure, repetition, representatives
 
 tokens = st.lists(st.integers(0, 3), max_size=40)
 
@@ -51,7 +51,7 @@ def alike(documents, order=None):
     """The rows that stand for each document, as lists."""
     keys = b"".join(measure(np.array(ids), "").keys for ids in documents)
     columns = np.frombuffer(keys, np.uint64).reshape(-1, NUM_KEYS).T
-    return tuple(of.tolist() for of in stand_ins(columns, np.arange(len(documents)) if order is None else order))
+    return tuple(of.tolist() for of in representatives(columns, np.arange(len(documents)) if order is None else order))
 
 
 def similarity(one, other) -> float:
@@ -84,10 +84,10 @@ def test_one_document_represents_all_that_are_linked():
     keys[5, 1:] = keys[3, 1:]
     keys[4, 2] = keys[1, 2]  # 1 and 4 share a band, 4 and 6 another
     keys[6, 9] = keys[4, 9]
-    equal, near = stand_ins(keys.T, np.arange(7))
+    equal, near = representatives(keys.T, np.arange(7))
     assert equal.tolist() == [0, 1, 2, 3, 4, 3, 6]
     assert near.tolist() == [0, 1, 2, 3, 1, 3, 1]
-    equal, near = stand_ins(keys.T, np.array([6, 5, 4, 3, 2, 1, 0]))
+    equal, near = representatives(keys.T, np.array([6, 5, 4, 3, 2, 1, 0]))
     assert equal.tolist() == [0, 1, 2, 5, 4, 5, 6]
     assert near.tolist() == [0, 6, 2, 5, 6, 5, 6]
 

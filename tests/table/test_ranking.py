@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.table import ranking, scores
+from common.table import ranking, tables
 from common.table.ranking import Ranking, ends
-from common.table.scores import SCHEMA
+from common.table.schema import SCHEMA
 
 
 def write(path, rows):
@@ -119,7 +119,7 @@ def test_the_selection_is_that_of_a_plain_loop_however_small_batches_and_buckets
     tmp_path_factory, rows, percent, by, lowest, size
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "BATCH_ROWS", size)
+        patch.setattr(tables, "BATCH_ROWS", size)
         patch.setattr(ranking, "ROWS_PER_BUCKET", size)
         found = selected(tmp_path_factory.mktemp("rank"), rows, percent, by, lowest)
     assert found == plainly(rows, percent, by, lowest)
@@ -129,7 +129,7 @@ def test_the_selection_is_that_of_a_plain_loop_however_small_batches_and_buckets
 def test_the_ends_of_each_domain_are_those_of_a_plain_loop(tmp_path_factory, rows, top, bottom, size):
     path = write(tmp_path_factory.mktemp("ends") / "s.parquet", rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "BATCH_ROWS", size)
+        patch.setattr(tables, "BATCH_ROWS", size)
         found = {
             domain: (count, *([row_of(doc_id) for doc_id in part["doc_id"].to_pylist()] for part in both))
             for domain, count, *both in ends(path, top, bottom)
@@ -142,10 +142,10 @@ def test_the_ends_of_each_domain_are_those_of_a_plain_loop(tmp_path_factory, row
 
 
 def test_a_doc_id_that_is_in_the_table_twice_is_refused_in_any_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(scores, "BATCH_ROWS", 3)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 3)
     table = pq.read_table(write(tmp_path / "s.parquet", [("a", 1, i / 10) for i in range(10)]))
     pq.write_table(pa.concat_tables([table, table.slice(4, 1)]), tmp_path / "twice.parquet")
-    with pytest.raises(InputError, match="doc_id x:4-5 stands there twice"):
+    with pytest.raises(InputError, match="doc_id x:4-5 is there twice"):
         list(Ranking(tmp_path / "twice.parquet", 20, "documents", False, tmp_path).selected())
     assert len(list(Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path).selected())) == 1
 

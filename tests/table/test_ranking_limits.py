@@ -9,7 +9,7 @@ import pytest
 import rank_scores
 from common.errors import InputError
 from common.table.ranking import Limits, Ranking
-from common.table.scores import EXACT, NEAR, SLICES_SCHEMA, TABLE_SCHEMA
+from common.table.schema import EXACT, NEAR, SLICES_SCHEMA, TABLE_SCHEMA
 
 
 def table(rows) -> pa.Table:
@@ -39,18 +39,18 @@ def ranked(tmp_path, **limits):
     found = Ranking(tmp_path / "s.parquet", 100, "documents", False, tmp_path, Limits(**limits))
     ids = [doc_id for part in found.selected() for doc_id in part["doc_id"].to_pylist()]
     return [int(doc_id[2:].partition("-")[0]) // 10 for doc_id in ids], {
-        name: dict(domain.dropped) for name, domain in found.domains.items()
+        name: dict(domain.left_out) for name, domain in found.domains.items()
     }
 
 
 def test_each_limit_leaves_out_what_it_says_and_counts_it_by_domain(tmp_path):
     assert ranked(tmp_path) == ([0, 1, 2, 3, 4, 5, 6], {"a": {}, "b": {}})
-    rows, dropped = ranked(tmp_path, max_repetition=0.3)
-    assert (rows, dropped["a"], dropped["b"]) == ([1, 2, 3, 4, 6], {"repetitive": 1}, {"repetitive": 1})
-    rows, dropped = ranked(tmp_path, dedup="exact")
-    assert (rows, dropped["a"], dropped["b"]) == ([0, 1, 3, 4, 6], {"duplicates": 1}, {"duplicates": 1})
-    rows, dropped = ranked(tmp_path, max_repetition=0.3, dedup="near")
-    assert (rows, dropped["a"], dropped["b"]) == (
+    rows, left_out = ranked(tmp_path, max_repetition=0.3)
+    assert (rows, left_out["a"], left_out["b"]) == ([1, 2, 3, 4, 6], {"repetitive": 1}, {"repetitive": 1})
+    rows, left_out = ranked(tmp_path, dedup="exact")
+    assert (rows, left_out["a"], left_out["b"]) == ([0, 1, 3, 4, 6], {"duplicates": 1}, {"duplicates": 1})
+    rows, left_out = ranked(tmp_path, max_repetition=0.3, dedup="near")
+    assert (rows, left_out["a"], left_out["b"]) == (
         [1, 4, 6],
         {"repetitive": 1, "duplicates": 2},
         {"repetitive": 1},
@@ -78,14 +78,14 @@ def test_a_domain_of_which_nothing_is_left_has_a_line_all_the_same(tmp_path, mon
 
 def test_limits_that_leave_nothing_are_refused(tmp_path):
     pq.write_table(table(ROWS[:1]), tmp_path / "s.parquet")
-    with pytest.raises(InputError, match="nothing is left"):
+    with pytest.raises(InputError, match="all rows are left out"):
         list(Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path, Limits(0.3)).selected())
 
 
 @pytest.mark.parametrize(("column", "flags"), [("repetition", "--max_repetition 1"), (NEAR, "--dedup none")])
 def test_a_table_without_the_column_of_a_limit_is_refused_with_the_flag_to_set(tmp_path, column, flags):
     pq.write_table(table(ROWS).drop_columns([column]), tmp_path / "s.parquet")
-    with pytest.raises(InputError, match=f"rows without {column} in it.*{flags}"):
+    with pytest.raises(InputError, match=f"some rows have no {column}.*{flags}"):
         list(Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path, Limits(0.3, "near")).selected())
 
 
@@ -104,7 +104,7 @@ def test_a_domains_sample_does_not_depend_on_the_batches(tmp_path, monkeypatch):
     monkeypatch.setattr("common.table.ranking.SAMPLE", 25)
     samples = []
     for size in (7, 100):
-        monkeypatch.setattr("common.table.scores.BATCH_ROWS", size)
+        monkeypatch.setattr("common.table.tables.BATCH_ROWS", size)
         found = Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path, Limits(0.3))
         list(found.selected())
         samples.append(found.domains["a"].sample)

@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.shards.documents import parse_doc_id
+from common.shards.doc_id import parse_doc_id
 from common.table.guards import measure
-from common.table.scores import SCHEMA, Health, Parts, merge_parts, read_scores, with_slices
+from common.table.merging import Health, merge_parts
+from common.table.parts import Parts
+from common.table.schema import SCHEMA
+from common.table.tables import read_scores, with_slices
 
 
 def table(rows):
@@ -30,7 +33,7 @@ def table(rows):
 def parts_rows(scores, token_ids, steps=()):
     """The same rows as parts have them, with the measures of the tokens."""
     return [
-        (*row.values(), *measure(np.array(ids), "text"), list(steps))
+        row | measure(np.array(ids), "text")._asdict() | {"steps": list(steps)}
         for row, ids in zip(scores.to_pylist(), token_ids, strict=True)
     ]
 
@@ -141,8 +144,8 @@ def test_sane_losses_raise_no_warning():
     [
         ([(2.0, 2.5), (float("nan"), 2.0), (1.0, float("inf"))], "2 of 3 documents have a loss that is not finite"),
         ([(2.0, 2.0), (3.0, 3.0), (1.0, 1.0)], "every score is 0"),
-        ([(2.0, 5.991), (3.0, 5.991), (1.0, 5.991)], "the same loss, 5.9910 nats"),
-        ([(12.0, 12.5), (11.0, 11.9), (14.0, 15.0)], "12.33 nats, is worse than guessing"),
+        ([(2.0, 5.991), (3.0, 5.991), (1.0, 5.991)], "the same loss for every document, 5.9910 nats"),
+        ([(12.0, 12.5), (11.0, 11.9), (14.0, 15.0)], "12.33 nats, is worse than a guess"),
     ],
 )  # fmt: skip
 def test_each_quiet_trouble_is_named(losses, says):

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from common.errors import InputError
-from common.text.corpus import BadRows, Columns, SourceDocument, read_files, read_hub
+from common.text.corpus import Columns, RowReader, SourceDocument, read_files, read_hub
 
 ROWS = [
     {"text": "First, with\ttab\nand line.", "id": "a", "source": "web", "url": "https://x.test/1"},
@@ -40,21 +40,21 @@ def write(path, rows):
 @pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.jsonl.zst", "x.parquet", "x.json"])
 def test_every_format_gives_the_same_documents(tmp_path, name):
     path = write(tmp_path / name, ROWS)
-    assert list(read_files([path], Columns(domain="source"), BadRows())) == EXPECTED
+    assert list(read_files([path], RowReader(Columns(domain="source")))) == EXPECTED
 
 
 def test_files_come_in_the_order_of_patterns_and_names_and_only_once(tmp_path):
     for name in ("b.txt", "a.txt", "c.md"):
         (tmp_path / name).write_text(f"text of {name}")
     found = [
-        d.text for d in read_files([f"{tmp_path}/*.txt", f"{tmp_path}/c.md", f"{tmp_path}/a.txt"], Columns(), BadRows())
+        d.text for d in read_files([f"{tmp_path}/*.txt", f"{tmp_path}/c.md", f"{tmp_path}/a.txt"], RowReader(Columns()))
     ]
     assert found == ["text of a.txt", "text of b.txt", "text of c.md"]
 
 
 def test_rows_without_an_id_are_named_by_their_place(tmp_path):
     path = write(tmp_path / "x.jsonl", [{"text": "one"}, {"text": "two"}])
-    assert [d.id for d in read_files([path], Columns(), BadRows())] == [f"{path}:1", f"{path}:2"]
+    assert [d.id for d in read_files([path], RowReader(Columns()))] == [f"{path}:1", f"{path}:2"]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_rows_without_an_id_are_named_by_their_place(tmp_path):
 def test_a_broken_file_is_named_with_the_place(tmp_path, name, content, place):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=place):
-        list(read_files([str(tmp_path / name)], Columns(), BadRows()))
+        list(read_files([str(tmp_path / name)], RowReader(Columns())))
 
 
 @pytest.mark.parametrize("columns", [Columns(text="body"), Columns(id="key"), Columns(domain="topic")])
@@ -83,12 +83,12 @@ def test_an_unknown_column_is_named_with_those_there_are(tmp_path, name, columns
     path = write(tmp_path / name, [{"text": "a", "source": "web"}])
     wanted = next(c for c in (columns.domain, columns.id, columns.text) if c not in (None, "text"))
     with pytest.raises(InputError, match=f"no column '{wanted}', only source, text"):
-        list(read_files([path], columns, BadRows()))
+        list(read_files([path], RowReader(columns)))
 
 
 def test_a_pattern_that_matches_nothing_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        list(read_files([f"{tmp_path}/*.jsonl"], Columns(), BadRows()))
+        list(read_files([f"{tmp_path}/*.jsonl"], RowReader(Columns())))
 
 
 def test_a_hub_data_set_is_streamed_with_its_columns(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_hub_data_set_is_streamed_with_its_columns(tmp_path, monkeypatch):
 
     real_load = datasets.load_dataset
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    documents = list(read_hub("HuggingFaceFW/fineweb", "sample-10BT", Columns(), BadRows(), "fineweb"))
+    documents = list(read_hub("HuggingFaceFW/fineweb", "sample-10BT", RowReader(Columns()), "fineweb"))
     assert asked == {
         "path": "HuggingFaceFW/fineweb",
         "name": "sample-10BT",

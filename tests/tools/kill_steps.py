@@ -29,10 +29,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import common.table.scores
 import pyarrow.parquet as pq
 
 import attention_influence_scoring
-import common.table.scores
 import compute_retrieval_heads
 import fineweb
 import generate_retrieval_probes

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.shards.documents import open_shard
-from common.training.mixture import BLOCK, Mixture, Source
+from common.shards.reader import ShardReader
+from common.training.mixture import BLOCK, DocumentStream, Mixture
 from tests.conftest import write_shards
 
 
@@ -25,7 +25,7 @@ def source(lengths, first_token=0, shard_length=7):
     edges = [0, *(ends[np.flatnonzero(np.diff(shard_of))].tolist()), len(tokens)]
     shards = [tokens[start:end] for start, end in pairwise(edges)]
     spans = np.stack([ends - lengths, ends], axis=1) - np.array(edges)[shard_of][:, None]
-    return Source(shards, shard_of, spans)
+    return DocumentStream(shards, shard_of, spans)
 
 
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=30)
@@ -95,14 +95,14 @@ def test_it_ends_before_a_source_begins_again_and_no_later_index_is_valid():
 def test_a_selection_and_shards_are_read_where_they_lie(tmp_path):
     documents = [[n + 1] * (n % 5 + 1) for n in range(40)]
     paths = write_shards(tmp_path, documents, ["a"] * 40, shard_size=30)
-    everything = Source.of_shards([str(tmp_path / "*.bin")])
-    stored = sorted(token for path in paths for token in open_shard(path).tokens.tolist())
+    everything = DocumentStream.of_shards([str(tmp_path / "*.bin")])
+    stored = sorted(token for path in paths for token in ShardReader().open(path).tokens.tolist())
     assert sorted(everything.read(0, everything.num_tokens, 0).tolist()) == stored
-    rows = [(str(path), *map(int, open_shard(path).spans[1])) for path in paths[:2]]
+    rows = [(str(path), *map(int, ShardReader().open(path).spans[1])) for path in paths[:2]]
     table = pa.table([list(column) for column in zip(*rows, strict=True)], names=["shard", "start", "end"])
     pq.write_table(table, tmp_path / "top.parquet")
-    selected = Source.of_selection(tmp_path / "top.parquet")
-    wanted = sorted(token for name, start, end in rows for token in open_shard(name).tokens[start:end].tolist())
+    selected = DocumentStream.of_selection(tmp_path / "top.parquet")
+    wanted = sorted(token for name, start, end in rows for token in ShardReader().open(name).tokens[start:end].tolist())
     assert sorted(selected.read(0, selected.num_tokens, 0).tolist()) == wanted
 
 
@@ -124,7 +124,7 @@ def test_a_selection_that_does_not_fit_its_shards_is_refused(tmp_path, rows, say
     schema = pa.schema([("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
     pq.write_table(pa.table(columns, schema=schema), tmp_path / "top.parquet")
     with pytest.raises(InputError, match=says):
-        Source.of_selection(tmp_path / "top.parquet")
+        DocumentStream.of_selection(tmp_path / "top.parquet")
 
 
 def test_a_wrong_mix_or_table_is_refused(tmp_path):
@@ -136,4 +136,4 @@ def test_a_wrong_mix_or_table_is_refused(tmp_path):
         Mixture({"a": one, "b": one}, {"a": 1, "b": 1e-6}, 8)
     (tmp_path / "x.parquet").write_text("no table")
     with pytest.raises(InputError, match=r"x.parquet: not a selection"):
-        Source.of_selection(tmp_path / "x.parquet")
+        DocumentStream.of_selection(tmp_path / "x.parquet")

@@ -13,6 +13,7 @@ from contextlib import chdir, contextmanager
 from functools import partial
 from pathlib import Path
 
+import common.table.scores
 import pandas as pd
 import psutil
 import pytest
@@ -21,8 +22,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 import attention_influence_scoring
-import common.table.scores
-import common.workers.cluster as ray_cluster
+import common.workers.ray_team as ray_team
 import fineweb
 from common import cli
 from common.errors import InputError
@@ -273,7 +273,7 @@ class Light:
             raise RuntimeError("no room here")
         first.touch()
         if kind == "all differ":
-            self.facts = os.getpid()
+            self.description = os.getpid()
 
     def __call__(self, unit):
         if unit == "die":
@@ -287,7 +287,7 @@ class Light:
 def light(cluster, tmp_path, kind="", num_workers=2):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     make = partial(Light, kind, tmp_path)
-    with ray_cluster.Cluster(make, lambda unit, piece: None, cluster.address, num_workers, on_gpu=False) as workers:
+    with ray_team.RayTeam(make, lambda unit, piece: None, cluster.address, num_workers, on_gpu=False) as workers:
         yield workers
 
 
@@ -307,7 +307,7 @@ def test_a_unit_is_not_to_blame_for_workers_that_died_idle(cluster, tmp_path):
 
 def test_the_work_is_done_without_the_workers_that_do_not_start(cluster, tmp_path):
     with light(cluster, tmp_path, "only one starts") as workers:
-        while workers.failures < ray_cluster.TRIALS * 2:
+        while workers.failures < ray_team.TRIALS * 2:
             assert [piece for *_, piece in workers.run(["x"])] == ["x"]
         assert sorted(piece for *_, piece in workers.run(map(str, range(9)))) == list("012345678")
         assert workers.num_started == 1
@@ -320,7 +320,7 @@ def test_workers_of_different_models_are_refused(cluster, tmp_path):
 
 
 def test_units_that_all_kill_their_workers_end_the_run(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "TRIALS", 1)
+    monkeypatch.setattr(ray_team, "TRIALS", 1)
     with light(cluster, tmp_path, num_workers=1) as workers, pytest.raises(InputError, match="3 units in a row"):
         list(workers.run(["die"] * 9))
     assert workers.failures == 3  # each unit is to blame for its worker, however soon that died
