@@ -4,10 +4,10 @@
 #   bash pipeline.sh                                                  SmolLM2-135M on the sample text; needs only pip
 #   bash pipeline.sh --model hfl/chinese-llama-2-1.3b --version 10B   a model and FineWeb from the hub
 #
-# Makes .venv on the first run. A step is not run again while its command and its input file stay as they were;
-# tokenizing and scoring go on where they were stopped. Other models and versions get a folder of their own in data/.
-# --overwrite scores anew where the scores belong to other heads or another text.
-# --all trains a model of examples/config.json (on the sample a few steps of a very small one, to show the way).
+# Makes .venv on the first run. A step runs again only if its command or its input file has changed; tokenizing and
+# scoring continue where they stopped. Other models and versions get their own folder in data/.
+# --overwrite scores again if the scores belong to other heads or another text.
+# --all trains a model of examples/config.json (on the sample only a few steps of a very small model).
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -26,7 +26,7 @@ from common.text.corpus import SourceDocument
 from common.text.tokenization import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
-SLOWEST = ["test_smollm2.py", "test_steps_killed.py", "test_cluster.py"]
+SLOWEST = ["test_smollm2.py", "test_steps_killed.py", "test_ray_team.py"]
 hypothesis.settings.register_profile("here", deadline=None, max_examples=200)
 hypothesis.settings.load_profile("here")
 

@@ -101,8 +101,9 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
 def read_selection_record(selection: Path) -> SelectionRecord:
     """The record next to a selection's table; InputError if there is none, or it is damaged."""
     path = selection.with_suffix(".json")
-    if not path.exists():
-        raise InputError(f"{path}: no such file next to the selection; {MAKE_SELECTION}")
+    for file in (selection, path):
+        if not file.exists():
+            raise InputError(f"{file}: no such file; a selection has a table and a record, {MAKE_SELECTION}")
     record = read_json(path)
     try:
         domains = {name: DomainRecord(**domain) for name, domain in record["domains"].items()}

@@ -273,6 +273,9 @@ def no_page(site, spm_folder, capsys):
         table = pd.read_parquet("data/ai_scores.parquet")
         table.assign(doc_id="data/gone/x:0-5").to_parquet("moved.parquet")
         pd.concat([table, table.head(1)]).assign(domain="domain a").to_parquet("more.parquet")
+        selection = json.loads(Path("data/top20.json").read_text())
+        Path("moved.json").write_text(json.dumps(selection))
+        Path("more.json").write_text(json.dumps(selection | {"num_rows": len(table) + 1}))
         Path("headers.tsv").write_text("layer\thead\tretrieval_score\tselected\n")
         for name, text in (("odd", '{"scoring": {"seconds": "long"}}'), ("torn", "{")):
             table.to_parquet(f"{name}.parquet")

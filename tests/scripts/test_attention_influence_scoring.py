@@ -49,7 +49,7 @@ def test_scoring_goes_on_from_its_parts_without_scoring_anything_twice(run, spm_
     score = UnitScorer.__call__
 
     def recording(scorer, unit):
-        scored.extend(unit.spans)
+        scored.extend(unit.documents)
         return score(scorer, unit)
 
     monkeypatch.setattr(UnitScorer, "__call__", recording)

@@ -36,7 +36,7 @@ BAD_INPUT = {
     "nothing to score": (
         [*SCORE[:-4], *"--data theirs.bin --eot_id 2 --seq_len 64 --out new.tsv".split()],
         lambda d: write_llm_c_shard(d / "theirs.bin", [[], [7], []], 2),
-        ["new.tsv", "two tokens"],
+        ["new.tsv", "two or more tokens"],
     ),
     "no shards": ([*SCORE[:-4], *"--data data/none*.bin --out new.tsv".split()], None, ["data/none*.bin"]),
     "wrong magic": (SCORE, lambda d: spoil(d / SHARD, header_field(0, 7)), [SHARD, "magic"]),
@@ -91,7 +91,7 @@ BAD_INPUT = {
         lambda d: fineweb.main(f"--tokenizer {d}/bpe --input {d}/one.txt --out_dir other".split()),
         ["other/fineweb_train_000001.bin", "fineweb.py --tokenizer"],
     ),
-    "seq_len beyond the context": ([*SCORE, "--seq_len", "2000"], None, ["--seq_len 2000", "1024"]),
+    "seq_len beyond the context": ([*SCORE, "--seq_len", "2000"], None, ["--seq_len: 2000 tokens", "1024"]),
     "reference of other weights": (
         SCORE,
         lambda d: tiny_model("Llama", bos_token_id=1, intermediate_size=32).save_pretrained(d / "reference-model"),

@@ -61,8 +61,8 @@ BAD_INPUT = {
         ["probe 0", "1024", "--max_tokens"],
     ),
     "heads to .tsv": ([*FIND[:-1], "new.tsv"], None, ["new.tsv", ".txt"]),
-    "top_pct 0": ([*FIND, "--top_pct", "0"], None, ["--top_pct", "(0, 100]"]),
-    "top_pct 101": ([*FIND, "--top_pct", "101"], None, ["--top_pct", "(0, 100]"]),
+    "top_pct 0": ([*FIND, "--top_pct", "0"], None, ["--top_pct", "above 0 and at most 100"]),
+    "top_pct 101": ([*FIND, "--top_pct", "101"], None, ["--top_pct", "above 0 and at most 100"]),
     "top_pct nan": ([*FIND, "--top_pct", "nan"], None, ["--top_pct"]),
     "no such model": ([compute_retrieval_heads, "--model", "./nowhere", "--out", "new.txt"], None, ["./nowhere"]),
     "no such device": ([*FIND, "--device", "warp"], None, ["warp"]),
@@ -83,7 +83,7 @@ BAD_INPUT = {
     "a tokenizer larger than the model": (
         [compute_retrieval_heads, *"--model small --out new.txt".split()],
         lambda d: small_model(d, vocab_size=300),
-        ["small", "400", "300"],
+        ["small", "399", "300"],
     ),
     "a checkpoint with a shard missing": (
         [compute_retrieval_heads, *"--model sharded --out new.txt".split()],
@@ -103,7 +103,7 @@ BAD_INPUT = {
     "heads whose table goes over the probes": (
         [compute_retrieval_heads, *"--model BASE --probes p.tsv --out p.txt".split()],
         lambda d: (d / "p.tsv").write_bytes((d / PROBES).read_bytes()),
-        ["p.tsv", "input itself"],
+        ["p.tsv", "an input"],
     ),
     "a tokenizer.json of a newer make": (
         [compute_retrieval_heads, *"--model small --out new.txt".split()],

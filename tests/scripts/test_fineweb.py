@@ -11,6 +11,7 @@ import zstandard
 
 import fineweb
 from common.shards.reader import ShardReader
+from common.text import tokenization
 from common.text.corpus import SourceDocument
 from common.text.tokenization import load_tokenizer
 from tests.conftest import error_of
@@ -41,7 +42,7 @@ def test_a_vocabulary_over_65536_makes_uint32_shards(run, spm_folder, corpus, mo
     tokenizer = load_tokenizer(spm_folder)
     tokenizer.vocab_size = 70_000
     tokenizer.encode_batch = lambda texts: [[69_999, 5] for _ in texts]
-    monkeypatch.setattr(fineweb, "load_tokenizer", lambda *_: tokenizer)
+    monkeypatch.setattr(tokenization, "load_tokenizer", lambda *_: tokenizer)
     fineweb.main(["--input", str(corpus), "--out_dir", "data/wide"])
     shard = ShardReader().open(run / "data/wide/fineweb_train_000001.bin")
     assert shard.tokens.dtype == np.uint32
@@ -54,16 +55,16 @@ def test_the_same_files_in_another_order_are_another_run(tmp_path, spm_folder, m
         Path(f"{name}.jsonl").write_text(json.dumps({"text": f"The text of {name}."}) + "\n")
     command = f"--tokenizer {spm_folder} --out_dir new --input"
     fineweb.main(f"{command} a.jsonl b.jsonl".split())
-    assert "another run's work (source" in error_of(fineweb, f"{command} b.jsonl a.jsonl", capsys)
+    assert "the work of another run (source" in error_of(fineweb, f"{command} b.jsonl a.jsonl", capsys)
 
 
 def test_a_sample_of_other_text_is_another_run(tmp_path, spm_folder, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = f"--tokenizer {spm_folder} --out_dir new --version sample"
-    monkeypatch.setattr(fineweb, "sample_documents", lambda: [SourceDocument("The old text.", "a")])
+    monkeypatch.setattr("common.text.fineweb.sample_documents", lambda: [SourceDocument("The old text.", "a")])
     fineweb.main(command.split())
-    monkeypatch.setattr(fineweb, "sample_documents", lambda: [SourceDocument("The new text.", "a")])
-    assert "another run's work (sample" in error_of(fineweb, command, capsys)
+    monkeypatch.setattr("common.text.fineweb.sample_documents", lambda: [SourceDocument("The new text.", "a")])
+    assert "the work of another run (sample" in error_of(fineweb, command, capsys)
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [(".zst", zstandard.compress), (".gz", gzip.compress)])
@@ -103,7 +104,7 @@ def test_bad_rows_are_skipped_and_counted_on_request(tmp_path, spm_folder, monke
     fineweb.main([*command.split(), "--on_bad_row", "skip"])
     out = capsys.readouterr().out
     assert "5 documents" in out
-    assert "skipped 7 rows that could not be used, the first: text.jsonl:1" in out
+    assert "skipped 7 rows that cannot be used, the first: text.jsonl:1" in out
     line = error_of(fineweb, command.replace("kind", "topic").replace("new", "other") + " --on_bad_row skip", capsys)
     assert "text.jsonl: no documents in it; 12 rows skipped, the first: text.jsonl:1" in line
 

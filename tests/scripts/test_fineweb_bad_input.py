@@ -25,7 +25,7 @@ BAD_INPUT = {
     "shards of another maker in --out_dir": (
         [fineweb, *"--tokenizer BASE --out_dir theirs --input CORPUS".split()],
         lambda d: ((d / "theirs").mkdir(), (d / "theirs/fineweb_train_000001.bin").write_bytes(b"precious")),
-        ["theirs/fineweb_train_000001.bin", "made by something else"],
+        ["theirs/fineweb_train_000001.bin", "made by another program"],
     ),
     "no such input": ([*TOKENIZE, "nothing/*.jsonl"], None, ["nothing/*.jsonl"]),
     "unknown text column": ([*TOKENIZE, "CORPUS", "--text_column", "body"], None, ["text.jsonl:1", "'body'"]),

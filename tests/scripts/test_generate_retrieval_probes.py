@@ -24,7 +24,7 @@ BAD_INPUT = {
     "probes over their own corpus": (
         [*PROBE[:-1], "corpus.txt", "--corpus", "corpus.txt"],
         lambda d: (d / "corpus.txt").write_text("One two three. Four five six."),
-        ["corpus.txt", "input itself"],
+        ["corpus.txt", "an input"],
     ),
 }
 

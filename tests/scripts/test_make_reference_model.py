@@ -46,7 +46,7 @@ BAD_INPUT = {
     "a base model inside of --out": (
         [make_reference_model, *"--base_model reference-model/base --out reference-model".split()],
         lambda d: shutil.copytree(d / "reference-model", d / "reference-model/base"),
-        ["reference-model/base lies in it"],
+        ["reference-model/base is in this folder"],
     ),
     "probes for the check that do not fit": (
         [make_reference_model, *"--base_model BASE --mask zero --probes long.jsonl".split()],

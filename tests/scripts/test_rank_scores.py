@@ -79,7 +79,7 @@ BAD_INPUT = {
     "a selection over the scores": (
         [rank_scores, *"--scores data/ai_scores.tsv --out data/ai_scores.tsv".split()],
         None,
-        ["data/ai_scores.tsv", "itself"],
+        ["data/ai_scores.tsv", "an input"],
     ),
     "a doc_id twice": (
         RANK,
@@ -96,7 +96,7 @@ BAD_INPUT = {
     "a parquet that is not one": (
         [*RANK, "--scores", "data/ai_scores.parquet"],
         lambda d: (d / "data/ai_scores.parquet").write_bytes(b"PAR1 not parquet PAR1"),
-        ["data/ai_scores.parquet", "not a table of scores"],
+        ["data/ai_scores.parquet", "not a score table"],
     ),
     "a parquet of something else": (
         [*RANK, "--scores", "data/mine/fineweb_train_000001.index.parquet"],

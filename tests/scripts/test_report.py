@@ -89,8 +89,8 @@ def test_a_selection_of_the_lowest_ends_with_its_highest(site):
     rank_scores.main("--scores data/ai_scores.parquet --bottom_pct 20 --max_repetition 1 --dedup none".split())
     data = page_data(report_page("--selection", "data/bottom20.parquet"))
     highest = pd.read_parquet("data/bottom20.parquet").groupby("domain")["AI_Score"].max()
-    for name, *_, threshold, _ in data["thresholds"]:
-        assert threshold == pytest.approx(highest[name], rel=1e-6)
+    for line in data["thresholds"]:
+        assert line["threshold"] == pytest.approx(highest[line["domain"]], rel=1e-6)
 
 
 def test_facts_thresholds_and_sources_are_those_of_the_tables(site, browser):
@@ -98,11 +98,18 @@ def test_facts_thresholds_and_sources_are_those_of_the_tables(site, browser):
     table, top = pd.read_parquet("data/ai_scores.parquet"), pd.read_parquet("data/top20.parquet")
     data = page_data(path)
     for line in data["thresholds"]:
-        rows, taken = (t[t["domain"] == line[0]] for t in (table, top))
-        assert line[1:5] == [len(rows), rows["num_tokens"].sum(), pytest.approx(rows["AI_Score"].mean()), len(taken)]
-        assert line[5:] == pytest.approx(
-            [taken["AI_Score"].min(), taken["num_tokens"].sum() / rows["num_tokens"].sum()]
-        )
+        rows, taken = (t[t["domain"] == line["domain"]] for t in (table, top))
+        assert (line["left_out"], line["documents"], line["tokens"]) == (0, len(rows), rows["num_tokens"].sum())
+        assert line["selected_documents"] == len(taken)
+        assert line["mean_score"] == pytest.approx(rows["AI_Score"].mean())
+        assert line["threshold"] == pytest.approx(taken["AI_Score"].min())
+        assert line["share_of_tokens"] == pytest.approx(taken["num_tokens"].sum() / rows["num_tokens"].sum())
+    assert data["totals"] == {
+        "documents": len(table),
+        "tokens": table["num_tokens"].sum(),
+        "domains": table["domain"].nunique(),
+        "selected": len(top),
+    }
     table["source"] = ["part0", *(f"site{i % 3}.example" for i in range(1, len(table)))]
     for record in data["sources"]:
         rows = table[table["domain"] == record["domain"]].sort_values("AI_Score", ascending=False)

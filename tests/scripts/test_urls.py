@@ -95,4 +95,4 @@ def test_an_object_store_that_cannot_be_reached_is_one_line(s3, models, monkeypa
         line = error_of(rank_scores, f"--scores {s3}/scores.tsv --out top.tsv", capsys)
     finally:
         type(fsspec.filesystem("s3")).clear_instance_cache()
-    assert line.startswith("error: the object store did not do it (EndpointConnectionError")
+    assert line.startswith("error: the object store failed (EndpointConnectionError")

@@ -167,8 +167,11 @@ BAD_INPUT = {
     "a page of another name": ([*SHOW, "--html", "data/ai_scores.parquet", "--doc_id", "ID"], ["ends with .html"]),
     "a head without a page": ([*SHOW, "--head", "1,2", "--doc_id", "ID"], ["--head", "--html"]),
     "half a head": ([*SHOW, *"--html new.html --head 5 --doc_id ID".split()], ["--head", "'5'", "layer,head"]),
-    "a head of no layer": ([*SHOW, *"--html new.html --head 4,0 --doc_id ID".split()], ["--head 4,0", "4 layers of 8"]),
-    "a head below 0": ([*SHOW, *"--html new.html --head=-1,0 --doc_id ID".split()], ["--head -1,0"]),
+    "a head of no layer": (
+        [*SHOW, *"--html new.html --head 4,0 --doc_id ID".split()],
+        ["--head: head 4,0", "4 layers of 8"],
+    ),
+    "a head below 0": ([*SHOW, *"--html new.html --head=-1,0 --doc_id ID".split()], ["--head: head -1,0"]),
     "a document elsewhere": (
         [*SHOW, *"--html new.html --data_dir other --doc_id ID".split()],
         ["leads outside of other", "--data_dir"],
