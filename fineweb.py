@@ -35,7 +35,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out_dir", type=as_path, help="where the shards go (default: data/fineweb and the version)")
     parser.add_argument("--shard_size", type=shard_size, default=10**8, help="most tokens in a shard")
     parser.add_argument(
-        "--val_tokens", type=cli.non_negative_int, help="tokens set aside first (default: one shard of FineWeb, else 0)"
+        "--val_tokens",
+        type=cli.non_negative_int,
+        help="tokens set aside first (default: FineWeb one shard, others 0)",
     )
     parser.add_argument("--max_docs", type=cli.positive_int, help="stop after this many documents (default: all)")
     flags.add_engine_flags(
@@ -68,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.chat and not args.input:
         raise InputError("--chat: the texts of --version are no chats; give your own with --input")
+    engine = cli.options(EngineOptions, args)
     from_hub = not args.input and args.version != "sample"
     use_threads(args.num_workers)
     tokenizer = load_tokenizer(args.tokenizer, args.trust_remote_code)
@@ -81,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         val_tokens=args.val_tokens if args.val_tokens is not None else (args.shard_size if from_hub else 0),
     )
     corpus = open_corpus(args.version, args.input, reader)
-    make_dataset(corpus, reader, tokenizer, options, cli.options(EngineOptions, args))
+    make_dataset(corpus, reader, tokenizer, options, engine)
     reader.report()
     shards = f"{options.out_dir}/{NAME}_train_*.bin"
     print(f"next: python attention_influence_scoring.py --base_model MODEL --data '{shards}'")

@@ -32,9 +32,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--retrieval_heads", type=Path, default=Path("data/retrieval_heads.txt"), help="heads from step 2"
     )
-    parser.add_argument("--mask", choices=["uniform", "zero"], default="uniform", help="how a masked head attends")
+    parser.add_argument(
+        "--mask",
+        choices=["uniform", "zero"],
+        default="uniform",
+        help="uniform: a masked head attends equally to all positions; zero: it contributes nothing",
+    )
     parser.add_argument("--probes", type=Path, help="probes for the causal check (default: no check)")
-    parser.add_argument("--max_probes", type=cli.positive_int, default=32, help="use only so many for the check")
+    parser.add_argument("--max_probes", type=cli.positive_int, default=32, help="most probes in the check")
     parser.add_argument("--draws", type=cli.positive_int, default=9, help="how often the check draws random heads")
     parser.add_argument("--seed", type=int, default=0, help="for the random heads of the check")
     parser.add_argument("--out", type=Path, default=Path("reference-model"), help="where the checkpoint goes")

@@ -57,7 +57,7 @@ def watch(batches: Iterable, what: str, num_rows: int | None) -> Iterator:
 
 
 def show(domains: dict) -> None:
-    """Print a line for each `DomainRecord`."""
+    """Print a line for each `common.table.ranking.Domain`."""
     limits = list(dict.fromkeys(limit for domain in domains.values() for limit in domain.left_out))
     lines = [("domain", *limits, "ranked", "tokens", "mean", "threshold", "selected", "share of tokens")]
     for name, domain in domains.items():
@@ -72,14 +72,15 @@ def show(domains: dict) -> None:
         print("  ".join(aligned))
 
 
-def draw(domains: dict, lowest: bool, out: Path) -> list[Path]:
-    """Draw the largest domains, next to `out`; returns the pictures."""
+def draw(ranking, out: Path) -> list[Path]:
+    """Draw the largest domains of a `common.table.ranking.Ranking`, next to `out`; returns the pictures."""
     from common.pages.pictures import distributions_picture, repetition_picture, save_picture
 
-    largest = {name: domain for name, domain in domains.items() if domain.sample is not None}
-    spread = {name: (*domain.histogram(lowest), domain.threshold) for name, domain in largest.items()}
+    spread = {
+        name: (drawn.scores, drawn.counts, ranking.domains[name].threshold) for name, drawn in ranking.drawn.items()
+    }
     figures = {out.with_suffix(".png"): distributions_picture(spread)}
-    samples = {name: domain.sample for name, domain in largest.items()}
+    samples = {name: drawn.sample for name, drawn in ranking.drawn.items()}
     if any(sample["repetition"].notna().any() for sample in samples.values()):
         figures[out.with_suffix(".repetition.png")] = repetition_picture(samples)
     for path, figure in figures.items():
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     with sole_writer(out), scratch(out) as folder:
         ranking = Ranking(args.scores, percent, args.by, lowest, folder, limits, watch)
         selection = write_selection(ranking, out)
-        pictures = draw(ranking.domains, lowest, out)
+        pictures = draw(ranking, out)
     show(selection.domains)
     if selection.num_not_finite:
         print(f"{selection.num_not_finite:,} rows have no finite AI_Score and were not ranked")

@@ -1,4 +1,4 @@
-"""The flags that several scripts share. `cli.options` turns them into the dataclasses that the other rooms define."""
+"""The flags that several scripts share. `cli.options` turns them into the dataclasses of the other folders."""
 
 import argparse
 
@@ -26,7 +26,7 @@ def add_trust_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
     """The fields of `common.model.checkpoints.Runtime`."""
-    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu, cuda, cuda:1, …")
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one, otherwise CPU), cpu, cuda:1, …")
     parser.add_argument(
         "--dtype",
         default="auto",
@@ -77,12 +77,12 @@ def add_data_dir_flag(parser: argparse.ArgumentParser) -> None:
         "--data_dir",
         nargs="+",
         default=["."],
-        help="folders in which the shards of doc_ids may be",
+        help="folders that hold the shards named in doc_ids; . is the current folder",
     )
 
 
 def add_engine_flags(parser: argparse.ArgumentParser, num_workers: str) -> None:
-    """The fields of `common.workers.engine.EngineOptions`; `num_workers` is the help of that flag."""
+    """The fields of `common.workers.team.EngineOptions`; `num_workers` is the help of --num_workers."""
     parser.add_argument(
         "--engine",
         choices=["local", "ray"],

@@ -116,7 +116,7 @@ def vocabulary(model: transformers.PreTrainedModel) -> Vocabulary:
 
 def require_tokenizer(model: transformers.PreTrainedModel, tokenizer: TextTokenizer) -> None:
     """Raise InputError if the tokenizer has ids that the model has no embedding for."""
-    vocabulary(model).require(tokenizer.vocab_size - 1, f"{tokenizer.name}: this tokenizer")
+    vocabulary(model).require(tokenizer.vocab_size - 1, f"{tokenizer.name}: the highest id of this tokenizer")
 
 
 def require_context(model: transformers.PreTrainedModel, length: int, what: str, fix: str) -> None:

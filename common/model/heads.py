@@ -40,8 +40,8 @@ class Head(NamedTuple):
         """Raise InputError, which begins with `where`, if a model of `shape` (layers, heads) has no such head."""
         if not (0 <= self.layer < shape[0] and 0 <= self.index < shape[1]):
             raise InputError(
-                f"{where}: head {self} is outside the model's {shape[0]} layers of {shape[1]} heads; "
-                "compute_retrieval_heads.py finds the heads of a model"
+                f"{where}: head {self} is outside the model's {shape[0]} layers of {shape[1]} heads, "
+                "both counted from 0; compute_retrieval_heads.py finds the heads of a model"
             )
 
     def __str__(self) -> str:

@@ -20,10 +20,10 @@ LIGHT = {"text": "#1f2328", "figure": "#ffffff", "bars": "#8fb3d9", "chosen": "#
 DARK = {"text": "#e6edf3", "figure": "#16191d", "bars": "#46719f", "chosen": "#ff7b72"}
 
 
-def save_picture(figure: Figure, path: Path) -> None:
+def save_picture(figure: Figure, path: Path, dpi: int = 110) -> None:
     """Write a figure as PNG, whole or not at all."""
     with atomic(path) as tmp:
-        figure.savefig(tmp, format="png", dpi=110)
+        figure.savefig(tmp, format="png", dpi=dpi)
 
 
 def heads_picture(scores: np.ndarray, chosen: Sequence[Head], dark: bool = False) -> Figure:

@@ -56,8 +56,8 @@ def write_report(options: ReportOptions, reader: ShardReader) -> None:
     """
     head_scores, chosen = read_head_scores(options.retrieval_heads)
     masking, record_path = read_record(options.reference_model), options.scores.with_suffix(".json")
-    overview = read_overview(options.scores, Origins(options.data_dir))
     selection = read_selection_record(options.selection)
+    overview = read_overview(options.scores, Origins(options.data_dir))
     _check_selection(selection, overview, options)
     shown = choose(overview, options.max_docs)
     known = {"base_model": options.base_model, "reference_model": options.reference_model}

@@ -44,6 +44,7 @@ def strongest_head(pair: Pair, reference_model: str, wanted: Head | None) -> Hea
     return best
 
 
+@torch.inference_mode()
 def attended_places(
     model: PreTrainedModel, document: Document, seq_len: int, bos_id: int | None, head: Head
 ) -> np.ndarray:

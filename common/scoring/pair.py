@@ -23,8 +23,8 @@ from common.model.masking import Masking, find_masked_heads
 from common.scoring.loss import PairScorer
 from common.text.tokenization import TextTokenizer, Vocabulary
 
-# Times a loss, by whether the model computes in float32: packing may change a loss by rounding only.
-LOSS_TOLERANCE = {True: 1e-4, False: 0.05}
+# Largest relative difference of a loss: packing may change it only by rounding.
+FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-4, 0.05
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PairOptions:
 
 
 class PairDescription(NamedTuple):
-    """The facts about the two models that a run records, and that its results depend on.
+    """Facts about the two models; the run records them.
 
     Attributes:
         identity: digests of both models, and the tokenizer.
@@ -95,6 +95,12 @@ def load_pair(options: PairOptions) -> Pair:
     reference = load_model(options.reference_model, options.runtime)
     for model in (base, reference):
         require_context(model, options.seq_len, "--seq_len", "lower it")
+    identity = {
+        "base_model": model_digest(base),
+        "reference_model": model_digest(reference),
+        "tokenizer": tokenizer.fingerprint,
+        "bos_id": tokenizer.bos_id,
+    }
     found = find_masked_heads(base, reference)
     masked = isinstance(found, Masking)
     if masked:
@@ -107,12 +113,6 @@ def load_pair(options: PairOptions) -> Pair:
     models = {"masked": found} if masked else {"reference": reference}
     scorer = PairScorer(base, **models, tokens_per_batch=options.tokens_per_batch, compiled=options.compiled)
     _check_losses(scorer, base, reference)
-    identity = {
-        "base_model": model_digest(base),
-        "reference_model": model_digest(reference),
-        "tokenizer": tokenizer.fingerprint,
-        "bos_id": tokenizer.bos_id,
-    }
     dtype = str(base.dtype).removeprefix("torch.")
     description = PairDescription(identity, vocabulary(base), summary, base.device.type, dtype)
     return Pair(scorer, tokenizer, description, base, found.heads if masked else [])
@@ -128,7 +128,8 @@ def _check_unrelated(base: PreTrainedModel, reference: PreTrainedModel, found: s
         )
     if vocabulary(reference).size != vocabulary(base).size:
         raise InputError(
-            f"{options.reference_model}: its vocabulary is not {options.base_model}'s; their losses do not compare"
+            f"{options.reference_model}: its vocabulary has {vocabulary(reference).size} tokens, but that of "
+            f"{options.base_model} {vocabulary(base).size}, so losses do not compare; use models with one vocabulary"
         )
 
 
@@ -154,7 +155,7 @@ def _check_losses(scorer: PairScorer, base: PreTrainedModel, reference: PreTrain
         ids = torch.tensor(document, device=base.device)[None]
         for model, loss in zip((base, reference), losses, strict=True):
             expected = model(input_ids=ids, labels=ids, use_cache=False).loss.item()
-            tolerance = LOSS_TOLERANCE[model.dtype == torch.float32] * expected
+            tolerance = (FLOAT32_TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE) * expected
             if math.isfinite(expected) and not abs(loss - expected) <= tolerance:
                 raise InputError(
                     f"{type(base).__name__}: scored together with another document, a document's loss is {loss:.6f} "

@@ -1,20 +1,14 @@
-"""The best documents of each domain, from tables of any length.
-
-A table is read twice. The first pass counts the documents of each domain in each bin of scores; the counts show which
-bin holds the threshold. The second pass writes the documents up to that bin to disk, in buckets in the order of the
-result. Then each bucket is sorted, cut at the exact threshold and yielded. Memory holds a batch of rows, the counts,
-and one bucket: a million rows, or the rows of one bin if it has more.
-"""
+"""The best documents of each domain, from tables of any length: DuckDB sorts, on disk if memory is too small."""
 
 import math
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -22,14 +16,10 @@ import pyarrow.compute as pc
 
 from common.errors import InputError
 from common.table.schema import EXACT, NEAR, TABLE_SCHEMA
-from common.table.tables import count_rows, read_score_batches
+from common.table.tables import BATCH_ROWS, count_rows, read_score_batches
 
-# A bin holds the scores with the same sign, exponent and first 8 bits of the mantissa; they differ by 0.4 % at most.
-BITS = 20
-ROWS_PER_BUCKET = 2**20
-HASH_FILES = 64
+MEMORY = "1GB"
 DRAWN, SAMPLE = 24, 2000  # domains in a picture, and documents of each domain
-COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 @dataclass(frozen=True)
@@ -44,74 +34,84 @@ class Limits:
     max_repetition: float = 1.0
     dedup: str = "none"
 
-    def over(self, path: Path, table: pa.Table) -> dict[str, np.ndarray]:
-        """For each limit, which rows are over it; InputError if the table lacks the column for it."""
-        found = {}
-        if self.max_repetition < 1:
-            found["repetitive"] = _known(path, table, "repetition", "--max_repetition 1") > self.max_repetition
+    def over(self, path: Path, table: pa.Table) -> pa.Array:
+        """For each row, the first limit that leaves it out, or null; InputError if the table lacks its column."""
+        found = pa.nulls(len(table), pa.string())
         if self.dedup != "none":
             column = {"exact": EXACT, "near": NEAR}[self.dedup]
-            found["duplicates"] = _known(path, table, column, "--dedup none") != ""
+            found = pc.if_else(pc.not_equal(_known(path, table, column, "--dedup none"), ""), "duplicates", found)
+        if self.max_repetition < 1:
+            repetition = _known(path, table, "repetition", "--max_repetition 1")
+            found = pc.if_else(pc.greater(repetition, self.max_repetition), "repetitive", found)
         return found
 
 
-def _known(path: Path, table: pa.Table, column: str, without: str) -> np.ndarray:
-    if pc.any(pc.is_null(table[column], nan_is_null=True)).as_py():
+def _known(path: Path, table: pa.Table, column: str, without: str) -> pa.ChunkedArray:
+    finite = table.filter(pc.is_finite(table["AI_Score"]))
+    if pc.any(pc.is_null(finite[column], nan_is_null=True)).as_py():
         raise InputError(
-            f"{path}: some rows have no {column}; score again with attention_influence_scoring.py, or rank "
-            f"without it: {without}"
+            f"{path}: some rows have no {column}; score again with attention_influence_scoring.py, or rank without it: "
+            f"{without}"
         )
-    return table[column].to_numpy()
+    return table[column]
 
 
 @dataclass
 class Domain:
-    """The contents of one domain, and the selection from it.
+    """The documents of one domain with a finite score, and the selection from them.
 
     Attributes:
-        left_out: by limit, how many documents it left out; all counts below are of the other documents.
-        sample: repetition, AI_Score and kept of about `SAMPLE` documents, chosen by a hash of their ids, including
-            those left out; None except for the `DRAWN` largest domains.
-        score_sum: of the documents with a finite score; documents without one are not counted.
-        weights: by bin, the number of documents, or of their tokens.
-        rows: by bin, the number of documents.
-        limit: documents are selected, best first, until the documents before have this weight.
-        threshold: the score of the last selected document.
+        left_out: by limit, how many documents it left out; the next four are of the other documents.
+        mean_score, threshold: None if there is no document; the threshold is the score of the last selected one.
     """
 
-    left_out: Counter = field(default_factory=Counter)
-    sample: pd.DataFrame | None = None
-    num_documents: int = 0
-    num_tokens: int = 0
-    score_sum: float = 0.0
-    weights: Counter = field(default_factory=Counter)
-    rows: Counter = field(default_factory=Counter)
-    limit: int = 0
-    taken: int = 0
-    num_selected: int = 0
+    left_out: dict[str, int]
+    documents: int
+    tokens: int
+    mean_score: float | None
+    threshold: float | None = None
+    selected_documents: int = 0
     selected_tokens: int = 0
-    threshold: float = math.nan
 
-    def histogram(self, lowest: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The scores of the ranked documents, exact to 0.4 %, and the number of documents with each."""
-        bins = np.array(sorted(self.rows), np.int64)
-        return _scores_of(bins, lowest), np.array([self.rows[bin_] for bin_ in bins.tolist()])
+    @property
+    def num_finite(self) -> int:
+        """Documents with a finite score, including those left out."""
+        return self.documents + sum(self.left_out.values())
+
+    @property
+    def share_of_tokens(self) -> float | None:
+        """Selected tokens per ranked token."""
+        return self.selected_tokens / self.tokens if self.tokens else None
+
+
+class Drawn(NamedTuple):
+    """The data of a domain's pictures.
+
+    Attributes:
+        scores, counts: scores of ranked documents, rounded to three digits, and the number of documents with each.
+        sample: repetition, AI_Score and kept (it was ranked) of about `SAMPLE` documents, chosen by hashes of ids.
+    """
+
+    scores: np.ndarray
+    counts: np.ndarray
+    sample: pd.DataFrame
 
 
 class Ranking:
     """The best (or the `lowest`) `percent` of each domain by AI_Score.
 
     Args:
-        path: a table of scores; rows without a finite score are never selected.
+        path: a score table; rows without a finite score are never selected.
         by: `documents` takes that percentage of the domain's documents, rounded up; `tokens` takes documents until
             they hold that percentage of its tokens.
         limits: the documents that are left out before.
         scratch: an empty folder for data that does not fit into memory.
-        watch: called with the batches of a pass, the name of the pass and the number of rows (None if unknown); returns
-            the batches, and may show progress.
+        watch: called with batches of rows, the name of the step and the number of rows (None if unknown); returns the
+            batches, and may show progress.
 
     Attributes:
         domains: by name, in order; complete when `selected` is exhausted.
+        drawn: the same for the `DRAWN` largest domains.
         num_rows: of the table.
         num_not_finite: rows without a finite score.
     """
@@ -124,11 +124,12 @@ class Ranking:
         lowest: bool,
         scratch: Path,
         limits: Limits = Limits(),
-        watch=lambda batches, *_: batches,
+        watch: Callable = lambda batches, *_: batches,
     ):
         self.path, self.percent, self.by, self.lowest, self.limits = path, percent, by, lowest, limits
         self._scratch, self._watch = scratch, watch
         self.domains: dict[str, Domain] = {}
+        self.drawn: dict[str, Drawn] = {}
         self.num_rows = self.num_not_finite = 0
 
     def selected(self) -> Iterator[pa.Table]:
@@ -138,164 +139,109 @@ class Ranking:
             InputError: as in `read_score_batches`; no row has a finite score, or all are left out; a doc_id is there
                 twice; or the table lacks a column for the limits.
         """
-        twice = self._count()
+        settings = {"memory_limit": MEMORY, "temp_directory": str(self._scratch / "spilled")}
+        with self._errors(), duckdb.connect(str(self._scratch / "ranking.duckdb"), config=settings) as database:
+            self._load(database)
+            self._select(database)
+            self._draw(database)
+            columns = ", ".join(f'"{name}"' for name in TABLE_SCHEMA.names)
+            found = database.sql(f"SELECT {columns} FROM scores SEMI JOIN chosen USING (row) ORDER BY {self._order}")
+            batches = found.to_arrow_reader(BATCH_ROWS)
+            tables = (pa.Table.from_batches([batch]).cast(TABLE_SCHEMA) for batch in batches)
+            yield from self._watch(
+                tables, "writing", sum(domain.selected_documents for domain in self.domains.values())
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn a full disk or too little memory into an InputError, and an interrupted query into the interrupt."""
+        try:
+            yield
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise InputError(
+                f"{self._scratch}: the table cannot be ranked there ({error}); free disk space and run this again"
+            ) from None
+        except RuntimeError as error:
+            if "nterrupt" not in str(error):
+                raise
+            raise (error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else KeyboardInterrupt) from None
+
+    @property
+    def _order(self) -> str:
+        return f"domain, AI_Score {'ASC' if self.lowest else 'DESC'}, row"
+
+    def _load(self, database: duckdb.DuckDBPyConnection) -> None:
+        """Read the table into the database's `scores`, without the rows that have no finite score."""
+        for batch in self._watch(read_score_batches(self.path), "reading", count_rows(self.path)):
+            rows = pa.array(np.arange(self.num_rows, self.num_rows + len(batch)))
+            left_out = self.limits.over(self.path, batch)
+            hashes = pa.array(pd.util.hash_array(batch["doc_id"].to_numpy(), categorize=False))
+            numbered = batch.append_column("row", rows).append_column("left_out", left_out)
+            numbered = numbered.append_column("id_hash", hashes)
+            database.register("batch", numbered)
+            create = "INSERT INTO scores" if self.num_rows else "CREATE OR REPLACE TABLE scores AS"
+            database.sql(f"{create} SELECT * FROM batch")
+            self.num_rows += len(batch)
+        groups = "SELECT doc_id FROM scores GROUP BY doc_id, id_hash"
+        if repeated := database.sql(f"{groups} HAVING count(*) > 1 LIMIT 1").fetchone():
+            raise InputError(
+                f"{self.path}: doc_id {repeated[0]} is there twice; make it with attention_influence_scoring.py"
+            )
+        not_finite = "scores WHERE NOT coalesce(isfinite(AI_Score), false)"
+        [self.num_not_finite] = database.sql(f"SELECT count(*) FROM {not_finite}").fetchone()
+        database.sql(f"DELETE FROM {not_finite}")
+
+    def _select(self, database: duckdb.DuckDBPyConnection) -> None:
+        """Count the documents of each domain, and put the rows to select into the database's `chosen`."""
+        weight = "1" if self.by == "documents" else "num_tokens"
+        counts = database.sql(f"""
+            SELECT domain, count(*) FILTER (left_out = 'repetitive'), count(*) FILTER (left_out = 'duplicates'),
+                count(*) FILTER (left_out IS NULL), coalesce(sum(num_tokens) FILTER (left_out IS NULL), 0),
+                favg(AI_Score) FILTER (left_out IS NULL), coalesce(sum({weight}) FILTER (left_out IS NULL), 0)
+            FROM scores GROUP BY domain ORDER BY domain
+        """)
+        share, limits = Fraction(str(self.percent)) / 100, {}
+        for name, repetitive, duplicates, documents, tokens, mean_score, total in counts.fetchall():
+            left_out = {"repetitive": repetitive, "duplicates": duplicates}
+            left_out = {limit: count for limit, count in left_out.items() if count}
+            self.domains[name] = Domain(left_out, documents, int(tokens), mean_score)
+            limits[name] = math.ceil(share * int(total))
         if not self.domains:
             raise InputError(f"{self.path}: no row has a finite AI_Score; check L_base and L_ref in it")
-        if not any(domain.num_documents for domain in self.domains.values()):
+        if not any(domain.documents for domain in self.domains.values()):
             raise InputError(f"{self.path}: all rows are left out; raise --max_repetition, or use --dedup none")
-        self.domains = dict(sorted(self.domains.items()))
-        self._hash_limits = self._limit_hashes()
-        last_places, edges = self._plan()
-        buckets = self._spill(last_places, edges, twice)
-        expected = sum(domain.limit for domain in self.domains.values()) if self.by == "documents" else None
-        yield from self._watch(map(self._cut, buckets), "writing", expected)
-
-    def _count(self) -> np.ndarray:
-        """The first pass; returns the hashes that occur twice."""
-        with ExitStack() as stack:
-            files = [stack.enter_context((self._scratch / f"hashes{n}").open("wb")) for n in range(HASH_FILES)]
-            for table in self._watch(read_score_batches(self.path), "reading", count_rows(self.path)):
-                self.num_rows += len(table)
-                hashes = np.sort(_hashes(table))
-                for file, part in zip(files, np.split(hashes, _edges_of_hash_files(hashes)), strict=True):
-                    file.write(part)
-                table = _finite(table)
-                self.num_not_finite += len(hashes) - len(table)
-                keep = self._count_left_out(table)
-                self._count_batch(*_ranked(table.filter(pa.array(keep)), self.lowest))
-        return np.concatenate([_twice(self._scratch / f"hashes{n}") for n in range(HASH_FILES)])
-
-    def _keep(self, table: pa.Table) -> np.ndarray:
-        """Which rows are under all limits."""
-        over = self.limits.over(self.path, table).values()
-        return ~np.logical_or.reduce([np.zeros(len(table), bool), *over])
-
-    def _count_left_out(self, table: pa.Table) -> np.ndarray:
-        """Count by domain the rows that each limit leaves out, each row once; returns the same as `_keep`."""
-        left = np.ones(len(table), bool)
-        for limit, over in self.limits.over(self.path, table).items():
-            for each in pc.value_counts(table["domain"].filter(pa.array(over & left))).to_pylist():
-                self.domains.setdefault(each["values"], Domain()).left_out[limit] += each["counts"]
-            left &= ~over
-        return left
-
-    def _draw(self, table: pa.Table, keep: np.ndarray) -> None:
-        """Add rows to the samples of their domains: those with a hash of the id under a limit."""
-        names = table["domain"].combine_chunks().dictionary_encode()
-        limits = np.array([self._hash_limits.get(name, 0) for name in names.dictionary.to_pylist()], np.uint64)
-        rows = np.flatnonzero(_hashes(table) < limits[names.indices.to_numpy()])
-        drawn = table.take(rows).select(["domain", "repetition", "AI_Score"]).to_pandas().assign(kept=keep[rows])
-        for name, sample in drawn.groupby("domain"):
-            self.domains[name].sample = pd.concat([self.domains[name].sample, sample], ignore_index=True)
-
-    def _limit_hashes(self) -> dict[str, int]:
-        """By domain, the hash below which an id is in the sample."""
-        sizes = {name: domain.num_documents + sum(domain.left_out.values()) for name, domain in self.domains.items()}
-        largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:DRAWN]
-        return {name: min(2**64 - 1, 2**64 * SAMPLE // sizes[name]) for name in largest}
-
-    def _count_batch(
-        self, names: list[str], codes: np.ndarray, lengths: np.ndarray, scores: np.ndarray, bins: np.ndarray
-    ):
-        groups, group_of = np.unique(codes << BITS | bins, return_inverse=True)
-        rows = np.bincount(group_of)
-        tokens = np.bincount(group_of, lengths).astype(np.int64)
-        sums = np.bincount(group_of, scores)
-        for group, count, num_tokens, score_sum in zip(
-            groups.tolist(), rows.tolist(), tokens.tolist(), sums.tolist(), strict=True
-        ):
-            domain = self.domains.setdefault(names[group >> BITS], Domain())
-            bin_ = group & (1 << BITS) - 1
-            domain.num_documents += count
-            domain.num_tokens += num_tokens
-            domain.score_sum += score_sum
-            domain.rows[bin_] += count
-            domain.weights[bin_] += count if self.by == "documents" else num_tokens
-
-    def _plan(self) -> tuple[np.ndarray, list[int]]:
-        """The place of the last selected bin of each domain, and the places where the buckets begin.
-
-        A place is a bin of a domain, numbered in the order of the result.
-        """
-        share = Fraction(str(self.percent)) / 100
-        last_places, edges, in_bucket = [], [0], 0
-        for rank, domain in enumerate(self.domains.values()):
-            domain.limit = math.ceil(share * sum(domain.weights.values()))
-            weight, place = 0, (rank << BITS) - 1
-            for bin_ in sorted(domain.rows):
-                if weight >= domain.limit:
-                    break
-                weight += domain.weights[bin_]
-                place = rank << BITS | bin_
-                if in_bucket and in_bucket + domain.rows[bin_] > ROWS_PER_BUCKET:
-                    edges.append(place)
-                    in_bucket = 0
-                in_bucket += domain.rows[bin_]
-            last_places.append(place)
-        return np.array(last_places), edges
-
-    def _spill(self, last_places: np.ndarray, edges: list[int], twice: np.ndarray) -> list[Path]:
-        """The second pass; returns the buckets' files."""
-        ranks = {name: rank for rank, name in enumerate(self.domains)}
-        files = [self._scratch / f"bucket{n}" for n in range(len(edges))]
-        seen: set[str] = set()
-        with ExitStack() as stack:
-            writers = [stack.enter_context(pa.ipc.new_stream(str(f), TABLE_SCHEMA, options=COMPRESSED)) for f in files]
-            for table in self._watch(read_score_batches(self.path), "selecting", self.num_rows):
-                if len(twice):
-                    self._refuse_repeated(table, twice, seen)
-                table = _finite(table)
-                keep = self._keep(table)
-                self._draw(table, keep)
-                table = table.filter(pa.array(keep))
-                names, codes, _, _, bins = _ranked(table, self.lowest)
-                rank_of = np.array([ranks[name] for name in names], np.int64)
-                places = rank_of[codes] << BITS | bins
-                rows = np.flatnonzero(places <= last_places[rank_of[codes]])
-                buckets = np.searchsorted(edges, places[rows], side="right") - 1
-                order = np.argsort(buckets, kind="stable")
-                kept, present = table.take(rows[order]), np.bincount(buckets, minlength=len(edges))
-                first = 0
-                for bucket in np.flatnonzero(present):
-                    writers[bucket].write_table(kept.slice(first, present[bucket]))
-                    first += present[bucket]
-        return files
-
-    def _cut(self, bucket: Path) -> pa.Table:
-        """Sort a bucket, and return and count the selected documents."""
-        with pa.ipc.open_stream(str(bucket)) as reader:
-            table = reader.read_all()
-        bucket.unlink()
-        names = table["domain"].combine_chunks().dictionary_encode()
-        ranks = {name: rank for rank, name in enumerate(self.domains)}
-        domain_ranks = np.array([ranks[name] for name in names.dictionary.to_pylist()])[names.indices.to_numpy()]
-        order = np.lexsort((_sort_keys(table["AI_Score"].to_numpy(), self.lowest), domain_ranks))
-        table, domain_ranks = table.take(order), domain_ranks[order]
-        lengths, scores = table["num_tokens"].to_numpy(), table["AI_Score"].to_numpy()
-        chosen = []
-        present = sorted(names.dictionary.to_pylist())
-        edges = [0, *(np.flatnonzero(np.diff(domain_ranks)) + 1).tolist(), len(table)]
-        for name, (first, last) in zip(present, pairwise(edges), strict=True):
+        database.register("limits", pa.table({"domain": list(limits), "most": list(limits.values())}))
+        database.sql(f"""
+            CREATE OR REPLACE TABLE chosen AS SELECT row, domain, num_tokens, AI_Score FROM (
+                SELECT row, domain, num_tokens, AI_Score,
+                    sum({weight}) OVER (PARTITION BY domain ORDER BY {self._order} ROWS UNBOUNDED PRECEDING)
+                    - {weight} AS before
+                FROM scores WHERE left_out IS NULL
+            ) JOIN limits USING (domain) WHERE before < most
+        """)
+        last = "max" if self.lowest else "min"
+        totals = database.sql(f"SELECT domain, count(*), sum(num_tokens), {last}(AI_Score) FROM chosen GROUP BY domain")
+        for name, documents, tokens, threshold in totals.fetchall():
             domain = self.domains[name]
-            weights = lengths[first:last] if self.by == "tokens" else np.ones(last - first, np.int64)
-            before = domain.taken + np.cumsum(weights) - weights
-            count = int(np.searchsorted(before, domain.limit))
-            domain.taken += int(weights.sum())
-            if count:
-                chosen.append(table.slice(first, count))
-                domain.num_selected += count
-                domain.selected_tokens += int(lengths[first : first + count].sum())
-                domain.threshold = float(scores[first + count - 1])
-        return pa.concat_tables(chosen) if chosen else table.slice(0, 0)
+            domain.selected_documents, domain.selected_tokens, domain.threshold = documents, int(tokens), threshold
 
-    def _refuse_repeated(self, table: pa.Table, twice: np.ndarray, seen: set[str]) -> None:
-        """Raise InputError for a doc_id that was seen before; only ids whose hash occurs twice are compared."""
-        for doc_id in table["doc_id"].filter(np.isin(_hashes(table), twice)).to_pylist():
-            if doc_id in seen:
-                raise InputError(
-                    f"{self.path}: doc_id {doc_id} is there twice; make it with attention_influence_scoring.py"
-                )
-            seen.add(doc_id)
+    def _draw(self, database: duckdb.DuckDBPyConnection) -> None:
+        """Read the data for pictures of the largest domains."""
+        sizes = {name: domain.num_finite for name, domain in self.domains.items()}
+        largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:DRAWN]
+        digits = "CAST(2 - floor(log10(greatest(abs(AI_Score), 1e-300))) AS INT)"
+        for name in sorted(largest):
+            histogram = database.execute(
+                f"SELECT round(AI_Score, {digits}) AS score, count(*) AS documents FROM scores "
+                "WHERE domain = ? AND left_out IS NULL GROUP BY score ORDER BY score",
+                [name],
+            ).fetchnumpy()
+            sample = database.execute(
+                "SELECT repetition, AI_Score, left_out IS NULL AS kept FROM scores "
+                "WHERE domain = ? AND id_hash < ? ORDER BY row",
+                [name, min(2**64 - 1, 2**64 * SAMPLE // sizes[name])],
+            ).df()
+            self.drawn[name] = Drawn(histogram["score"], histogram["documents"], sample)
 
 
 def ends(path: Path, top: int, bottom: int) -> Iterator[tuple[str, int, pa.Table, pa.Table]]:
@@ -305,60 +251,16 @@ def ends(path: Path, top: int, bottom: int) -> Iterator[tuple[str, int, pa.Table
         (domain, its number of documents, the best, the lowest in descending order), domains by name.
     """
     kept: dict[str, tuple[int, pa.Table, pa.Table]] = {}
-    for table in map(_finite, read_score_batches(path)):
+    for batch in read_score_batches(path):
+        table = batch.filter(pc.is_finite(batch["AI_Score"]))
         for name in pc.unique(table["domain"]).to_pylist():
             rows = table.filter(pc.equal(table["domain"], name))
             count, *before = kept.get(name, (0, rows.slice(0, 0), rows.slice(0, 0)))
             best, lowest = (
-                t.take(np.argsort(_sort_keys(t["AI_Score"].to_numpy(), lowest=False), kind="stable"))
+                t.take(np.argsort(-t["AI_Score"].to_numpy(), kind="stable"))
                 for t in (pa.concat_tables([part, rows]) for part in before)
             )
             kept[name] = count + len(rows), best.slice(0, top), lowest.slice(max(0, len(lowest) - bottom))
     for name, (count, best, lowest) in sorted(kept.items()):
         spare = count - len(best)
         yield name, count, best, lowest.slice(max(0, len(lowest) - spare))
-
-
-def _sort_keys(scores: np.ndarray, lowest: bool) -> np.ndarray:
-    """Integers in the order of the scores: best first, or lowest first."""
-    bits = (np.ascontiguousarray(scores) + 0.0).view(np.int64)  # turns -0.0 into 0.0
-    ascending = bits ^ ((bits >> 63) & np.int64(2**63 - 1))
-    return ascending if lowest else ~ascending
-
-
-def _scores_of(bins: np.ndarray, lowest: bool) -> np.ndarray:
-    """The score at the lower end of each bin, as `_ranked` numbers them."""
-    keys = (bins - 2 ** (BITS - 1)) << 64 - BITS
-    ascending = keys if lowest else ~keys
-    return (ascending ^ ((ascending >> 63) & np.int64(2**63 - 1))).view(np.float64)
-
-
-def _finite(table: pa.Table) -> pa.Table:
-    """The rows with a finite score."""
-    return table.filter(pc.is_finite(table["AI_Score"]))
-
-
-def _ranked(table: pa.Table, lowest: bool):
-    """Names of domains, and for each row: code of its domain, tokens, score and bin."""
-    domains = table["domain"].combine_chunks().dictionary_encode()
-    codes = domains.indices.to_numpy().astype(np.int64)
-    scores = table["AI_Score"].to_numpy()
-    bins = (_sort_keys(scores, lowest) >> 64 - BITS) + 2 ** (BITS - 1)
-    return domains.dictionary.to_pylist(), codes, table["num_tokens"].to_numpy(), scores, bins
-
-
-def _hashes(table: pa.Table) -> np.ndarray:
-    """A hash of each doc_id, uint64: the ids themselves would be most of a large table's memory."""
-    return pd.util.hash_array(table["doc_id"].to_numpy(), categorize=False)
-
-
-def _edges_of_hash_files(hashes: np.ndarray) -> np.ndarray:
-    """Where sorted hashes are cut into `HASH_FILES` ranges."""
-    return np.searchsorted(hashes, np.arange(1, HASH_FILES, dtype=np.uint64) * np.uint64(2**64 // HASH_FILES))
-
-
-def _twice(file: Path) -> np.ndarray:
-    """The hashes that a file holds more than once."""
-    hashes = np.sort(np.fromfile(file, np.uint64))
-    file.unlink()
-    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])

@@ -1,60 +1,23 @@
-"""The record of a selection, `top20.json`: what was asked for, and what each domain holds and gave.
+"""The record of a selection, `top20.json`: its options, and the counts of each domain.
 
-    {"scores": "data/ai_scores.tsv", "percent": 20.0, "end": "best", "by": "documents",
+    {"scores": "data/ai_scores.tsv", "percent": 20, "end": "best", "by": "documents",
      "max_repetition": 0.3, "dedup": "near", "num_rows": 420, "num_not_finite": 0,
-     "domains": {"plays": {"left_out": {"duplicates": 1}, "documents": 69, "tokens": 28827, "mean_score": 0.1626,
-                           "threshold": 0.2020, "selected_documents": 14, "selected_tokens": 6712}, …}}
+     "domains": {"code": {"left_out": {"repetitive": 2}, "documents": 68, "tokens": 14983, "mean_score": 0.2453,
+                          "threshold": 0.3176, "selected_documents": 14, "selected_tokens": 4207}, …}}
 
 `documents` to `threshold` are of the documents that were ranked, without those left out.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import atomic, read_json, write_json
+from common.files import atomic, read_json, remove, write_json
 from common.table.ranking import Domain, Ranking
 from common.table.schema import SLICES_SCHEMA
 from common.table.tables import table_writer, with_slices
 
 MAKE_SELECTION = "make it with rank_scores.py"
-
-
-@dataclass(frozen=True)
-class DomainRecord:
-    """One domain: its ranked documents, and the selected ones. A score is None if there is none."""
-
-    left_out: dict[str, int]
-    documents: int
-    tokens: int
-    mean_score: float | None
-    threshold: float | None
-    selected_documents: int
-    selected_tokens: int
-
-    @property
-    def num_finite(self) -> int:
-        """Documents with a finite score, including those left out."""
-        return self.documents + sum(self.left_out.values())
-
-    @property
-    def share_of_tokens(self) -> float | None:
-        """Selected tokens per ranked token."""
-        return self.selected_tokens / self.tokens if self.tokens else None
-
-    @classmethod
-    def of(cls, domain: Domain) -> "DomainRecord":
-        """The record of a ranked domain."""
-        return cls(
-            dict(domain.left_out),
-            domain.num_documents,
-            domain.num_tokens,
-            domain.score_sum / domain.num_documents if domain.num_documents else None,
-            domain.threshold if math.isfinite(domain.threshold) else None,
-            domain.num_selected,
-            domain.selected_tokens,
-        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +32,7 @@ class SelectionRecord:
     dedup: str
     num_rows: int
     num_not_finite: int
-    domains: dict[str, DomainRecord]
+    domains: dict[str, Domain]
 
 
 def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
@@ -80,7 +43,7 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
     Raises:
         InputError: as in `Ranking.selected`.
     """
-    # The record gets its name last, so that it never describes tables that are not there.
+    # An old record goes first and the new one comes last, so that a record never describes other tables.
     with atomic(out.with_suffix(".json")) as tmp, table_writer(out, SLICES_SCHEMA) as append:
         for table in ranking.selected():
             append(with_slices(table))
@@ -92,9 +55,10 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
             **asdict(ranking.limits),
             num_rows=ranking.num_rows,
             num_not_finite=ranking.num_not_finite,
-            domains={name: DomainRecord.of(domain) for name, domain in ranking.domains.items()},
+            domains=ranking.domains,
         )
         write_json(tmp, asdict(record))
+        remove(out.with_suffix(".json"))
     return record
 
 
@@ -106,7 +70,11 @@ def read_selection_record(selection: Path) -> SelectionRecord:
             raise InputError(f"{file}: no such file; a selection has a table and a record, {MAKE_SELECTION}")
     record = read_json(path)
     try:
-        domains = {name: DomainRecord(**domain) for name, domain in record["domains"].items()}
+        domains = {name: Domain(**domain) for name, domain in record["domains"].items()}
+        for d in domains.values():
+            counts = (d.documents, d.tokens, d.selected_documents, d.selected_tokens, d.num_finite)
+            if not all(isinstance(count, int) for count in counts):
+                raise TypeError("a count is not a whole number")
         return SelectionRecord(**{**record, "domains": domains})
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the record of a selection ({error}); {MAKE_SELECTION}") from None

@@ -27,17 +27,17 @@ NUM_THREADS = "RAYON_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The token ids 0 to `size` - 1, which `owner`, a model or a tokenizer, knows."""
+    """The token ids 0 to `size` - 1 of `owner`, a model or a tokenizer."""
 
     size: int
     owner: str
 
     def require(self, highest_id: int, where: str) -> None:
-        """Raise InputError if a token id, which is found `where`, is not in the vocabulary."""
+        """Raise InputError, which begins with `where`, if `highest_id` is not in the vocabulary."""
         if highest_id >= self.size:
             raise InputError(
-                f"{where}: token id {highest_id} is beyond the vocabulary of {self.owner}, {self.size} tokens; model "
-                "and tokenizer must belong together, and shards be made with that tokenizer"
+                f"{where}: token id {highest_id} is beyond the vocabulary of {self.owner}, {self.size} tokens; use the "
+                "tokenizer that the model was trained with, also to make the shards"
             )
 
 
@@ -50,7 +50,7 @@ class TextTokenizer:
         name: what it was loaded from.
         vocab_size: its highest id, plus 1.
         separator_id: the end-of-text id, the last token of each document in our shards; None if it has none.
-        bos_id: the id that the tokenizer itself puts before every text, None if it puts none there (0 is an id).
+        bos_id: the id that the tokenizer itself puts before every text, None if it puts none there (0 is a valid id).
     """
 
     name: str
@@ -90,7 +90,7 @@ class TextTokenizer:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The ids that it can give out."""
+        """The ids that the tokenizer can produce."""
         return Vocabulary(self.vocab_size, self.name)
 
     @cached_property
@@ -110,7 +110,7 @@ class _HuggingFaceTokenizer(TextTokenizer):
         except Exception as error:  # readers raise many types for a file that is missing or broken
             raise InputError(f"{name}: no tokenizer could be loaded ({_first_line(error)})") from None
         if not readable:
-            raise InputError(f"{name}: its tokenizer makes no tokens of text; copy the checkpoint again")
+            raise InputError(f"{name}: its tokenizer makes no tokens from text; copy the checkpoint again")
 
     def _read(self) -> None:
         self._backend = copy.deepcopy(getattr(self.hf, "backend_tokenizer", None))

@@ -201,7 +201,7 @@ class LossCurve(transformers.TrainerCallback):
 
     def _draw(self) -> None:
         lines = (self._folder / "loss.jsonl").read_text(encoding="utf-8").splitlines()
-        save_picture(loss_picture([json.loads(line) for line in lines]), self._folder / "loss.png")
+        save_picture(loss_picture([json.loads(line) for line in lines]), self._folder / "loss.png", dpi=120)
 
 
 def whole_checkpoint(folder: Path) -> Path | None:

@@ -37,7 +37,7 @@ def selected(tmp_path, rows, percent, by="documents", lowest=False):
             out.setdefault(row["domain"], []).append(row_of(row["doc_id"]))
     assert list(out) == sorted(out)
     assert {name: len(chosen) for name, chosen in out.items()} == {
-        name: domain.num_selected for name, domain in found.domains.items()
+        name: domain.selected_documents for name, domain in found.domains.items()
     }
     return out
 
@@ -120,7 +120,7 @@ def test_the_selection_is_that_of_a_plain_loop_however_small_batches_and_buckets
 ):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "BATCH_ROWS", size)
-        patch.setattr(ranking, "ROWS_PER_BUCKET", size)
+        patch.setattr(ranking, "BATCH_ROWS", size)
         found = selected(tmp_path_factory.mktemp("rank"), rows, percent, by, lowest)
     assert found == plainly(rows, percent, by, lowest)
 
@@ -148,8 +148,3 @@ def test_a_doc_id_that_is_in_the_table_twice_is_refused_in_any_batch(tmp_path, m
     with pytest.raises(InputError, match="doc_id x:4-5 is there twice"):
         list(Ranking(tmp_path / "twice.parquet", 20, "documents", False, tmp_path).selected())
     assert len(list(Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path).selected())) == 1
-
-
-def test_ids_that_only_share_a_hash_are_two(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranking, "_hashes", lambda table: np.zeros(len(table), np.uint64))
-    assert selected(tmp_path, [("a", 1, i / 10) for i in range(10)], 20) == {"a": [9, 8]}

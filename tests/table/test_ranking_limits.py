@@ -61,7 +61,7 @@ def test_the_percentage_is_of_what_is_left(tmp_path):
     pq.write_table(table(ROWS), tmp_path / "s.parquet")
     found = Ranking(tmp_path / "s.parquet", 50, "documents", False, tmp_path, Limits(0.3, "near"))
     assert [part["AI_Score"].to_pylist() for part in found.selected()] == [[0.8, 0.4]]
-    assert [domain.limit for domain in found.domains.values()] == [1, 1]
+    assert [domain.selected_documents for domain in found.domains.values()] == [1, 1]
 
 
 def test_a_domain_of_which_nothing_is_left_has_a_line_all_the_same(tmp_path, monkeypatch, capsys):
@@ -107,7 +107,7 @@ def test_a_domains_sample_does_not_depend_on_the_batches(tmp_path, monkeypatch):
         monkeypatch.setattr("common.table.tables.BATCH_ROWS", size)
         found = Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path, Limits(0.3))
         list(found.selected())
-        samples.append(found.domains["a"].sample)
+        samples.append(found.drawn["a"].sample)
     pd.testing.assert_frame_equal(*samples)
     assert 10 < len(samples[0]) < 40
     assert (samples[0]["kept"] == (samples[0]["repetition"] <= 0.3)).all()
