@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Steps 1 to 6, from nothing to a ranked selection; with --all also 7 and 8, a model trained on it and evaluated.
+# Run steps 0 to 6, up to a ranked selection; with --all also 7 and 8, which train a model on it and evaluate it.
 #
-#   bash pipeline.sh                                                  SmolLM2-135M on the sample text; needs only pip
+#   bash pipeline.sh                                                  SmolLM2-135M on the sample text, without a hub
 #   bash pipeline.sh --model hfl/chinese-llama-2-1.3b --version 10B   a model and FineWeb from the hub
 #
 # Makes .venv on the first run. A step runs again only if its command or its input file has changed; tokenizing and
 # scoring continue where they stopped. Other models and versions get their own folder in data/.
 # --overwrite scores again if the scores belong to other heads or another text.
-# --all trains a model of examples/config.json (on the sample only a few steps of a very small model).
+# --all trains a model of examples/config.json; on the sample, a very small model for a few steps.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -40,8 +40,8 @@ run() {
     "$python" "$@"
 }
 
-# step INPUT OUTPUT SCRIPT FLAG…: run it, unless OUTPUT is there, is not older than INPUT, was made by the same command,
-# and no step before was run.
+# step INPUT OUTPUT SCRIPT FLAG…: run the script, unless OUTPUT exists, is not older than INPUT and was made by the same
+# command, and no earlier step has run.
 stale=no
 step() {
     local input=$1 output=$2
@@ -59,7 +59,7 @@ step() {
     printf '%s' "$*" >"$stamp"
 }
 
-# Probes of 800 x 4,096 tokens are the published setting. On two CPU cores fewer and shorter ones find the same heads.
+# The paper's setting is 800 probes of 4,096 tokens. The sample run uses fewer and shorter probes, to save time.
 if [ "$version" = sample ]; then
     probes=(--num_probes 24 --max_tokens 768)
     check=(--max_probes 8)
@@ -78,7 +78,7 @@ else
     evaluation=()
 fi
 
-# The sample run has the scripts' own default paths; any other has a folder of its own.
+# The sample run uses the default paths of the scripts; any other run has a folder of its own.
 data=data
 reference="reference-model"
 if [ "$model" != "$sample_model" ] || [ "$version" != sample ]; then
@@ -95,7 +95,7 @@ step "$data/probes.jsonl" "$data/retrieval_heads.txt" compute_retrieval_heads.py
     --probes "$data/probes.jsonl" --out "$data/retrieval_heads.txt"
 step "$data/retrieval_heads.txt" "$reference" make_reference_model.py --base_model "$model" \
     --retrieval_heads "$data/retrieval_heads.txt" --probes "$data/probes.jsonl" "${check[@]}" --out "$reference"
-# The next two know by themselves what is done.
+# The next two scripts continue by themselves where they stopped.
 run fineweb.py --version "$version" --tokenizer "$model" "${shards[@]}" --out_dir "$data/fineweb$version"
 run attention_influence_scoring.py --base_model "$model" --reference_model "$reference" \
     --data "$data/fineweb$version/fineweb_train_*.bin" --seq_len "$seq_len" --out "$data/ai_scores.tsv" "${overwrite[@]}"

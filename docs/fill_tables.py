@@ -1,7 +1,7 @@
-"""Fill the tables in README.md and docs/ from what benchmarks and experiments wrote and from the list of model classes.
+"""Fill the tables in README.md and docs/ from the results of benchmarks and experiments and the list of model classes.
 
-    python docs/fill_tables.py             write every table between its marks, <!-- name --> and <!-- /name -->
-    python docs/fill_tables.py --check     change nothing; exit with status 1 if a table is not what the results say
+    python docs/fill_tables.py             write each table between its marks, <!-- name --> and <!-- /name -->
+    python docs/fill_tables.py --check     change nothing; exit with status 1 if a table differs from the results
 
 Reads   benchmarks/results/*.json, experiments/results/*.json, FAMILIES in tests/model/families.py
 Writes  README.md, docs/results.md, docs/models.md
@@ -23,7 +23,7 @@ AGAINST = "times_as_fast_as"  # where a benchmark keeps its ratios
 
 
 def read(path: Path) -> dict | list | None:
-    """The JSON of a result, None where there is none."""
+    """The JSON of a result; None if the file does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -39,7 +39,7 @@ def markdown(head: tuple[str, ...], alignment: str, rows: Iterable[tuple[str, ..
 
 
 def speed(result: dict | None, *keys: str) -> str:
-    """The ratio of speeds that a result has at these keys: its median, and its range over the rounds."""
+    """The ratio of speeds at these keys of a result: its median, and its range over the rounds."""
     for key in keys:
         result = result and result[key]
     return f"{result['median']:.2f}× ({result['min']:.2f} to {result['max']:.2f})" if result else NOT_MEASURED
@@ -103,7 +103,7 @@ def gpu_rows() -> list[tuple[str, str, str]]:
 
 
 def benchmark_rows() -> list[tuple[str, str, str]]:
-    """(what, against, measured) for every benchmark; `not measured` where there is no result."""
+    """(what, against, measured) for every benchmark; `not measured` if there is no result."""
     return cpu_rows() + data_rows() + gpu_rows()
 
 
@@ -112,7 +112,7 @@ def benchmarks() -> str:
 
 
 def two_models() -> str:
-    """Two tables: what each model's heads are, and how far the scores of the two models agree."""
+    """Two tables: the heads of each model, and how much the scores of the two models agree."""
     result = read(EXPERIMENTS / "two_models.json")
     if not result:
         return NOT_MEASURED + "\n"
@@ -160,7 +160,7 @@ def heads_matter() -> str:
 
 
 def diets() -> dict[str, dict[str, str]]:
-    """Weak to strong: for each measure and diet the mean and standard deviation over seeds; empty without a result."""
+    """Mean and standard deviation over seeds, by measure and diet, of weak to strong; empty if there is no result."""
     result = read(EXPERIMENTS / "weak_to_strong.json") or {"runs": []}
     found: dict[str, dict[str, list[float]]] = {}
     for run in result["runs"]:
@@ -187,7 +187,7 @@ def families() -> str:
 
 
 def headline_rows() -> list[tuple[str, str, str]]:
-    """(what was measured, result, to compare with) for the few results that README.md shows."""
+    """(what was measured, result, compared with) for the results in README.md."""
     scoring, gpu = map(benchmark, ("scoring_cpu", "scoring_gpu"))
     heads = {row["task"]: row for row in read(EXPERIMENTS / "heads_matter.json") or []}
     models, losses = read(EXPERIMENTS / "two_models.json"), diets().get("loss, mean of the domains")
@@ -219,7 +219,7 @@ def headline() -> str:
     return markdown(("what", "result", "compared with"), "lll", headline_rows())
 
 
-# Each table's marks, the page that holds it, and what fills it.
+# By the name in a table's marks: the page with the table, and the function that makes it.
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "headline": (ROOT / "README.md", headline),
     "families": (ROOT / "docs/models.md", families),
@@ -231,7 +231,7 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
 
 
 def filled(text: str, mark: str, table: str) -> str | None:
-    """The text with this table between its marks; None where the marks are not there exactly once."""
+    """The text with this table between its marks; None if the marks do not occur exactly once."""
     between = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
     text, count = between.subn(lambda marks: marks[1] + table + marks[2], text)
     return text if count == 1 else None

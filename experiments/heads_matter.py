@@ -1,15 +1,15 @@
-"""Do the retrieval heads matter where they should? SmolLM2-135M whole, without them, and without as many others.
+"""Do the retrieval heads matter only for tasks that need the context? SmolLM2-135M with and without heads.
 
-    python experiments/heads_matter.py           about half an hour on two cores with AMX; goes on where it stopped
+    python experiments/heads_matter.py           about half an hour on two cores with AMX; continues a stopped run
 
 Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements/eval.txt, --no-deps -r requirements/tasks.txt
-Writes  data/heads_matter/: the masked models, the probes, what evaluate.py found
+Writes  data/heads_matter/: the masked models, the probes, the results of evaluate.py
         experiments/results/heads_matter.json and .png; python docs/fill_tables.py puts the table into docs/results.md
 
-The paper's claim is that masking these heads harms what must be found in the context, and hardly what is known by
-heart. The probes asked here are not those that found the heads. Each draw of random heads leaves the retrieval heads
-alone. All models are asked the same LIMIT questions of each task, in bfloat16. A score that is at chance already cannot
-fall, and says nothing.
+The paper claims that masking these heads harms tasks that need the context, and hardly harms tasks that need knowledge.
+The whole model is compared with the model without its retrieval heads, and with DRAWS models without as many random
+other heads. The probes are not those that found the heads. All models get the same LIMIT questions of each task, in
+bfloat16. A score that is at chance for the whole model cannot fall, so it shows nothing.
 """
 
 import json
@@ -41,7 +41,7 @@ RESULT = RESULTS / "heads_matter.json"
 
 
 def mask_random_heads(number: int) -> str:
-    """A copy of the base with as many heads masked as there are retrieval heads, none of them; returns its folder."""
+    """Make a copy of the base with random other heads masked, as many as retrieval heads; returns its folder."""
     heads = pd.read_csv("data/retrieval_heads.tsv", sep="\t")
     others = heads.loc[~heads["selected"], ["layer", "head"]].to_numpy().tolist()
     chosen = random.Random(number).sample(others, int(heads["selected"].sum()))
@@ -53,7 +53,7 @@ def mask_random_heads(number: int) -> str:
 
 
 def compared(found: pd.DataFrame, draws: list[str]) -> list[dict]:
-    """A row for each task: the scores, and by how much they fall."""
+    """A row for each task: the score of every model, with its standard error."""
     rows = []
     for task, metric in METRICS.items():
         one = found[(found["task"] == task) & (found["metric"] == metric)].set_index("model")
@@ -74,7 +74,7 @@ def compared(found: pd.DataFrame, draws: list[str]) -> list[dict]:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """The change of each score against the whole model."""
+    """Draw the change of each score, compared with the whole model."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(rows))

@@ -1,4 +1,4 @@
-"""Run the project's scripts, for all experiments."""
+"""Runs the project's scripts for the experiments."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def run(script: str, flags: str) -> None:
-    """Run a script of the project in the project's folder; a script does not repeat finished work."""
+    """Run a script in the project's folder; SystemExit if it fails. A script does not repeat finished work."""
     print(f"$ python {script} {flags}", flush=True)
     if subprocess.run([sys.executable, script, *flags.split()], cwd=ROOT, check=False).returncode:
         raise SystemExit(f"{script} failed; fix the cause and run this again, it continues where it stopped")

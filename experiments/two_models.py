@@ -1,10 +1,10 @@
-"""How two scorers agree: the last step of two_models.sh.
+"""Compare the scores of two models: the last step of two_models.sh.
 
 Reads   the folders of two runs of pipeline.sh: retrieval heads, causal check, scores, and the shards' indexes
 Writes  experiments/results/two_models.json; python docs/fill_tables.py puts the tables into docs/results.md
 
-Documents are told by the id of their source, since each model has its own tokens. Agreement is Spearman's rank
-correlation of AI_Score within a domain, and the share of one model's best 20 % that the other selects too.
+Documents are matched by the id of their source, because each model has its own tokens. Agreement is Spearman's rank
+correlation of AI_Score within a domain, and the share of one model's best 20 % that is also in the other's.
 """
 
 import json
@@ -28,7 +28,7 @@ RESULT = RESULTS / "two_models.json"
 
 
 def scores_by_source(folder: Path) -> pd.DataFrame:
-    """A run's scores with the source's own id of each document as index."""
+    """The scores of a run; the index is the source's own id of each document."""
     scores = with_slices(pq.read_table(folder / "ai_scores.parquet")).to_pandas()
     indexes = []
     for shard in scores["shard"].unique():
@@ -42,7 +42,7 @@ def best(scores: pd.Series) -> set:
 
 
 def facts(folder: Path, reference: Path, scores: pd.DataFrame) -> dict:
-    """What a run found out about its model."""
+    """The heads of a run's model, its causal check and its mean scores."""
     heads = pd.read_csv(folder / "retrieval_heads.tsv", sep="\t")
     chosen = heads[heads["selected"]]
     return {

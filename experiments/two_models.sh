@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SmolLM2-135M and Gemma 3 270M on the sample text: heads, causal check, scores, and how far the two agree on documents.
+# Compare SmolLM2-135M and Gemma 3 270M on the sample text: heads, causal check, and the agreement of their scores.
 # About 45 minutes on two cores; 235 MB of downloads.
 #
 #   bash experiments/two_models.sh

@@ -1,25 +1,26 @@
-"""Is the selection worth it? Small models trained on four diets from one corpus, three seeds each.
+"""Does the selection help? Train small models on four diets, mixtures of tokens from one corpus, three seeds each.
 
-    python experiments/weak_to_strong.py                about two hours on two cores with AMX; goes on where it stopped
-    python experiments/weak_to_strong.py --tokens 20_000_000             the same with more to train on
+    python experiments/weak_to_strong.py                about two hours on two cores with AMX; continues a stopped run
+    python experiments/weak_to_strong.py --tokens 20_000_000             more tokens for each model
 
 Needs   steps 1 to 3 done (bash pipeline.sh), pip install -r requirements/eval.txt, --no-deps -r requirements/tasks.txt
 Writes  data/weak_to_strong/: corpus, shards, scores, selections, models
         experiments/results/weak_to_strong.json and .png, and the scores next to them; python docs/fill_tables.py puts
         the table into docs/results.md
 
-The corpus (corpus.py) is tokenized twice: its first POOL_DOCUMENTS documents with SmolLM2's tokenizer, and the first
-POOL_TOKENS of them scored by SmolLM2; and whole with a vocabulary of 8,192, which suits models of 10M parameters. All
-four diets have the same number of tokens, and for a seed the same model, order and learning rate:
+The corpus (corpus.py) is tokenized twice. Its first POOL_DOCUMENTS documents are tokenized with SmolLM2's tokenizer;
+SmolLM2 scores the first POOL_TOKENS of these tokens. The whole corpus is tokenized with a vocabulary of 8,192, which
+suits models of 10M parameters. All four diets have the same number of tokens, and for a seed the same initial weights,
+order and learning rate:
 
 baseline  the corpus
 selected  70 % from the fifth of the scored tokens with the highest AI_Score, 30 % from the corpus
-random    70 % from documents drawn at random, of the lengths of the selected ones, 30 % from the corpus
+random    70 % from random documents of the same lengths as the selected ones, 30 % from the corpus
 bottom    70 % from the fifth with the lowest AI_Score, 30 % from the corpus
 
 Fifths are of the tokens of each domain, so no diet changes the share of a domain, and all three repeat their part
-equally. High scores go to long documents; so that length is not taken for quality, the random control has as many
-tokens as the selection in each tenth of a domain's lengths. The bottom has no such match: its documents are short.
+equally. Long documents tend to have high scores. So that length does not explain a difference, the random diet has as
+many tokens as the selection in each tenth of a domain's lengths. The bottom is not matched: its documents are short.
 """
 
 import argparse
@@ -68,11 +69,11 @@ HELD_OUT_DOCUMENTS = 60  # of each domain, at most
 QUESTIONS = 200
 EARLY, LATE = slice(40, 60), slice(490, 510)  # around token 50 and token 500
 RESULT = RESULTS / "weak_to_strong.json"
-LENGTHS = 10  # classes of length, in each domain
+LENGTHS = 10  # classes of document length in each domain
 
 
 def make_tokenizer() -> None:
-    """A byte-level BPE of the corpus."""
+    """Train a byte-level BPE tokenizer on the corpus."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -93,7 +94,7 @@ def read_jsonl(path: Path) -> Iterator[dict]:
 
 
 def places(pattern: str) -> pd.DataFrame:
-    """Where the documents of shards lie, in the order in which they were tokenized."""
+    """The place of each document in the shards, in the order in which they were tokenized."""
     found = []
     for path in sorted(WORK.glob(pattern)):
         index = read_index(path.with_suffix(INDEX_SUFFIX))[0].to_pandas()
@@ -102,7 +103,7 @@ def places(pattern: str) -> pd.DataFrame:
 
 
 def select() -> dict[str, dict]:
-    """The three parts of the pool as the same documents in the shards that are trained on; returns their facts."""
+    """Select three parts of the pool, and write where their documents are in the training shards; returns counts."""
     pool, corpus = places("pool/*.bin"), places("shards/*.bin")
     doc_ids = pool["shard"].str.removesuffix(".bin") + ":" + pool["start"].astype(str) + "-" + pool["end"].astype(str)
     score(doc_ids)
@@ -125,7 +126,7 @@ def select() -> dict[str, dict]:
 
 
 def score(doc_ids: pd.Series) -> None:
-    """Score the pool, unless scores of just these documents lie with the results: they take half an hour."""
+    """Score the pool, in half an hour, or copy the scores of the same documents from the results."""
     kept = RESULTS / "weak_to_strong_scores.tsv"
     if kept.exists():
         known = pd.read_csv(kept, sep="\t", usecols=["doc_id"])["doc_id"]
@@ -141,7 +142,7 @@ def score(doc_ids: pd.Series) -> None:
 
 
 def like(scores: pd.DataFrame, selected: set[str]) -> pd.Series:
-    """Documents at random with the selected ones' tokens in each domain and length."""
+    """Random documents with about as many tokens as the selected ones, in each domain and class of length."""
     shuffled = scores.sample(frac=1, random_state=0)
     length = shuffled.groupby("domain", observed=True)["num_tokens"].transform(
         lambda lengths: pd.qcut(lengths, LENGTHS, labels=False, duplicates="drop")
@@ -153,7 +154,7 @@ def like(scores: pd.DataFrame, selected: set[str]) -> pd.Series:
 
 
 def train(arm: str, seed: int, tokens: int) -> Path:
-    """Train one model; returns where it is."""
+    """Train one model; returns its folder."""
     mix = "baseline=1" if arm == "baseline" else f"selected=0.7 baseline=0.3 --selected {WORK}/{arm}.parquet"
     folder = WORK / f"models-{tokens}/{arm}-{seed}"
     run(
@@ -166,7 +167,7 @@ def train(arm: str, seed: int, tokens: int) -> Path:
 
 
 def questions(task: str, before: str, after: str) -> list[str]:
-    """Questions with their worked answers, from what common/evaluation/tasks/ reads."""
+    """Questions with their worked answers, from the data of common/evaluation/tasks/."""
     sys.path.insert(0, str(ROOT / "common/evaluation/tasks"))
     import local
 
@@ -175,7 +176,7 @@ def questions(task: str, before: str, after: str) -> list[str]:
 
 
 class Texts:
-    """What all models are asked, in tokens."""
+    """The held-out texts and probes that all models are measured on, in tokens."""
 
     def __init__(self):
         self.by_domain: dict[str, list[list[int]]] = {domain: [] for domain in DOMAINS}
@@ -197,7 +198,7 @@ class Texts:
 
 @torch.inference_mode()
 def losses(model: transformers.PreTrainedModel, token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each token but the first, up to SEQ_LEN: its loss in nats, and whether it was the likeliest."""
+    """The loss in nats of each token after the first, up to SEQ_LEN, and whether it was the most likely token."""
     ids = torch.tensor([token_ids[:SEQ_LEN]])
     logits = model(input_ids=ids).logits[0, :-1].float()
     targets = ids[0, 1:]
@@ -205,7 +206,7 @@ def losses(model: transformers.PreTrainedModel, token_ids: list[int]) -> tuple[t
 
 
 def measure(path: Path, texts: Texts) -> dict[str, float]:
-    """Everything that a model is compared by."""
+    """All measures of one model, by name."""
     model = transformers.AutoModelForCausalLM.from_pretrained(ROOT / path, dtype=torch.float32).eval()
     found, early, late = {}, [], []
     for domain, documents in texts.by_domain.items():
@@ -224,7 +225,7 @@ def measure(path: Path, texts: Texts) -> dict[str, float]:
 
 
 def draw(result: dict, path: Path) -> None:
-    """Each diet's difference to the baseline of the same seed, a point a seed."""
+    """Draw the difference of each diet to the baseline, with one point for each seed."""
     runs = {(one["arm"], one["seed"]): one["found"] for one in result["runs"]}
     names = list(result["runs"][0]["found"])
     figure = Figure(figsize=(8, 5.5), layout="constrained")
