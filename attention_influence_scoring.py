@@ -7,7 +7,7 @@ Reads   the shards of step 4, or shards of llm.c and modded-nanogpt with --eot_i
 Writes  data/ai_scores.parquet and data/ai_scores.tsv, a row per document:
 
         doc_id                                         domain  num_tokens  L_base  L_ref  AI_Score  repetition  …
-        data/finewebsample/fineweb_train_000001:0-214  plays   214         3.4121  3.6106  0.0582   0.0421      …
+        data/finewebsample/fineweb_train_000001:0-289  plays   289         3.5335  4.1522  0.1751   0.0000      …
 
         data/ai_scores.json, how they were made: models, machine, versions, time
         with --granularity step also data/ai_scores.steps.parquet and .tsv, a row per step of each document
@@ -53,10 +53,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         dest="compiled",
         help="fuse the models' small operations by torch.compile: faster, slower to start",
     )
-    parser.add_argument("--max_tokens", type=cli.positive_int, help="score up to the document that reaches so many")
+    parser.add_argument(
+        "--max_tokens", type=cli.positive_int, help="score up to this many tokens, to the end of a document"
+    )
     parser.add_argument("--out", type=as_path, default=Path("data/ai_scores.tsv"), help="the table; also as .parquet")
     parser.add_argument("--overwrite", action="store_true", help="delete another run's work at --out")
-    flags.add_engine_flags(parser, "with --engine ray (default: one for each GPU, or else for each machine)")
+    flags.add_engine_flags(parser, "with --engine ray (default: one for each GPU; without GPUs, one for each machine)")
     return parser.parse_args(argv)
 
 

@@ -40,7 +40,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--mix", nargs="+", type=share, default=[("selected", 0.7), ("baseline", 0.3)], help="shares of the tokens"
     )
     data.add_argument(
-        "--max_tokens", type=cli.positive_int, help="train on so many (default: until one part of the mix is used up)"
+        "--max_tokens",
+        type=cli.positive_int,
+        help="train on this many tokens (default: until a part of the mix ends)",
     )
     data.add_argument("--seq_len", type=cli.positive_int, default=4096, help="tokens in a sequence")
     data.add_argument("--eot_id", type=cli.non_negative_int, help="separator of shards without an index")
@@ -50,13 +52,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument(
         "--device_batch_size", type=cli.positive_int, default=8, help="sequences in a forward pass of a GPU"
     )
-    how.add_argument("--learning_rate", type=cli.positive_float, default=3e-4, help="its highest")
+    how.add_argument("--learning_rate", type=cli.positive_float, default=3e-4, help="the highest learning rate")
     how.add_argument("--warmup_pct", type=cli.percentage, default=1, help="of the steps")
     how.add_argument("--decay_pct", type=cli.percentage, default=20, help="of the steps")
     how.add_argument("--weight_decay", type=float, default=0.1, help="of AdamW")
     how.add_argument("--seed", type=cli.non_negative_int, default=0, help="of the new weights and of the order")
     how.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bf16 where it pays"
+        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 if it is faster here"
     )
     how.add_argument("--num_workers", type=cli.non_negative_int, default=1, help="processes that read, per GPU")
     how.add_argument("--log_every", type=cli.positive_int, default=10, help="steps")

@@ -27,8 +27,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--scores", type=as_path, default=Path("data/ai_scores.tsv"), help="table of step 5")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--top_pct", type=cli.percentage, default=20, help="take the best so many percent")
-    which.add_argument("--bottom_pct", type=cli.percentage, help="take the lowest so many percent instead")
+    which.add_argument("--top_pct", type=cli.percentage, default=20, help="select the best N percent")
+    which.add_argument("--bottom_pct", type=cli.percentage, help="select the lowest N percent instead")
     parser.add_argument("--by", choices=["documents", "tokens"], default="documents", help="what the percentage is of")
     parser.add_argument(
         "--max_repetition",

@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--head",
         metavar="LAYER,HEAD",
-        help="with --html: the head whose attention is shown (default: the first, best one in the reference's record)",
+        help="with --html: the head whose attention is shown (default: the first in the reference's record, the best)",
     )
     flags.add_pair_flags(parser)
     flags.add_separator_flags(parser)

@@ -1,4 +1,4 @@
-"""The edge to the shell: arguments, errors in one line, progress bars."""
+"""The command line: arguments, errors in one line, progress bars."""
 
 import argparse
 import dataclasses
@@ -84,7 +84,7 @@ def progress(total: int | None, description: str, unit: str = "tokens", iterable
 
 
 def skip(bar: tqdm, amount: int) -> None:
-    """Move a bar over the work of an earlier run, which does not count for the rate."""
+    """Advance a bar past the work of an earlier run; the rate ignores it."""
     bar.initial += amount
     bar.n += amount
     bar.last_print_n += amount
@@ -130,7 +130,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt as stopped:
         print(
             "\nstopped: finished work is kept and nothing is half written; the same command (without --overwrite) "
-            "goes on",
+            "continues",
             file=sys.stderr,
         )
         sys.exit(143 if isinstance(stopped, Terminated) else 130)

@@ -2,11 +2,11 @@
 
 
 class InputError(Exception):
-    """Something the user can fix. The message is one line: what is wrong, where, and what to do."""
+    """An error that the user can fix. The message is one line: what is wrong, where, and what to do."""
 
 
 class BadRow(InputError):
-    """A single row of a corpus that cannot be used; the other rows can."""
+    """A row of a corpus that cannot be used; other rows may be fine."""
 
 
 def visible(text: str) -> str:

@@ -25,7 +25,7 @@ from common.errors import InputError
 if TYPE_CHECKING:
     from upath import UPath
 
-# The error numbers of: disk full, over quota, file too large, read-only, not allowed, device error.
+# Error numbers for: disk full, quota exceeded, file too large, read-only, not allowed, device error.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 

@@ -77,7 +77,7 @@ def add_data_dir_flag(parser: argparse.ArgumentParser) -> None:
         "--data_dir",
         nargs="+",
         default=["."],
-        help="folders that hold the shards named in doc_ids; . is the current folder",
+        help="folders that hold the shards of the doc_ids",
     )
 
 

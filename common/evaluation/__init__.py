@@ -1,4 +1,4 @@
-"""Trained models to figures: lm-evaluation-harness and the tasks that it reads from files.
+"""Evaluates models: lm-evaluation-harness, and the tasks that it reads from files.
 
-May import: pages, and every room that pages may import; not training.
+May import: pages, and every folder that pages may import; not training.
 """

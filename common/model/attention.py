@@ -24,7 +24,7 @@ ATTENTION_NAME = "attention_influence"
 FLASH_MAX_HEAD_DIM = 256
 WATCHED_ROWS = 512  # rows whose logits are in memory at once
 
-# A document's length to its mask: None (causal) or bool, shape [1, 1, length, length], true where a row may attend.
+# The mask for a document's length: None (causal) or bool, shape [1, 1, length, length], true where a row may attend.
 MaskOf = Callable[[int], torch.Tensor | None]
 
 

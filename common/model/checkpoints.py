@@ -21,8 +21,8 @@ class Runtime:
     """Where a model runs, and how it is loaded.
 
     Attributes:
-        device: auto (CUDA if there is one, else CPU) or a torch device.
-        dtype: auto (bfloat16 on CUDA, else float32), checkpoint (as it is stored) or the name of a torch dtype.
+        device: auto (CUDA if there is one, otherwise CPU) or a torch device.
+        dtype: auto (bfloat16 on CUDA, otherwise float32), checkpoint (as it is stored) or the name of a torch dtype.
         tokenizer: name of the tokenizer, or None for the model's own.
         trust_remote_code: run Python code that comes with the checkpoint.
     """
@@ -76,7 +76,7 @@ def _from_pretrained(name: str, attention: str, dtype: torch.dtype | str, runtim
 
 
 def _check_weights(name: str, model: transformers.PreTrainedModel, report: dict) -> None:
-    """Raise InputError if tensors are missing, too many or not finite, given transformers' loading report."""
+    """Raise InputError if tensors are missing, of too many layers or not finite."""
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(f"{name}: the checkpoint lacks {len(missing)} tensors, such as {missing[0]}; copy it again")
@@ -98,7 +98,7 @@ def load_model_tokenizer(name: str, runtime: Runtime) -> TextTokenizer:
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA if there is one, else the CPU; InputError for a device that torch cannot use."""
+    """`auto` is CUDA if there is one, otherwise the CPU; InputError for a device that torch cannot use."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -120,7 +120,7 @@ def require_tokenizer(model: transformers.PreTrainedModel, tokenizer: TextTokeni
 
 
 def require_context(model: transformers.PreTrainedModel, length: int, what: str, fix: str) -> None:
-    """Raise InputError if `what`, of `length` tokens, is longer than the model's context, as far as its config says."""
+    """Raise InputError if `what`, of `length` tokens, is longer than the model's context, if the config states one."""
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit and length > limit:
         owner = model.name_or_path or "the model"

@@ -29,7 +29,7 @@ class Head(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, where: str = "") -> "Head":
-        """Read `layer,head`; InputError, which begins with `where`, if it is something else."""
+        """Read `layer,head`; otherwise raise an InputError that begins with `where`."""
         try:
             layer, index = map(int, text.split(","))
         except ValueError:

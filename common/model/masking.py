@@ -19,7 +19,7 @@ from common.model.layouts import head_views
 
 MASKS = ("uniform", "zero")
 TRIAL_TOKENS = 16
-OUTPUT_TOLERANCE = 1e-5  # times the largest output
+OUTPUT_TOLERANCE = 1e-5  # as a share of the largest output
 
 
 class Masking(NamedTuple):

@@ -1,4 +1,4 @@
-"""The record in a reference model's folder: which base it copies, and how which heads are masked."""
+"""The record in a reference model's folder: its base model, its masked heads, and the kind of masking."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ RECORD_NAME = "attention_influence.json"
 
 
 def write_record(folder: Path, base_model: str, masking: Masking) -> None:
-    """Record in the reference model's folder which base it copies, and how which heads are masked."""
+    """Write the record into the reference model's folder."""
     write_json(folder / RECORD_NAME, {"base_model": base_model, "mask": masking.kind, "heads": masking.heads})
 
 

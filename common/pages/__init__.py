@@ -1,4 +1,4 @@
-"""What people look at: pictures, HTML pages, documents token by token, the overview of a run.
+"""Pictures and pages for people: the report of a run, documents token by token.
 
 May import: scoring, table, model, shards, text, workers, and the base.
 """

@@ -72,7 +72,7 @@ def notes(
     masking: Masking | None,
     chosen: list[Head],
 ) -> list[str]:
-    """Sentences that tell the reader of a report what is missing from it; `masking` and `chosen` as in `facts`."""
+    """Notes for the reader: what the report lacks; `masking` and `chosen` as in `facts`."""
     not_finite, not_shown = overview.num_rows - len(overview.rows), len(overview.rows) - num_shown
     cases = [
         (not record_path.exists(), f"There is no {record_path}, so how and when this was scored is not known."),

@@ -1,4 +1,4 @@
-"""Documents by their doc_ids: printed with their losses, listed by the ends of a score table, or on a page."""
+"""Shows documents: prints their losses, lists the best and the lowest, or writes a page."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -70,7 +70,7 @@ class Viewer:
         """Find the document or the part with this id.
 
         Raises:
-            InputError: it leads outside the folders, is no part of one document, or was made with another tokenizer.
+            InputError: its shard is outside the folders or of another tokenizer, or it is no part of one document.
         """
         path, start, end = parse_doc_id(doc_id)
         require_inside(doc_id, path, self.folders)
@@ -113,7 +113,7 @@ def _print_rises(
 ) -> None:
     """Print the tokens whose loss rises most, each with the text before it; `places` are those of the losses."""
     rises = losses.reference - losses.base
-    print("    rise    L_base     L_ref  token, after the text before it")
+    print("    rise    L_base     L_ref  token, and the text before it")
     for target in np.argsort(-rises, kind="stable")[:count]:
         place = int(places[target])
         [piece] = tokenizer.pieces([int(token_ids[place])])

@@ -18,7 +18,7 @@ from common.pages.origins import Origins
 from common.table.schema import GUARD_COLUMNS
 from common.table.tables import read_score_batches
 
-END = 0.2  # sources are counted in the best and in the lowest share of a domain
+END = 0.2  # the share of a domain that counts as its best, and as its lowest
 SOURCES_SHOWN = 12
 DOMAINS_DRAWN = 16
 

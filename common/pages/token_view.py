@@ -15,7 +15,7 @@ from common.scoring.pair import Pair
 from common.shards.documents import Document
 from common.text.tokenization import TextTokenizer
 
-# In the place of a token's place: it is no target, or the head attends to the BOS that was put before its window.
+# Instead of a place: the token is no target, or the head attends to the BOS before its window.
 NOWHERE, AT_BOS = -1, -2
 MOST_TOKENS_HELD = 8
 HALF = "\ufffd"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 import numpy as np
 import torch
 
-# A unique key for a document, and one window, or all its windows: each is one context token and its targets.
+# A document's key with one of its windows, or with all; a window is one context token and its targets.
 KeyedWindow = tuple[Hashable, np.ndarray]
 KeyedWindows = tuple[Hashable, list[np.ndarray]]
 

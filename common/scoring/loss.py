@@ -105,7 +105,7 @@ class PairScorer:
         return ranks
 
     def stream(self, documents: Iterable[KeyedWindows]) -> Iterator[list[tuple[Hashable, TokenLosses]]]:
-        """Token losses of each document, in order; the next documents are read, and on CUDA computed, at the same time.
+        """Token losses of each document, in order; the next ones are read meanwhile, and on CUDA also computed.
 
         Args:
             documents: (a unique key, windows of one context token and its targets).
@@ -153,7 +153,7 @@ class PairScorer:
                 yield last.finished()
 
     def _launch(self, batch: Batch, packs: Sequence[Pack], quantity: "Quantity") -> list["_Launched"]:
-        """Start to compute a batch; if memory runs out, in halves, and use smaller batches from then on."""
+        """Start a batch; if memory runs out, split it, and use smaller batches afterwards."""
         try:
             return [_Launched(batch, self._values(batch, packs, quantity))]
         except torch.OutOfMemoryError as error:

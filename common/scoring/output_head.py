@@ -1,4 +1,4 @@
-"""From hidden states to losses and ranks, a tile of logits at a time: tokens × vocabulary are never kept at once."""
+"""Turns hidden states into losses and ranks, a tile of logits at a time: the logits of a batch are never kept whole."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ class OutputHead:
     """Computes losses and ranks from hidden states with the model class's own code, including soft-caps and scales.
 
     It holds the model without its decoder, once for each slice of the vocabulary. This is exact because the classes
-    transform each logit alone.
+    transform each logit separately.
 
     Args:
         compiled: run the loss through torch.compile.
@@ -30,7 +30,7 @@ class OutputHead:
     """
 
     def __init__(self, model: PreTrainedModel, compiled: bool = False):
-        self._take_in = torch.compile(_take_in, dynamic=True) if compiled else _take_in
+        self._add_slice = torch.compile(_add_slice, dynamic=True) if compiled else _add_slice
         projection = model.get_output_embeddings()
         names = [name for name, module in model.named_children() if module is projection]
         if model.get_decoder() is not model.base_model or not names or not isinstance(projection, torch.nn.Linear):
@@ -72,7 +72,7 @@ class OutputHead:
         normalizer = torch.full(wanted.shape, -torch.inf, device=rows.device)
         logit = torch.zeros(wanted.shape, device=rows.device)
         for first, logits in self._tiles(rows):
-            logit, normalizer = self._take_in(logits, wanted - first, logit, normalizer)
+            logit, normalizer = self._add_slice(logits, wanted - first, logit, normalizer)
         return normalizer - logit
 
     def _rows_ranks(self, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,7 @@ class OutputHead:
 Quantity = Callable[[OutputHead, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def _take_in(logits: torch.Tensor, place: torch.Tensor, logit: torch.Tensor, normalizer: torch.Tensor):
+def _add_slice(logits: torch.Tensor, place: torch.Tensor, logit: torch.Tensor, normalizer: torch.Tensor):
     """The targets' logits and the log-normalizers after one more slice of the vocabulary; float32."""
     logits = logits.float()
     logit = _pick(logits, place, logit)
@@ -111,7 +111,7 @@ class _Given(torch.nn.Module):
 
 
 class _GivenOutput:
-    """A decoder's output with the hidden state, and None for all else that a class may read."""
+    """A decoder's output with the hidden state, and None for everything else that a class may read."""
 
     def __init__(self, last_hidden_state: torch.Tensor):
         self.last_hidden_state = last_hidden_state

@@ -1,4 +1,4 @@
-"""The plan of a run: the documents of each shard to score, which are not scored yet, and their units."""
+"""The plan of a run: which documents to score, which are left, and their units."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def units(
     """The documents that are not scored yet, in units.
 
     Args:
-        checked: without it, all tokens of a shard are read and checked before its first unit.
+        checked: the shards are checked already; otherwise each is checked before its first unit.
     """
     size = tokens_per_unit(sum(item.tokens_in_shard for item in plan), models.device)
     for item in plan:

@@ -1,4 +1,4 @@
-"""A run of step 5: the team scores what is missing, and the tables are put together from the parts."""
+"""A run of step 5: workers score the missing documents, then the parts become tables."""
 
 import math
 import platform
@@ -36,7 +36,7 @@ class Job:
     """What a run scores, and where its results go.
 
     Attributes:
-        data: the shards, as the user gave them.
+        data: the patterns of --data.
         plan: the documents to score.
         out: the table, `.tsv`.
         overwrite: delete another run's work first.
@@ -166,7 +166,7 @@ def _write_tables(parts: list[Part], job: Job) -> Health:
         print(f"wrote the scores of their steps to {job.steps_out} and {job.steps_out.with_suffix('.parquet')}")
         print(f"select from those: python rank_scores.py --scores {job.steps_out} --max_repetition 1 --dedup none")
     if skipped := sum(part.last - part.first for part in parts) - health.num_rows:
-        print(f"skipped {skipped:,} documents with nothing to predict: of no or one token, or chats without an answer")
+        print(f"skipped {skipped:,} documents with nothing to predict: less than two tokens, or chats without answer")
     return health
 
 

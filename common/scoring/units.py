@@ -1,4 +1,4 @@
-"""Units of work: successive documents of a shard that are scored, lost and scored again together.
+"""Units of work: successive documents of a shard that are scored together, and again together if lost.
 
 Units are cut at the same places for every number of workers, so their batches are the same and so are their scores.
 """

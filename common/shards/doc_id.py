@@ -1,4 +1,4 @@
-"""The name of a document, `path/of/shard:start-end`: made, parsed, and kept inside the folders it may lead into."""
+"""doc_ids, `path/of/shard:start-end`: write them, parse them, and keep them inside the allowed folders."""
 
 import re
 from collections.abc import Sequence

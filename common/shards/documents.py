@@ -61,7 +61,7 @@ class Document:
         return places[((places >= self.answers[:, :1]) & (places < self.answers[:, 1:])).any(0)]
 
     def within(self, start: int, end: int) -> "Document":
-        """The same document; of its tokens only those in [start, end) are scored, counted from its first token."""
+        """The same document with only its tokens [start, end) scored, counted from its first token."""
         answers = np.array([[0, len(self)]]) if self.answers is None else self.answers
         return replace(self, answers=answers.clip(start, end))
 

@@ -83,7 +83,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def check_vocabulary(where: Path | str, tokens: np.ndarray, vocabulary: Vocabulary) -> None:
-    """Raise InputError, naming the offset, if a token is not in the vocabulary; `where` says whose tokens they are."""
+    """Raise InputError, naming the offset, if a token is not in the vocabulary; `where` names the file."""
     for start in range(0, len(tokens), 2**24):
         block = tokens[start : start + 2**24]
         if block.max() >= vocabulary.size:

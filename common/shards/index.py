@@ -59,7 +59,7 @@ def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
 
 
 def read_documents(path: Path, tokens: np.ndarray) -> tuple[np.ndarray, list[str], list[np.ndarray | None], ShardInfo]:
-    """Read where the documents of a shard are, and check that against its tokens.
+    """Read the places of a shard's documents, and check them against its tokens.
 
     Returns:
         spans (int64, shape [num_documents, 2]), domains, answers (each as in `Document`), and how the tokens were made.

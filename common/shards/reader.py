@@ -153,7 +153,7 @@ def separated_spans(tokens: np.ndarray, separator_id: int, side: str) -> np.ndar
     """Half-open spans of the documents that separators delimit, int64, shape [num_documents, 2].
 
     A document includes its separator, as its first or last token. The tokens before the first separator (`first`), or
-    after the last one (`last`), are a document too: the part in this shard of a document that two shards share.
+    after the last one (`last`), are a document too: the part of a document that continues in another shard.
 
     >>> separated_spans(np.array([9, 5, 6, 9, 7]), 9, "first")
     array([[0, 3],

@@ -1,4 +1,4 @@
-"""Documents to a folder of shards: workers encode them, and they are written in the order of the corpus."""
+"""Turns documents into a folder of shards: workers encode them, and they are written in the order of the corpus."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -75,7 +75,7 @@ def make_dataset(
     Args:
         reader: what the documents of the corpus are read with.
     Raises:
-        InputError: the tokenizer has no end-of-text token, the folder is another run's, or there are no documents.
+        InputError: the tokenizer has no end-of-text token, another run wrote the folder, or there are no documents.
     """
     if tokenizer.separator_id is None:
         raise InputError(f"{tokenizer.name}: it has no end-of-text token to put between documents; use another")
@@ -109,7 +109,7 @@ def make_dataset(
 
 
 def _no_rest(_batch: list[SourceDocument], _piece: tuple) -> None:
-    """The rest of a batch after its only piece."""
+    """The rest of a batch after its piece: None, because a batch has one piece."""
 
 
 def _tokenize(

@@ -1,4 +1,4 @@
-"""Losses to a selection: the columns of a score table, its parts, reading, guards, ranking.
+"""Turns losses into a selection: the columns of a score table, its parts, reading, guards, ranking.
 
 May import: shards, text, workers, and the base.
 """

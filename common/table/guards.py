@@ -5,8 +5,8 @@ of the large open corpora, computed on tokens:
 
 repetition   share of tokens in n-grams that occurred before in the document, after Gopher's duplicate n-grams (arXiv
              2112.11446, table A1), which counts characters; n = 10
-longest_run  tokens in the longest stretch that is an n-gram of up to 13 tokens three times or more, as Dolma finds
-             them (arXiv 2402.00159)
+longest_run  tokens in the longest run of one n-gram (n up to 13) three or more times in a row, as in Dolma
+             (arXiv 2402.00159)
 compression  bytes of the text after zlib by bytes before
 keys         hashes: documents that share one are equal, or nearly equal
 """

@@ -1,4 +1,4 @@
-"""Parts to the score table: copies are found among all documents, and the result is checked for silent faults."""
+"""Merges parts into the score table: finds copies among all documents, and checks the result for silent faults."""
 
 import math
 from collections.abc import Iterator, Sequence

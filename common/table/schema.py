@@ -3,13 +3,14 @@
 `ai_scores.parquet` is the product and `ai_scores.tsv` has the same rows to read:
 
     doc_id                                         domain  num_tokens  L_base    L_ref     AI_Score  repetition  …
-    data/finewebsample/fineweb_train_000001:0-214  plays   214         3.412077  3.610552  0.058168  0.0421      …
+    data/finewebsample/fineweb_train_000001:0-289  plays   289         3.533505  4.152246  0.175074  0.0      …
 
 The columns after AI_Score come from guards.py: repetition, longest_run, compression, and two doc_ids: the document that
 represents all that equal this one, and the one that represents all near copies; empty for a document that represents
 itself. Tables of other programs may lack these columns; then they are read as nulls.
 
-To add a column: a field here, its value in `common.scoring.run.Tally.add`, and its merge in merging.py if it needs one.
+To add a column: a field here; its value in `common.scoring.run.Tally.add`, or for a measure in guards.py; and its merge
+in merging.py if it needs one.
 """
 
 import pyarrow as pa

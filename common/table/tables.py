@@ -90,7 +90,7 @@ def count_rows(path: Path) -> int | None:
 def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
     """The names of a table's columns, and its batches."""
     if path.suffix == ".parquet":
-        with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # True keeps all of it in memory
+        with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # pre-buffering keeps the file in memory
             names = file.schema_arrow.names
             wanted = [name for name in TABLE_SCHEMA.names if name in names]
             yield names, file.iter_batches(BATCH_ROWS, columns=wanted)

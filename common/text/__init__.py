@@ -1,4 +1,4 @@
-"""Text to token ids: corpora, chats, tokenizers, the sample text.
+"""Turns text into token ids: corpora, chats, tokenizers, the sample text.
 
-May import: workers, and the base (errors, files, cli, flags).
+May import: workers, and the base (errors, files, cli).
 """

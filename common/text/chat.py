@@ -37,8 +37,8 @@ class ChatTemplate:
         An answer is the text that the template adds after the prompt for that answer, without white space at its end.
 
         Raises:
-            BadRow: not a list of messages; no answer in it; a message spells a special token (and would become it); or
-                the template rejects the chat, or renders its beginning differently from the whole.
+            BadRow: not a list of messages; no answer in it; a special token spelled in a message, which would become one;
+                or the template rejects the chat, or renders its beginning differently from the whole.
         """
         self._check(place, messages)
         whole, spans = self._text(place, messages), []
@@ -62,12 +62,12 @@ class ChatTemplate:
         for number, message in enumerate(messages, 1):
             if not isinstance(message, dict) or not all(isinstance(message.get(n), str) for n in ("role", "content")):
                 raise BadRow(f'{place}: message {number} is not {{"role": text, "content": text}}')
-            told = json.dumps(message, ensure_ascii=False, default=str)  # a template may show all of it
+            shown = json.dumps(message, ensure_ascii=False, default=str)  # a template may show all of it
             for token in self._special:
-                if token in told or json.dumps(token)[1:-1] in told:
-                    raise BadRow(f"{place}: message {number} spells the special token {token}, and would become it")
+                if token in shown or json.dumps(token)[1:-1] in shown:
+                    raise BadRow(f"{place}: message {number} spells the special token {token} and would become it")
         if messages and messages[0]["role"] == ANSWERING:
-            raise BadRow(f"{place}: it begins with an answer, before any question")
+            raise BadRow(f"{place}: the first message is an answer; a question must come before it")
         if ANSWERING not in (message["role"] for message in messages):
             raise BadRow(f"{place}: no message of the role {ANSWERING!r}, so there is nothing to score")
 

@@ -17,13 +17,13 @@ from common.files import expand, for_pyarrow
 from common.text.chat import ChatTemplate
 
 DEFAULT_DOMAIN = "default"
-# Its place (file and row), and its columns; a line of JSON is bytes that are not parsed yet.
+# The place of a row (file and row), and its columns or an unparsed line of JSON.
 Row = tuple[str, dict | bytes]
 
 
 @dataclass(frozen=True)
 class SourceDocument:
-    """A document as its source has it, and how to find it there again.
+    """A document as text, and the id that finds it in its source.
 
     Attributes:
         answers: for a chat: the half-open spans of characters that are scored.
@@ -38,7 +38,7 @@ class SourceDocument:
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of columns; None for `id` is the column `id` if there is one, None for `domain` is a single domain."""
+    """Column names. `id` None: the column `id` if there is one. `domain` None: all rows are one domain."""
 
     text: str = "text"
     id: str | None = None
@@ -164,7 +164,7 @@ def _label(value: object, default: str) -> str:
 
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
     try:
-        with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # True keeps all of it in memory
+        with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # pre-buffering keeps the file in memory
             names = file.schema_arrow.names
             needed = {columns.text, columns.id, columns.domain} - {None}
             # If one is missing, the caller reports it and lists all names.

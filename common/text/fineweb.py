@@ -22,7 +22,7 @@ class Corpus:
         name: for messages.
         documents: as they are read.
         expected_tokens: a rough number, for the time left.
-        identity: what a later run must share to continue an earlier one.
+        identity: settings that a later run must have to continue this one.
     """
 
     name: str

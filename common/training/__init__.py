@@ -1,4 +1,4 @@
-"""A selection to a trained model: the mixture of sources and the trainer.
+"""Trains a model on a selection: the mixture of token streams, and the trainer.
 
-May import: pages, and every room that pages may import; not evaluation.
+May import: pages, and every folder that pages may import; not evaluation.
 """

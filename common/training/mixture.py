@@ -32,7 +32,7 @@ from common.shards.index import ShardInfo
 from common.shards.reader import Shard, ShardReader
 from common.text.tokenization import Vocabulary
 
-BLOCK = 1024  # in so many sequences each stream has its share, up to rounding
+BLOCK = 1024  # sequences in a block; in each block each stream has its share, up to rounding
 
 
 class DocumentStream:

@@ -1,4 +1,4 @@
-"""Who does the work: this process or a Ray cluster, and a thread that reads ahead.
+"""Workers in this process or on a Ray cluster, and a thread that reads ahead.
 
-May import: the base (errors, files, cli, flags).
+May import: the base (errors, files, cli).
 """

@@ -20,7 +20,7 @@ from common.errors import InputError, one_line
 PROJECT = Path(__file__).resolve().parents[2]
 TRIALS = 3  # a unit that kills this many workers is set aside
 BEGUN = "begun"
-# A worker continues only when the driver has what it yielded, so the driver knows of each start before the end.
+# A worker waits until the driver has each item, so the driver sees BEGUN before the worker can end.
 STREAMING = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
 PATIENCE = 60  # seconds until a warning about a worker that does not start
 REASON_CHARS = 200
@@ -52,7 +52,7 @@ class _Running(NamedTuple):
     actor: Any
     number: int
     left: Any
-    begun: bool = False  # only a unit that has begun is blamed for the worker's end
+    begun: bool = False  # only a unit that has begun counts as the cause of a lost worker
 
 
 class RayTeam:

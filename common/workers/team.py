@@ -47,7 +47,7 @@ class Team(Protocol):
     set_aside: list[tuple[Any, str]]
 
     def run(self, units: Iterable[Any], max_ahead: float = float("inf")) -> Iterator[tuple[int, Any, Any]]:
-        """Have the workers do the units; yields (number of the unit, what was left of the unit, piece)."""
+        """Have the workers do the units; yields (number of the unit, its part not done before this piece, piece)."""
 
     def status(self) -> str:
         """Text for the end of a progress bar."""

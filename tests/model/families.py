@@ -53,7 +53,7 @@ FAMILIES = [
     Family("GPTNeoX", "GPT-NeoX, Pythia", "query, key and value of each head in turn, partial RoPE"),
     Family("GPT2", "GPT-2", "Conv1D projections, learned positions"),
     Family("GPTBigCode", "StarCoder, SantaCoder", "multi-query, one projection for all, learned positions"),
-    Family("GPTJ", "GPT-J", "partial RoPE, attention beside the MLP", {"rotary_dim": 4}),
-    Family("Cohere", "Command R", "a norm on each query head, attention beside the MLP", {"use_qk_norm": True}),
+    Family("GPTJ", "GPT-J", "partial RoPE, attention parallel to the MLP", {"rotary_dim": 4}),
+    Family("Cohere", "Command R", "a norm on each query head, attention parallel to the MLP", {"use_qk_norm": True}),
     Family("Mixtral", "Mixtral", "a mixture of experts", {"num_local_experts": 4}),
 ]

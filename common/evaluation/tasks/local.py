@@ -38,7 +38,7 @@ def read_requests(name: str) -> list[dict]:
 
 
 def asked(requests: str, **_) -> dict[str, datasets.Dataset]:
-    """Questions with the prompt that precedes them and the answers that count."""
+    """Questions with their prompts and accepted answers."""
     documents = [
         {
             "query": row["doc"].get("query", ""),
