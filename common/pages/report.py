@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -116,16 +116,8 @@ def _totals(overview: Overview, selection: SelectionRecord) -> dict[str, int]:
 
 def _thresholds(selection: SelectionRecord) -> Iterator[dict]:
     for name, domain in selection.domains.items():
-        yield {
-            "domain": name,
-            "left_out": sum(domain.left_out.values()),
-            "documents": domain.documents,
-            "tokens": domain.tokens,
-            "mean_score": seven_digits(domain.mean_score),
-            "selected_documents": domain.selected_documents,
-            "threshold": seven_digits(domain.threshold),
-            "share_of_tokens": domain.share_of_tokens,
-        }
+        scores = {key: seven_digits(getattr(domain, key)) for key in ("mean_score", "threshold", "share_of_tokens")}
+        yield asdict(domain) | scores | {"domain": name, "left_out": sum(domain.left_out.values())}
 
 
 def _drawings(

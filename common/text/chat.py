@@ -37,8 +37,8 @@ class ChatTemplate:
         An answer is the text that the template adds after the prompt for that answer, without white space at its end.
 
         Raises:
-            BadRow: not a list of messages; no answer in it; a special token spelled in a message, which would become one;
-                or the template rejects the chat, or renders its beginning differently from the whole.
+            BadRow: not a list of messages; no answer in it; a special token spelled in a message (it would become one);
+                the template rejects the chat, or renders its beginning differently from the whole.
         """
         self._check(place, messages)
         whole, spans = self._text(place, messages), []

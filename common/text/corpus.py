@@ -4,7 +4,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,14 +195,14 @@ def _decoded(value: object) -> object:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with _reading(path, _opener(path)) as file:
+    with _reading(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield f"{path}:{number}", line
 
 
 def _text_rows(path: Path, columns: Columns) -> Iterator[Row]:
-    with _reading(path, _opener(path)) as file:
+    with _reading(path) as file:
         data = file.read()
     try:
         row = {columns.text: data.decode("utf-8"), "id": str(path)}
@@ -211,19 +211,17 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[Row]:
     yield str(path), row
 
 
-def _opener(path: Path) -> Callable[[Path], io.BufferedIOBase]:
-    openers = {
-        ".gz": lambda path: gzip.GzipFile(fileobj=path.open("rb")),
-        # pyarrow's reader, because zstandard's reads a file that is cut short as a whole one
-        ".zst": lambda path: io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(path.open("rb")), "zstd")),
-    }
-    return openers.get(path.suffix, lambda path: path.open("rb"))
-
-
 @contextmanager
-def _reading(path: Path, opener: Callable[[Path], io.BufferedIOBase]) -> Iterator[io.BufferedIOBase]:
+def _reading(path: Path) -> Iterator[io.BufferedIOBase]:
+    """The file, decompressed by the suffix of its name."""
     try:
-        with opener(path) as file:
-            yield file
+        with path.open("rb") as file:
+            if path.suffix == ".gz":
+                yield gzip.GzipFile(fileobj=file)
+            elif path.suffix == ".zst":
+                # pyarrow's reader, because zstandard's reads a file that is cut short as a whole one
+                yield io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "zstd"))
+            else:
+                yield file
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read to its end ({error}); copy it again") from None

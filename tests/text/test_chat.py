@@ -30,7 +30,7 @@ from tests.text.conftest import CHATS, chat, tokenize
             {"messages": [*chat("A", "B")["messages"], {"role": "tool", "content": "", "x": ["<|im_end|>"]}]},
             "message 3 sp",
         ),
-        ({"messages": [{"role": "assistant", "content": "Hi"}]}, "begins with an answer"),
+        ({"messages": [{"role": "assistant", "content": "Hi"}]}, "the first message is an answer"),
     ],
 )
 def test_a_row_that_is_no_chat_is_refused_or_skipped(with_chat_models, capsys, row, says):
