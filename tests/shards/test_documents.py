@@ -102,3 +102,27 @@ def test_every_token_is_a_target_once_and_windows_are_full(ids, seq_len, bos_id)
     assert all(len(window) == seq_len + 1 for window in cut[:-1])
     if bos_id is not None:
         assert all(window[0] == bos_id for window in cut)
+
+
+ANSWERS = np.array([[0, 2], [4, 6]])
+
+
+def test_only_the_tokens_of_answers_are_scored():
+    document = document_of([5, 6, 7, 8, 9, 5, 0], 0, ANSWERS)
+    assert document.scored().tolist() == [0, 1, 4, 5]
+    assert document.scored(1).tolist() == [1, 4, 5]
+    assert document.within(1, 5).scored().tolist() == [1, 4]
+    assert document.within(2, 4).scored().tolist() == []
+    assert document_of([5, 6, 7]).scored(1).tolist() == [1, 2]
+    assert document_of([5, 6, 7]).within(1, 3).scored().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("answers", "scorable"), [([[0, 1]], False), ([[0, 2]], True), ([[2, 3]], True), ([], False)])
+def test_a_chat_needs_a_token_of_an_answer_after_the_first_token(answers, scorable):
+    assert document_of([5, 6, 7], 0, np.array(answers).reshape(-1, 2)).is_scorable == scorable
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=4), st.integers(0, 12))
+def test_scored_tokens_are_those_of_a_plain_loop(spans, first):
+    found = document_of(list(range(10)), -1, np.array(spans, int).reshape(-1, 2)).scored(first)
+    assert found.tolist() == [place for place in range(first, 10) if any(start <= place < end for start, end in spans)]
