@@ -29,10 +29,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import common.table.scores
 import pyarrow.parquet as pq
 
 import attention_influence_scoring
+import common.table.parts
 import compute_retrieval_heads
 import fineweb
 import generate_retrieval_probes
@@ -136,7 +136,7 @@ def start(step: Step, folder: Path, die_at: int | None = None, sent: signal.Sign
         log = os.open("../log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        common.table.scores.SECONDS_PER_PART = 0
+        common.table.parts.SECONDS_PER_PART = 0
         sys.addaudithook(hook)
         cli.run(lambda: step.main(step.flags.split()))
         Path("../events").write_text(str(events))

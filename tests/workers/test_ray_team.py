@@ -13,7 +13,6 @@ from contextlib import chdir, contextmanager
 from functools import partial
 from pathlib import Path
 
-import common.table.scores
 import pandas as pd
 import psutil
 import pytest
@@ -22,6 +21,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 import attention_influence_scoring
+import common.table.parts
 import common.workers.ray_team as ray_team
 import fineweb
 from common import cli
@@ -67,7 +67,7 @@ def run(tmp_path_factory, bpe_folder):
 @pytest.fixture
 def on_cluster(run, cluster, monkeypatch):
     monkeypatch.chdir(run)
-    monkeypatch.setattr(common.table.scores, "SECONDS_PER_PART", 0)
+    monkeypatch.setattr(common.table.parts, "SECONDS_PER_PART", 0)
     return f"--engine ray --ray_address {cluster.address} --num_workers 2"
 
 
@@ -156,7 +156,7 @@ def test_the_work_of_a_lost_node_is_done_on_another_once(on_cluster, cluster, ca
 def test_a_killed_driver_goes_on_from_the_finished_units(on_cluster, monkeypatch, capfd):
     command = [*SCORES.split(), *on_cluster.split(), "--out", "data/driver.tsv"]
     script = (
-        "import attention_influence_scoring as s; from common.table import scores; scores.SECONDS_PER_PART = 0; "
+        "import attention_influence_scoring as s; from common.table import parts; parts.SECONDS_PER_PART = 0; "
         f"s.main({command})"
     )
     driver = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -166,8 +166,8 @@ def test_a_killed_driver_goes_on_from_the_finished_units(on_cluster, monkeypatch
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
     assert not Path("data/driver.tsv").exists()
-    added, add = [], common.table.scores.Parts.add
-    monkeypatch.setattr(common.table.scores.Parts, "add", lambda self, *piece: (added.append(piece), add(self, *piece)))
+    added, add = [], common.table.parts.Parts.add
+    monkeypatch.setattr(common.table.parts.Parts, "add", lambda self, *piece: (added.append(piece), add(self, *piece)))
     capfd.readouterr()
     attention_influence_scoring.main(command)
     assert same("data/driver.tsv")

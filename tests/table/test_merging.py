@@ -1,33 +1,18 @@
-"""The table of scores: parts, reading, and what is said of quiet trouble."""
+"""Parts to the score table, and the warnings about faults in scores."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from common.errors import InputError
-from common.shards.doc_id import parse_doc_id
 from common.table.guards import measure
 from common.table.merging import Health, merge_parts
 from common.table.parts import Parts
 from common.table.schema import SCHEMA
-from common.table.tables import read_scores, with_slices
-
-
-def table(rows):
-    """Rows of (domain, num_tokens, AI_Score), documents laid end to end."""
-    start, out = 0, []
-    for domain, num_tokens, ai_score in rows:
-        out.append(
-            (f"data/x_000001:{start}-{start + num_tokens}", domain, num_tokens, 2.0, 2.0 + 2 * ai_score, ai_score)
-        )
-        start += num_tokens
-    return pa.table([list(column) for column in zip(*out, strict=True)], schema=SCHEMA)
+from common.table.tables import read_scores
+from tests.table.conftest import table
 
 
 def parts_rows(scores, token_ids, steps=()):
@@ -36,11 +21,6 @@ def parts_rows(scores, token_ids, steps=()):
         row | measure(np.array(ids), "text")._asdict() | {"steps": list(steps)}
         for row, ids in zip(scores.to_pylist(), token_ids, strict=True)
     ]
-
-
-def test_slices_hold_the_shard_and_span_of_a_document():
-    row = with_slices(table([("a", 7, 0.1), ("a", 5, 0.1)])).to_pylist()[1]
-    assert (row["shard"], row["start"], row["end"]) == ("data/x_000001.bin", 7, 12)
 
 
 def test_parts_merge_into_equal_tsv_and_parquet(tmp_path):
@@ -70,54 +50,6 @@ def test_the_copy_that_is_kept_has_a_score_and_repeats_least(tmp_path):
     best = found["doc_id"][2]
     assert found["near_duplicate_of"].tolist() == [best, best, "", best, ""]
     assert found["duplicate_of"].tolist() == [best, "", "", best, ""]
-
-
-def test_parts_say_what_is_missing_and_join_what_touches(tmp_path):
-    with Parts(tmp_path) as parts:
-        for name, first, last in (("a", 3, 4), ("ab", 2, 3), ("a", 0, 1), ("a", 1, 2)):
-            parts.add(name, first, last, [])
-    with Parts(tmp_path) as parts:
-        assert [span for *span, _ in parts.of_shard("a")] == [[0, 2], [3, 4]]
-        assert parts.missing("a", 9) == [range(2, 3), range(4, 9)]
-        assert parts.missing("a", 3) == [range(2, 3)]
-        assert parts.missing("ab", 3) == [range(2)]
-        assert parts.missing("ab", 1) == [range(1)]
-        assert parts.missing("other", 5) == [range(5)]
-        assert parts.missing("other", 0) == []
-
-
-def test_parts_are_written_when_the_work_is_stopped(tmp_path):
-    with pytest.raises(KeyboardInterrupt), Parts(tmp_path) as parts:
-        parts.add("a", 0, 1, [])
-        raise KeyboardInterrupt
-    with Parts(tmp_path) as parts:
-        assert parts.missing("a", 2) == [range(1, 2)]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("x.tsv", None, "no such file"),
-        ("x.tsv", "", "x.tsv"),
-        ("x.tsv", "doc_id\tdomain\tnum_tokens\tL_base\tL_ref\tAI_Score\n", "no rows"),
-        ("x.tsv", "doc_id\tdomain\tnum_tokens\tL_base\tL_ref\tscore\na:0-1\tb\t1\t1\t1\t1\n", "no column 'AI_Score'"),
-        ("x.tsv", "doc_id\tdomain\tnum_tokens\tL_base\tL_ref\tAI_Score\na:0-1\tb\t1\t1\t1\t1\na:1-2\tb\t1\n", "#3"),
-        ("x.tsv", "doc_id\tdomain\tnum_tokens\tL_base\tL_ref\tAI_Score\na:0-1\tb\tmany\t1\t1\t1\n", "'many'"),
-        ("x.parquet", "no parquet", "x.parquet"),
-    ],
-)
-def test_a_broken_table_is_refused(tmp_path, name, content, message):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=message):
-        read_scores(tmp_path / name)
-
-
-@given(st.lists(st.tuples(st.text("ab/_ é.", min_size=1), st.integers(0, 10**9)), min_size=1, max_size=9))
-def test_slices_of_a_selection_are_those_of_its_ids(places):
-    ids = [f"{name}:{start}-{start + 5}" for name, start in places]
-    for row in with_slices(pa.table({"doc_id": ids})).to_pylist():
-        assert (Path(row["shard"]), row["start"], row["end"]) == parse_doc_id(row["doc_id"])
 
 
 def test_an_empty_part_or_none_makes_no_table(tmp_path):
