@@ -69,9 +69,9 @@ class Domain:
     documents: int
     tokens: int
     mean_score: float | None
-    threshold: float | None = None
-    selected_documents: int = 0
-    selected_tokens: int = 0
+    threshold: float | None
+    selected_documents: int
+    selected_tokens: int
 
     @property
     def num_finite(self) -> int:
@@ -204,7 +204,7 @@ class Ranking:
         for name, repetitive, duplicates, documents, tokens, mean_score, total in counts.fetchall():
             left_out = {"repetitive": repetitive, "duplicates": duplicates}
             left_out = {limit: count for limit, count in left_out.items() if count}
-            self.domains[name] = Domain(left_out, documents, int(tokens), mean_score)
+            self.domains[name] = Domain(left_out, documents, int(tokens), mean_score, None, 0, 0)
             limits[name] = math.ceil(share * int(total))
         if not self.domains:
             raise InputError(f"{self.path}: no row has a finite AI_Score; check L_base and L_ref in it")
