@@ -157,9 +157,9 @@ class Ranking:
         """Turn a full disk or too little memory into an InputError, and an interrupted query into the interrupt."""
         try:
             yield
-        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        except duckdb.OperationalError as error:
             raise InputError(
-                f"{self._scratch}: the table cannot be ranked there ({error}); free disk space and run this again"
+                f"{self._scratch}: the table cannot be ranked there ({error}); fix that and run the same command again"
             ) from None
         except RuntimeError as error:
             if "nterrupt" not in str(error):

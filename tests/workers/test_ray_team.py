@@ -189,7 +189,7 @@ def test_a_unit_that_kills_three_workers_is_set_aside_and_named(on_cluster, monk
     command = [*SCORES.split(), *on_cluster.split(), "--out", "data/poison.tsv"]
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with monkeypatch.context() as patch:
-        patch.setattr(attention_influence_scoring, "UnitScorer", Poisoned)
+        patch.setattr("common.scoring.units.UnitScorer", Poisoned)
         with pytest.raises(SystemExit) as exit_:
             cli.run(lambda: attention_influence_scoring.main(command))
     assert exit_.value.code == 3
@@ -217,7 +217,7 @@ def test_a_term_signal_keeps_the_work_and_says_how_to_go_on(on_cluster, capfd):
 
 
 def test_shards_are_those_of_one_process_though_a_worker_is_killed(on_cluster, monkeypatch, capfd):
-    monkeypatch.setattr(fineweb, "BATCH_DOCUMENTS", 5)
+    monkeypatch.setattr("common.shards.tokenizing.BATCH_DOCUMENTS", 5)
     with during(working, lambda found: found[0].kill()):
         fineweb.main([*SHARDS.split(), *on_cluster.split(), "--out_dir", "data/again"])
     names = sorted(path.name for path in Path("data/shards").iterdir() if path.name != ".dataset.json.lock")
@@ -265,7 +265,7 @@ def test_the_body_of_the_example_for_slurm_scores_on_one_node(run):
 class Light:
     """A worker that needs no model; a unit says what to do."""
 
-    facts = "light"
+    description = "light"
 
     def __init__(self, kind: str, folder: Path):
         first = folder / "first"
