@@ -12,8 +12,18 @@ import torch
 import transformers
 
 import make_reference_model
-from common.model.checkpoints import Runtime, load_model, model_digest, save_checkpoint
+from common.errors import InputError
+from common.model.checkpoints import (
+    Runtime,
+    load_model,
+    model_digest,
+    require_context,
+    require_tokenizer,
+    save_checkpoint,
+    vocabulary,
+)
 from common.model.masking import find_masked_heads, mask_heads
+from common.text.tokenization import Vocabulary, load_tokenizer
 from tests.conftest import error_of, tiny_model
 from tests.model.conftest import KINDS, logits, masked_copy
 
@@ -101,3 +111,45 @@ def test_a_checkpoint_s_own_code_runs_only_with_the_flag(tmp_path, bpe_folder, m
     assert not Path("pwned").exists()
     make_reference_model.main([*command.split(), "--trust_remote_code"])
     assert Path("pwned").exists()
+
+
+@pytest.mark.parametrize("length", [1, 1023, 1024])
+def test_a_text_within_the_context_is_accepted(length):
+    require_context(tiny_model("Llama"), length, "probe 3", "use {}")
+
+
+def test_a_text_longer_than_the_context_is_refused_with_the_owner_and_the_fix(spm_folder):
+    with pytest.raises(InputError) as raised:
+        require_context(load_model(spm_folder, CPU), 1025, "probe 3", "make it with --max_tokens {}")
+    expected = f"probe 3: 1025 tokens, but the context of {spm_folder} holds 1024; make it with --max_tokens 1024"
+    assert str(raised.value) == expected
+    with pytest.raises(InputError, match="the context of the model holds 1024; lower it"):
+        require_context(tiny_model("Llama"), 1025, "--seq_len", "lower it")
+
+
+def test_a_config_without_a_context_accepts_any_length():
+    model = tiny_model("Bloom", n_layer=4, n_head=8, max_position_embeddings=...)
+    assert not hasattr(model.config, "max_position_embeddings")
+    require_context(model, 10**9, "--seq_len", "lower it")
+
+
+def test_the_vocabulary_is_the_rows_of_the_embedding(spm_folder):
+    assert vocabulary(load_model(spm_folder, CPU)) == Vocabulary(400, spm_folder)
+    assert vocabulary(tiny_model("Llama", vocab_size=512)) == Vocabulary(512, "the model")
+    resized = tiny_model("Llama")
+    resized.resize_token_embeddings(416)
+    assert vocabulary(resized).size == 416
+
+
+def test_a_tokenizer_with_ids_that_the_model_lacks_is_refused_with_both_names(spm, spm_folder, bytes_folder, tmp_path):
+    small, model = load_tokenizer(bytes_folder), load_model(spm_folder, CPU)
+    require_tokenizer(model, spm)  # 400 of 400
+    require_tokenizer(model, small)
+    require_tokenizer(tiny_model("Llama", vocab_size=512), spm)
+    with pytest.raises(InputError) as raised:
+        require_tokenizer(tiny_model("Llama", vocab_size=399), spm)
+    assert str(raised.value).startswith(f"{spm_folder}: this tokenizer: token id 399 ")
+    assert "of the model, 399 tokens" in str(raised.value)
+    tiny_model("Llama", vocab_size=256).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=rf"^{bytes_folder}: .*token id 256 .* of {tmp_path}, 256 tokens"):
+        require_tokenizer(load_model(str(tmp_path), CPU), small)

@@ -1,7 +1,10 @@
 """Text to token ids and back, with every kind of tokenizer; and what is no tokenizer."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from common.errors import InputError
-from common.text.tokenization import load_tokenizer
-from tests.conftest import SENTENCES, byte_level_bpe, save_bpe
+from common.text.tokenization import NUM_THREADS, Vocabulary, load_tokenizer, use_threads
+from tests.conftest import ROOT, SENTENCES, byte_level_bpe, save_bpe
 
 TEXTS = [
     "",
@@ -167,3 +170,83 @@ def test_a_tokenizer_s_own_code_does_not_run(tmp_path, bpe_folder, monkeypatch):
     except InputError as error:
         assert "trust_remote_code" in str(error)
     assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("highest_id", [0, 398, 399])
+def test_a_vocabulary_has_the_ids_below_its_size(highest_id):
+    Vocabulary(400, "a model").require(highest_id, "x.bin: offset 3")
+
+
+@pytest.mark.parametrize("highest_id", [400, 401, 2**31])
+def test_an_id_beyond_the_vocabulary_is_refused_with_its_place_and_the_owner(highest_id):
+    with pytest.raises(InputError) as raised:
+        Vocabulary(400, "a model").require(highest_id, "x.bin: offset 3")
+    assert str(raised.value).startswith(f"x.bin: offset 3: token id {highest_id} ")
+    assert "of a model, 400 tokens" in str(raised.value)
+
+
+def test_a_tokenizer_s_vocabulary_is_its_own(tokenizer):
+    assert tokenizer.vocabulary == Vocabulary(tokenizer.vocab_size, tokenizer.name)
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "before", "text"),
+    [(3, None, "3"), (1, "7", "1"), (None, None, str(os.cpu_count())), (None, "7", str(os.cpu_count()))],
+)
+def test_the_number_of_threads_is_set_in_the_environment(monkeypatch, num_threads, before, text):
+    monkeypatch.setenv(NUM_THREADS, before or "")
+    if before is None:
+        monkeypatch.delenv(NUM_THREADS)
+    use_threads(num_threads)
+    assert os.environ[NUM_THREADS] == text
+
+
+THREADS = """
+import os, sys
+from common.text.tokenization import load_tokenizer, use_threads
+before = len(os.listdir("/proc/self/task"))
+use_threads(int(sys.argv[2]))
+load_tokenizer(sys.argv[1]).encode_batch(["The quick brown fox"] * 1000)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_a_batch_is_encoded_by_that_many_threads(bpe_folder, num_threads):
+    command = [sys.executable, "-c", THREADS, bpe_folder, str(num_threads)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{num_threads}\n"), done.stderr
+
+
+def test_tiktoken_encodes_with_that_many_threads(monkeypatch):
+    asked = []
+
+    class Encoding:
+        n_vocab, eot_token = 257, 256
+
+        def encode_ordinary_batch(self, texts, num_threads):
+            asked.append(num_threads)
+            return [[1]] * len(texts)
+
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda _: Encoding())
+    tokenizer = load_tokenizer("tiktoken:tiny")
+    monkeypatch.setenv(NUM_THREADS, "5")
+    tokenizer.encode_batch(["a"])
+    monkeypatch.delenv(NUM_THREADS)
+    tokenizer.encode_batch(["a"])
+    assert asked == [5, os.cpu_count()]
+
+
+@pytest.mark.parametrize("threads", [None, "2"])
+def test_loading_a_tokenizer_leaves_the_environment_as_it_is(bpe_folder, spm_folder, monkeypatch, threads):
+    monkeypatch.setenv(NUM_THREADS, threads or "")
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    if threads is None:
+        monkeypatch.delenv(NUM_THREADS)
+    before = dict(os.environ)
+    for folder in (bpe_folder, spm_folder):
+        load_tokenizer(folder).encode_batch(SENTENCES)
+    with pytest.raises(InputError):
+        load_tokenizer("/no/such/folder")
+    assert dict(os.environ) == before
