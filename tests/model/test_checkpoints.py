@@ -148,7 +148,7 @@ def test_a_tokenizer_with_ids_that_the_model_lacks_is_refused_with_both_names(sp
     require_tokenizer(tiny_model("Llama", vocab_size=512), spm)
     with pytest.raises(InputError) as raised:
         require_tokenizer(tiny_model("Llama", vocab_size=399), spm)
-    assert str(raised.value).startswith(f"{spm_folder}: this tokenizer: token id 399 ")
+    assert str(raised.value).startswith(f"{spm_folder}: the highest id of this tokenizer: token id 399 ")
     assert "of the model, 399 tokens" in str(raised.value)
     tiny_model("Llama", vocab_size=256).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=rf"^{bytes_folder}: .*token id 256 .* of {tmp_path}, 256 tokens"):
