@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     make = partial(UnitScorer, pair, steps, SECONDS_PER_PIECE if engine.engine == "ray" else 0)
     on_gpu = not args.device.startswith("cpu")
     with sole_writer(args.out), workers(engine, make, Unit.rest_after, on_gpu) as team:
-        score_corpus(team, Job(pair, steps, args.data, plan, reader, args.out, args.overwrite))
+        score_corpus(team, cli.options(Job, args, pair=pair, steps=steps, plan=plan, reader=reader))
 
 
 if __name__ == "__main__":

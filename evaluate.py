@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("lm-evaluation-harness is not installed; pip install -r requirements/eval.txt") from None
     import transformers
 
-    from common.evaluation.comparison import evaluate, open_record, show, table_of
+    from common.evaluation.comparison import evaluate, open_record, show_table, table_of
     from common.model.checkpoints import Runtime
     from common.model.probes import read_probes
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         table = table_of(record, models, tasks)
         with atomic(args.out) as tmp:
             table.to_csv(tmp, sep="\t", index=False, float_format="%.6g")
-    show(table)
+    show_table(table)
     print(f"wrote {args.out} and {path}")
 
 

@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check_paths(base_model: str, heads_path: Path, out: Path) -> None:
+def check_out(base_model: str, heads_path: Path, out: Path) -> None:
     """Raise InputError if `out` would replace the base model, an input, or another program's folder."""
     from common.model.reference import RECORD_NAME
 
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
 
     probes = read_probes(args.probes)[: args.max_probes] if args.probes else []
     with sole_writer(args.out):
-        check_paths(args.base_model, args.retrieval_heads, args.out)
+        check_out(args.base_model, args.retrieval_heads, args.out)
         runtime = cli.options(Runtime, args)
         tokenizer = load_model_tokenizer(args.base_model, runtime)
         model = load_model(args.base_model, replace(runtime, device="cpu", dtype="checkpoint"))

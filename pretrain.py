@@ -100,7 +100,7 @@ def steps_of(num_tokens: int, seq_len: int, batch_size: int) -> int:
     return num_steps
 
 
-def check_paths(args: argparse.Namespace) -> None:
+def check_out_dir(args: argparse.Namespace) -> None:
     """Raise InputError if an input is in the folder of the outputs."""
     for name in filter(None, (args.config, args.model, args.selected)):
         if args.out_dir.resolve() in Path(name).resolve().parents:
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     mix = dict(args.mix)
     if len(mix) < len(args.mix):
         raise InputError("--mix: selected or baseline twice; give each share once")
-    check_paths(args)
+    check_out_dir(args)
     streams = pretraining.open_streams(mix, args.selected, args.data, args.val_data, args.eot_id)
     made_by = next(iter(streams.values())).made_by
     tokenizer = pretraining.matching_tokenizer(args.tokenizer, made_by)
@@ -151,9 +151,15 @@ def main(argv: list[str] | None = None) -> None:
         "seq_len": args.seq_len,
         **{name: value for name, value in asdict(options).items() if name not in SPEED_ONLY},
     }
-    validation = pretraining.validation_mixture(held_out, args.seq_len)
     run = pretraining.Pretraining(
-        model, tokenizer, mixture, validation, options, settings, args.out_dir, args.overwrite
+        model=model,
+        tokenizer=tokenizer,
+        mixture=mixture,
+        validation=pretraining.validation_mixture(held_out, args.seq_len),
+        options=options,
+        settings=settings,
+        out_dir=args.out_dir,
+        overwrite=args.overwrite,
     )
     pretraining.pretrain(run)
 

@@ -56,7 +56,7 @@ def watch(batches: Iterable, what: str, num_rows: int | None) -> Iterator:
             bar.update(len(batch))
 
 
-def show(domains: dict) -> None:
+def show_domains(domains: dict) -> None:
     """Print a line for each `common.table.ranking.Domain`."""
     limits = list(dict.fromkeys(limit for domain in domains.values() for limit in domain.left_out))
     lines = [("domain", *limits, "ranked", "tokens", "mean", "threshold", "selected", "share of tokens")]
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         ranking = Ranking(args.scores, percent, args.by, lowest, folder, limits, watch)
         selection = write_selection(ranking, out)
         pictures = draw(ranking, out)
-    show(selection.domains)
+    show_domains(selection.domains)
     if selection.num_not_finite:
         print(f"{selection.num_not_finite:,} rows have no finite AI_Score and were not ranked")
     num_left_out = sum(sum(domain.left_out.values()) for domain in selection.domains.values())

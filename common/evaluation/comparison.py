@@ -51,11 +51,12 @@ def table_of(record: dict, models: list[str], tasks: list[str]) -> pd.DataFrame:
                 if kind and not metric.endswith("_stderr"):
                     shown = metric if kind == "none" else f"{metric} ({kind})"
                     error = pd.to_numeric(results.get(f"{metric}_stderr,{kind}"), errors="coerce")  # or "N/A"
-                    rows.append((name, shown, model, value, error, results["num_documents"]))
+                    about = {"task": name, "metric": shown, "model": model, "value": value, "stderr": error}
+                    rows.append(about | {"num_documents": results["num_documents"]})
     return pd.DataFrame(rows, columns=["task", "metric", "model", "value", "stderr", "num_documents"])
 
 
-def show(table: pd.DataFrame) -> None:
+def show_table(table: pd.DataFrame) -> None:
     """Print a line for each metric, with a column for each model."""
     short = {model: Path(model).name for model in table["model"]}
     names = short if len(set(short.values())) == len(short) else {model: model for model in short}

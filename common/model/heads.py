@@ -91,8 +91,8 @@ def read_heads(path: Path, shape: tuple[int, int]) -> list[Head]:
 def write_head_scores(path: Path, scores: np.ndarray, heads: Sequence[Head]) -> None:
     """Write every head's score as TSV, best first: layer, head, retrieval_score, selected."""
     table = pd.DataFrame(
-        [(*place, scores[place], place in heads) for place in np.ndindex(scores.shape)],
-        columns=["layer", "head", "retrieval_score", "selected"],
+        {"layer": place[0], "head": place[1], "retrieval_score": scores[place], "selected": place in heads}
+        for place in np.ndindex(scores.shape)
     ).sort_values("retrieval_score", ascending=False, kind="stable")
     table.to_csv(path, sep="\t", index=False, float_format="%.6f")
 

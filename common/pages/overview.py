@@ -70,7 +70,14 @@ def read_overview(path: Path, origins: Origins) -> Overview:
     domain_of = np.argsort(order)[domain_of].astype(np.int32)
     source_names, source_of = _unified(sources)
     return Overview(
-        rows, names.take(pa.array(order)).to_pylist(), domain_of, source_names, source_of, num_tokens, scores, num_rows
+        rows=rows,
+        domains=names.take(pa.array(order)).to_pylist(),
+        domain_of=domain_of,
+        sources=source_names,
+        source_of=source_of,
+        num_tokens=num_tokens,
+        scores=scores,
+        num_rows=num_rows,
     )
 
 

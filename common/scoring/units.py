@@ -20,8 +20,8 @@ from common.shards.documents import Document
 from common.shards.reader import Shard
 from common.table.guards import Guards, measure
 
-# Tokens in a unit: at least a few batches, and at most MAX_TOKENS. In between there are about UNITS units in a run.
-MIN_TOKENS, MAX_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**18}, 2**20, 2048
+# Tokens in a unit: at least a few batches, at most MAX_UNIT_TOKENS. In between a run has about UNITS units.
+MIN_UNIT_TOKENS, MAX_UNIT_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**18}, 2**20, 2048
 
 
 class Scored(NamedTuple):
@@ -89,8 +89,8 @@ class Unit:
 
 def tokens_per_unit(num_tokens: int, device: str) -> int:
     """How many tokens to put into a unit, for a run over `num_tokens`."""
-    least = MIN_TOKENS["cpu" if device == "cpu" else "cuda"]
-    return min(max(num_tokens // UNITS, least), MAX_TOKENS)
+    least = MIN_UNIT_TOKENS["cpu" if device == "cpu" else "cuda"]
+    return min(max(num_tokens // UNITS, least), MAX_UNIT_TOKENS)
 
 
 def cut(shard: Shard, rows: range, size: int) -> Iterator[Unit]:

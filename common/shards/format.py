@@ -24,7 +24,7 @@ from common.files import as_path, atomic, file_digest, is_url, writing
 from common.text.tokenization import Vocabulary
 
 HEADER_BYTES = 256 * 4
-LAYOUTS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
+SHARD_LAYOUTS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
 MAX_TOKENS = 2**31 - 1
 
 
@@ -56,10 +56,10 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
         raise InputError(f"{path}: {size} bytes is shorter than a shard's header of {HEADER_BYTES}; tokenize it again")
     header = np.frombuffer(start, "<i4")
     magic, version, num_tokens = (int(field) for field in header[:3])
-    if magic not in LAYOUTS:
-        known = " or ".join(map(str, LAYOUTS))
+    if magic not in SHARD_LAYOUTS:
+        known = " or ".join(map(str, SHARD_LAYOUTS))
         raise InputError(f"{path}: magic number {magic} at byte 0, expected {known}: not a token shard")
-    expected_version, dtype = LAYOUTS[magic]
+    expected_version, dtype = SHARD_LAYOUTS[magic]
     if version != expected_version:
         raise InputError(f"{path}: version {version} at byte 4, expected {expected_version} for magic {magic}")
     expected_size = HEADER_BYTES + num_tokens * dtype.itemsize
@@ -129,9 +129,9 @@ class ShardWriter:
         """
         if self.num_tokens > MAX_TOKENS:
             raise InputError(f"{self.path}: {self.num_tokens} tokens do not fit a header's int32; lower --shard_size")
-        magic = next(number for number, (_, dtype) in LAYOUTS.items() if dtype == self.dtype)
+        magic = next(number for number, (_, dtype) in SHARD_LAYOUTS.items() if dtype == self.dtype)
         header = np.zeros(256, dtype="<i4")
-        header[:3] = magic, LAYOUTS[magic][0], self.num_tokens
+        header[:3] = magic, SHARD_LAYOUTS[magic][0], self.num_tokens
         if index:
             header[3:19] = np.frombuffer(self._digest.digest() + file_digest(index), dtype="<i4")
         with writing(self.path):

@@ -118,8 +118,16 @@ class ShardReader:
         index_path = path.with_suffix(INDEX_SUFFIX)
         if not index_path.exists():
             spans = self._separated(path, tokens)
-            no_answers = [None] * len(spans)
-            return Shard(name, tokens, spans, [DEFAULT_DOMAIN] * len(spans), no_answers, self.eot_id, None, None)
+            return Shard(
+                name=name,
+                tokens=tokens,
+                spans=spans,
+                domains=[DEFAULT_DOMAIN] * len(spans),
+                answers=[None] * len(spans),
+                separator_id=self.eot_id,
+                info=None,
+                digests=None,
+            )
         if not digests or digests.index != file_digest(index_path):
             raise InputError(
                 f"{index_path}: damaged, or not the index of the shard next to it (by the checksum in the shard's "
@@ -127,7 +135,16 @@ class ShardReader:
             )
         spans, domains, answers, info = read_documents(index_path, tokens)
         self._check_tokenizer(path, info)
-        return Shard(name, tokens, spans, domains, answers, info.separator_id, info, digests)
+        return Shard(
+            name=name,
+            tokens=tokens,
+            spans=spans,
+            domains=domains,
+            answers=answers,
+            separator_id=info.separator_id,
+            info=info,
+            digests=digests,
+        )
 
     def _separated(self, path: Path, tokens: np.ndarray) -> np.ndarray:
         if self.eot_id is None:

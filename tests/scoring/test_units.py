@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.scoring.units import MAX_TOKENS, MIN_TOKENS, UNITS, Piece, Unit, cut, tokens_per_unit
+from common.scoring.units import MAX_UNIT_TOKENS, MIN_UNIT_TOKENS, UNITS, Piece, Unit, cut, tokens_per_unit
 from common.shards.reader import Shard
 
 
@@ -103,5 +103,5 @@ def test_the_rest_of_a_unit_is_what_comes_after_a_piece():
     ],
 )
 def test_the_tokens_of_a_unit(num_tokens, device, size):
-    assert (MIN_TOKENS, MAX_TOKENS, UNITS) == ({"cpu": 8192, "cuda": 262_144}, 1_048_576, 2048)
+    assert (MIN_UNIT_TOKENS, MAX_UNIT_TOKENS, UNITS) == ({"cpu": 8192, "cuda": 262_144}, 1_048_576, 2048)
     assert tokens_per_unit(num_tokens, device) == size
