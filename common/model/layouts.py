@@ -5,7 +5,7 @@ rows of the query projection are zero or, where one norm spans the queries of al
 A head contributes nothing if the columns that read its output are zero. Keys and values do not change, because other
 heads may share them.
 
-To add a class: one entry in LAYOUTS, and one line in tests/model/families.py.
+To add a class: an entry in LAYOUTS if none fits, and an entry in tests/model/families.py.
 """
 
 from collections.abc import Callable, Iterator
