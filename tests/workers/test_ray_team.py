@@ -265,7 +265,7 @@ def test_the_body_of_the_example_for_slurm_scores_on_one_node(run):
 class Light:
     """A worker that needs no model; a unit says what to do."""
 
-    facts = "light"
+    description = "light"
 
     def __init__(self, kind: str, folder: Path):
         first = folder / "first"
