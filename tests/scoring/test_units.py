@@ -85,6 +85,8 @@ def test_the_rest_of_a_unit_is_what_comes_after_a_piece():
     assert [document.doc_id for document in last.documents] == ["data/x:16-20"]
     assert last.rest_after(Piece(4, 5, [])) is None
     assert unit.rest_after(Piece(1, 5, [])) is None
+    assert unit.rest_after(Piece(2, 4, [])).first == 4
+    assert len(unit.rest_after(Piece(2, 4, [])).documents) == 1
 
 
 @pytest.mark.parametrize(
