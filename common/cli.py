@@ -48,10 +48,11 @@ def number(kind: type, low: float = -math.inf, high: float = math.inf, above: fl
     def parse(text: str) -> float:
         try:
             value = kind(text)
-        except ValueError:
+            finite = math.isfinite(value)
+        except (ValueError, OverflowError):
             raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number") from None
-        if not (math.isfinite(value) and low <= value <= high and value > above):
-            raise argparse.ArgumentTypeError(f"{text} is not {' and '.join(wanted) or 'finite'}")
+        if not (finite and low <= value <= high and value > above):
+            raise argparse.ArgumentTypeError(f"{text} is not {' and '.join(wanted) if finite else 'finite'}")
         return value
 
     return parse

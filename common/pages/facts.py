@@ -24,7 +24,7 @@ def facts(known: dict, record_path: Path, masking: Masking | None, chosen: list[
     record = known | (read_json(record_path) if record_path.exists() else {})
     try:
         found = _facts(record, masking.kind if masking else None, masking.heads if masking else chosen)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{record_path}: not the record of a scoring run ({error}); delete it") from None
     return [(name, str(value)) for name, value in found if value]
 

@@ -195,7 +195,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> TextTokenizer:
 
 
 def use_threads(num_threads: int | None) -> None:
-    """Set how many threads encode a batch, before the first batch; None is one for each core."""
+    """Set how many threads encode a batch, before a tokenizer is loaded; None is one for each core."""
     os.environ[NUM_THREADS] = str(num_threads or os.cpu_count() or 1)
 
 

@@ -1,6 +1,9 @@
 """Selecting within domains: against a plain loop, in any number of batches and buckets."""
 
 import math
+import os
+import signal
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -148,3 +151,14 @@ def test_a_doc_id_that_is_in_the_table_twice_is_refused_in_any_batch(tmp_path, m
     with pytest.raises(InputError, match="doc_id x:4-5 is there twice"):
         list(Ranking(tmp_path / "twice.parquet", 20, "documents", False, tmp_path).selected())
     assert len(list(Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path).selected())) == 1
+
+
+def test_a_signal_in_the_middle_of_a_query_is_an_interrupt(tmp_path, monkeypatch):
+    slow = "SELECT max(a.range * b.range) FROM range(1000000) a, range(1000000) b"
+    monkeypatch.setattr(Ranking, "_load", lambda _ranking, database: database.sql(slow).fetchall())
+    path = write(tmp_path / "s.parquet", [("a", 1, 0.5)])
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(Ranking(path, 20, "documents", False, tmp_path).selected())
+    timer.join()
