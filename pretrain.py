@@ -100,6 +100,21 @@ def steps_of(num_tokens: int, seq_len: int, batch_size: int) -> int:
     return num_steps
 
 
+def training_options(args: argparse.Namespace, num_steps: int):
+    """The flags as `common.training.trainer.TrainingOptions`."""
+    from common.training.trainer import TrainingOptions
+
+    return cli.options(
+        TrainingOptions,
+        args,
+        num_steps=num_steps,
+        device_batch_size=min(args.device_batch_size, args.batch_size),
+        cpu=args.device == "cpu",
+        save_every=args.save_every or max(1, num_steps // 10),
+        more=dict(args.trainer),
+    )
+
+
 def check_out_dir(args: argparse.Namespace) -> None:
     """Raise InputError if an input is in the folder of the outputs."""
     for name in filter(None, (args.config, args.model, args.selected)):
@@ -113,7 +128,6 @@ def main(argv: list[str] | None = None) -> None:
     from common.training import pretraining
     from common.training.mixture import Mixture
     from common.training.models import new_model, trained_model
-    from common.training.trainer import TrainingOptions
 
     mix = dict(args.mix)
     if len(mix) < len(args.mix):
@@ -126,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
         model = new_model(args.config, tokenizer, args.seed, args.trust_remote_code)
     else:
         model = trained_model(args.model, args.trust_remote_code)
-        pretraining.matching_tokenizer(args.model, made_by)
+        pretraining.matching_tokenizer(args.model, made_by)  # refuses the checkpoint of another tokenizer
     for stream in streams.values():
         stream.require_vocabulary(vocabulary(model))
     require_context(model, args.seq_len, "--seq_len", "lower it, or raise max_position_embeddings in the config")
@@ -134,15 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     num_tokens = args.max_tokens or Mixture(streams, mix, args.seq_len).num_tokens
     num_steps = steps_of(num_tokens, args.seq_len, args.batch_size)
     mixture = Mixture(streams, mix, args.seq_len, args.seed, num_steps * args.batch_size)
-    options = cli.options(
-        TrainingOptions,
-        args,
-        num_steps=num_steps,
-        device_batch_size=min(args.device_batch_size, args.batch_size),
-        cpu=args.device == "cpu",
-        save_every=args.save_every or max(1, num_steps // 10),
-        more=dict(args.trainer),
-    )
+    options = training_options(args, num_steps)
     settings = {
         "start": args.config or model_digest(model),
         "model": config_settings(model),
