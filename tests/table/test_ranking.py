@@ -153,12 +153,21 @@ def test_a_doc_id_that_is_in_the_table_twice_is_refused_in_any_batch(tmp_path, m
     assert len(list(Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path).selected())) == 1
 
 
-def test_a_signal_in_the_middle_of_a_query_is_an_interrupt(tmp_path, monkeypatch):
-    slow = "SELECT max(a.range * b.range) FROM range(1000000) a, range(1000000) b"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_query_is_an_interrupt(tmp_path, monkeypatch, number):
+    slow = "SELECT max(a.range * b.range) FROM range(100000) a, range(100000) b"
     monkeypatch.setattr(Ranking, "_load", lambda _ranking, database: database.sql(slow).fetchall())
     path = write(tmp_path / "s.parquet", [("a", 1, 0.5)])
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)  # the processes of pytest-xdist ignore SIGINT
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        list(Ranking(path, 20, "documents", False, tmp_path).selected())
-    timer.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(Ranking(path, 20, "documents", False, tmp_path).selected())
+    finally:
+        timer.join()
+        signal.signal(number, before)
