@@ -182,7 +182,7 @@ class Ranking:
             create = "INSERT INTO scores" if self.num_rows else "CREATE OR REPLACE TABLE scores AS"
             database.sql(f"{create} SELECT * FROM batch")
             self.num_rows += len(batch)
-        groups = "SELECT doc_id FROM scores GROUP BY doc_id, id_hash"
+        groups = "SELECT doc_id FROM scores GROUP BY doc_id"
         if repeated := database.sql(f"{groups} HAVING count(*) > 1 LIMIT 1").fetchone():
             raise InputError(
                 f"{self.path}: doc_id {repeated[0]} is there twice; make it with attention_influence_scoring.py"
