@@ -14,6 +14,7 @@ from models import random_model
 from common.model.retrieval import EncodedProbe, run_probe
 
 ANSWER_TOKENS = 30
+WARM_UP = 5  # probes
 
 
 def main() -> None:
@@ -26,20 +27,22 @@ def main() -> None:
         for _ in range(args.probes)
     ]
 
-    def find() -> None:
+    def find(probes=probes) -> None:
         for probe in probes:
             run_probe(model, probe, watch=True)
 
     @torch.inference_mode()
-    def forward() -> None:
+    def forward(probes=probes) -> None:
         for probe in probes:
             model(torch.tensor([probe.input_ids], device=model.device), use_cache=False)
 
-    seconds = in_turn({"finding heads": find, "plain forward": forward}, args.rounds)
+    find(probes[:WARM_UP])
+    forward(probes[:WARM_UP])
+    seconds = in_turn({"finding heads": find, "plain forward": forward}, args.rounds, warm=True)
     memory = {"peak_memory_gb": peak_memory_gb()}
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-        find()
+        find(probes[:WARM_UP])
         memory = {"peak_gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
     save(
         f"heads_{'gpu' if on_gpu else 'cpu'}",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
 
 
 # Flags of the benchmarks that score the sample.
@@ -36,10 +37,14 @@ def flags(doc: str, **defaults: object) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def in_turn(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round. After a warm-up: A B C, A B C, …, so that drift affects all equally."""
+def in_turn(contenders: dict[str, Callable[[], object]], rounds: int, warm: bool = False) -> dict[str, list[float]]:
+    """Seconds of each contender in each round. After a warm-up: A B C, A B C, …, so that drift affects all equally.
+
+    Args:
+        warm: the contenders need no warm-up.
+    """
     seconds = {name: [] for name in contenders}
-    for number in range(rounds + 1):
+    for number in range(int(warm), rounds + 1):
         for name, run in contenders.items():
             begin = time.perf_counter()
             run()
@@ -83,8 +88,8 @@ def peak_memory_gb() -> float:
 
 
 def save(name: str, result: dict) -> None:
-    """Print a result, and write it with the machine's description to results/<name>.json."""
+    """Print a result, and write it with the machine's description to <name>.json in results/, or in $RESULTS."""
     result = {**result, "machine": machine()}
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))

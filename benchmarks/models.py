@@ -17,10 +17,10 @@ SHAPES = {
 }
 
 
-def random_model(shape: str, device: str, dtype: torch.dtype) -> transformers.PreTrainedModel:
-    """A Llama of this shape with random weights."""
+def random_model(shape: str, device: str, dtype: torch.dtype, **other) -> transformers.PreTrainedModel:
+    """A Llama of this shape, but for `other` settings of its config, with random weights."""
     torch.manual_seed(0)
-    settings = dict(zip(COLUMNS, SHAPES[shape], strict=True))
+    settings = {**dict(zip(COLUMNS, SHAPES[shape], strict=True)), **other}
     config = transformers.LlamaConfig(**settings, max_position_embeddings=16384)
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")

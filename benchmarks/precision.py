@@ -1,9 +1,14 @@
-"""Scores in bfloat16, compiled or not, against float32: rank correlation (Spearman's) on the sample, and time saved.
+"""Scores in lower precisions against float32: rank correlation (Spearman's) and top fifths, by domain, and time saved.
 
 bash pipeline.sh
 bash benchmarks/run.sh precision
+
+bfloat16 runs as users run it. float8 (e4m3, for GPUs) and int8 (for CPUs) are not offered: their linear layers are
+emulated here, exactly but slowly, with one scale for each row of the weights and one for each token. On a GPU float32
+is compared with the scores of the CPU that pipeline.sh left in data/ as well.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -13,42 +18,89 @@ import torch
 from measure import SAMPLE, flags, in_turn, ratios, save
 from scoring_cpu import SEQ_LEN, ours, sample
 
+from common.model.attention import decoder_layers
 from common.model.checkpoints import Runtime
-from common.scoring.pair import PairOptions, load_pair
+from common.scoring.pair import Pair, PairOptions, load_pair
 
-CONTENDERS = ["float32", "bfloat16", "bfloat16, compiled"]
+TIMED = ["float32", "bfloat16", "bfloat16, compiled"]
+
+
+def to_float8(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values rounded to float8 after division by a scale for each row, and the scales."""
+    scale = (values.abs().amax(-1, keepdim=True) / 448).clamp_min(1e-12)
+    return (values / scale).to(torch.float8_e4m3fn).to(values.dtype), scale
+
+
+def to_int8(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like `to_float8`, for int8."""
+    scale = (values.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-12)
+    return (values / scale).round(), scale
+
+
+def emulate(pair: Pair, rounded: Callable) -> None:
+    """Let the decoder's linear layers multiply rounded weights and rounded inputs, in float32."""
+    for layer in decoder_layers(pair.base):
+        for linear in [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]:
+            weight, weight_scale = rounded(linear.weight.data.float())
+
+            def forward(x, weight=weight, weight_scale=weight_scale, dtype=linear.weight.dtype):
+                x, scale = rounded(x.float())
+                return ((x @ weight.T) * scale * weight_scale.T).to(dtype)
+
+            linear.forward = forward
+
+
+EMULATED = {"float8": to_float8, "int8": to_int8}
+
+
+def top_fifth(scores: pd.Series) -> set:
+    return set(scores.nlargest(round(len(scores) / 5)).index)
+
+
+def agreement(table: pd.DataFrame, name: str, expected: str = "float32") -> dict:
+    """How well one column's scores agree with another's."""
+    domains = [rows for _, rows in table.groupby("domain")]
+    shared = [len(top_fifth(rows[name]) & top_fifth(rows[expected])) for rows in domains]
+    return {
+        "spearman": float(table[expected].corr(table[name], method="spearman")),
+        "spearman_by_domain": {
+            rows["domain"].iloc[0]: float(rows[expected].corr(rows[name], method="spearman")) for rows in domains
+        },
+        "top_fifth_shared": sum(shared) / sum(len(top_fifth(rows[expected])) for rows in domains),
+        "largest_difference_of_AI_Score": float((table[expected] - table[name]).abs().max()),
+    }
 
 
 def main() -> None:
-    args = flags(__doc__, **SAMPLE, every=2, rounds=5)
+    args = flags(__doc__, **SAMPLE, every=1, rounds=5, expected="data/ai_scores.parquet", device="auto")
     domains, docs = sample(args.data, args.every)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     table, runs = {"domain": domains}, {}
-    for name in CONTENDERS:
+    for name in [*TIMED, *EMULATED]:
         dtype, _, compiled = name.partition(", ")
+        if emulated := dtype in EMULATED:
+            dtype = "bfloat16" if device == "cuda" else "float32"
         options = PairOptions(args.base_model, args.reference_model, SEQ_LEN, runtime=Runtime(device, dtype))
         pair = load_pair(replace(options, compiled=bool(compiled)))
+        if emulated:
+            emulate(pair, EMULATED[name])
+        else:
+            runs[name] = partial(ours, pair, docs[::10])
         losses = np.array(ours(pair, docs))
         table[name] = (losses[:, 1] - losses[:, 0]) / losses[:, 0]
-        runs[name] = partial(ours, pair, docs[::10])
-    table = pd.DataFrame(table)
     seconds = in_turn(runs, args.rounds)
+    table = pd.DataFrame(table)
     result = {
         "what": f"{len(docs)} sample documents, and a tenth of them for the time, SmolLM2-135M, {device}",
         "bfloat16_as_fast_as": ratios(seconds, "bfloat16")["float32"],
         "compile_brings": ratios(seconds, "bfloat16, compiled")["bfloat16"],
         "seconds": seconds,
+        **{name: agreement(table, name) for name in [*TIMED[1:], *EMULATED]},
     }
-    for name in CONTENDERS[1:]:
-        result[name] = {
-            "spearman": float(table["float32"].corr(table[name], method="spearman")),
-            "spearman_by_domain": {
-                domain: float(rows["float32"].corr(rows[name], method="spearman"))
-                for domain, rows in table.groupby("domain")
-            },
-            "largest_difference_of_AI_Score": float((table["float32"] - table[name]).abs().max()),
-        }
-    save("precision", result)
+    if device != "cpu":
+        table["cpu"] = pd.read_parquet(args.expected)["AI_Score"].to_numpy()[:: args.every]
+        result["float32 on a CPU"] = agreement(table, "float32", "cpu")
+    save("precision" if device == "cpu" else "precision_gpu", result)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from common.errors import InputError
 ATTENTION_NAME = "attention_influence"
 FLASH_MAX_HEAD_DIM = 256
 WATCHED_ROWS = 512  # rows whose logits are in memory at once
+# Grouped queries: torch 2.11's varlen_attn takes them unasked.
+GROUPED = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 # The mask for a document's length: None (causal) or bool, shape [1, 1, length, length], true where a row may attend.
 MaskOf = Callable[[int], torch.Tensor | None]
@@ -61,16 +63,25 @@ class Pack:
 
     Attributes:
         lengths: of each document, in tokens.
-        edges: where documents begin and the last one ends, int32, shape [num_documents + 1], on the model's device.
     """
 
     lengths: list[int] = field(default_factory=list)
-    edges: torch.Tensor | None = None
+    _edges: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def fill(self, lengths: list[int], device: torch.device) -> None:
-        """Set the documents of the next forward pass."""
-        self.lengths = lengths
-        self.edges = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32, non_blocking=True)
+    def fill(self, lengths: list[int], edges: torch.Tensor) -> None:
+        """Set the documents of the next forward pass.
+
+        Args:
+            edges: where documents begin and the last one ends, int32, shape [num_documents + 1], on the model's device.
+        """
+        self.lengths, self._edges = lengths, {1: edges}
+
+    def edges_of(self, rows: int) -> torch.Tensor:
+        """The edges of the documents in so many equal rows, one after another; made once for a forward pass."""
+        if rows not in self._edges:
+            starts, total = self._edges[1][:-1], self._edges[1][-1:]
+            self._edges[rows] = torch.cat([*(starts + row * total for row in range(rows)), rows * total])
+        return self._edges[rows]
 
 
 @dataclass
@@ -313,15 +324,10 @@ def _flash_takes(query, value, settings: dict) -> bool:
 
 def _varlen_attention(query, key, value, pack: Pack, scaling: float | None) -> torch.Tensor:
     """Causal attention of all documents of all rows in one kernel; shapes as in `_attention_forward`."""
-    batch, num_heads, length, _ = query.shape
-    groups = num_heads // key.shape[1]
-    if groups > 1:  # torch 2.11's varlen_attn has no grouped queries
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    rows = torch.arange(batch, device=query.device, dtype=torch.int32) * length
-    edges = torch.cat([(rows[:, None] + pack.edges[:-1]).flatten(), rows[-1:] + pack.edges[-1:]])
-    longest = max(pack.lengths)
+    batch, _, length, _ = query.shape
+    edges, longest = pack.edges_of(batch), max(pack.lengths)
     flat = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
-    output = varlen_attn(*flat, edges, edges, longest, longest, scale=scaling, window_size=(-1, 0))
+    output = varlen_attn(*flat, edges, edges, longest, longest, scale=scaling, window_size=(-1, 0), **GROUPED)
     return output.unflatten(0, (batch, length))
 
 

@@ -21,6 +21,8 @@ class Batch:
     >>> batch = Batch([("a", np.array([5, 6, 7])), ("b", np.array([8, 9]))])
     >>> batch.lengths, batch.input_ids.tolist(), batch.targets.tolist(), batch.positions.tolist()
     ([2, 1], [5, 6, 8], [6, 7, 9], [0, 1, 0])
+    >>> batch.edges  # where windows begin and the last one ends
+    tensor([0, 2, 3], dtype=torch.int32)
     """
 
     def __init__(self, windows: list[KeyedWindow], pinned: bool = False, ends_document: bool = True):
@@ -30,9 +32,10 @@ class Batch:
             np.concatenate([window[:-1] for _, window in windows]),
             np.concatenate([window[1:] for _, window in windows]),
             np.concatenate([np.arange(length) for length in self.lengths]),
+            np.cumsum([0, *self.lengths], dtype=np.int32),
         )
         tensors = (torch.from_numpy(column) for column in columns)
-        self.input_ids, self.targets, self.positions = (x.pin_memory() if pinned else x for x in tensors)
+        self.input_ids, self.targets, self.positions, self.edges = (x.pin_memory() if pinned else x for x in tensors)
 
     def halves(self) -> tuple["Batch", "Batch"]:
         """The same windows as two batches; needs at least two windows."""

@@ -167,17 +167,17 @@ class PairScorer:
 
     def _values(self, batch: Batch, packs: Sequence[Pack], quantity: "Quantity") -> torch.Tensor:
         """The quantity under base and reference, shape [2, num_targets]."""
-        input_ids, targets, positions = (
-            tensor.to(self._device, non_blocking=True)[None]
-            for tensor in (batch.input_ids, batch.targets, batch.positions)
+        input_ids, targets, positions, edges = (
+            tensor.to(self._device, non_blocking=True)
+            for tensor in (batch.input_ids, batch.targets, batch.positions, batch.edges)
         )
         input_ids = input_ids.expand(2 if self._masked else 1, -1)
         values = []
         for model, output_head, pack in zip(self._models, self._output_heads, packs, strict=True):
-            pack.fill(batch.lengths, self._device)
+            pack.fill(batch.lengths, edges)
             hidden = model.base_model(
                 input_ids=input_ids,
-                position_ids=positions,
+                position_ids=positions[None],
                 attention_mask=torch.ones_like(input_ids),
                 use_cache=False,
             ).last_hidden_state

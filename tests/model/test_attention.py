@@ -7,11 +7,14 @@ from common.model import attention
 from common.model.attention import Pack
 
 
-def plain_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size):
+def plain_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa=True):
     """What torch documents of varlen_attn, one sequence after the other; the real one needs a GPU."""
     assert window_size == (-1, 0)
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
-    assert query.shape == key.shape == value.shape
+    assert enable_gqa
+    assert key.shape == value.shape
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     edges = cu_seq_q.tolist()
     assert edges == cu_seq_k.tolist()
     assert edges[0] == 0
@@ -31,8 +34,8 @@ def test_varlen_attention_is_called_with_every_document_of_every_row(monkeypatch
     monkeypatch.setattr(attention, "varlen_attn", plain_varlen)
     lengths = [5, 1, 9, 3]
     pack = Pack()
-    pack.fill(lengths, torch.device("cpu"))
-    assert pack.edges.tolist() == [0, 5, 6, 15, 18]
+    pack.fill(lengths, torch.tensor([0, 5, 6, 15, 18], dtype=torch.int32))
+    assert pack.edges_of(2).tolist() == [0, 5, 6, 15, 18, 23, 24, 33, 36]
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(batch, 6, 18, 8, generator=generator)
     key, value = torch.randn(2, batch, 2, 18, 8, generator=generator)

