@@ -49,9 +49,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--compile",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         dest="compiled",
-        help="fuse the models' small operations by torch.compile: faster, slower to start",
+        help="fuse the models' small operations by torch.compile: faster, slower to start (default: on a GPU, if it "
+        "has a compiler)",
     )
     parser.add_argument(
         "--max_tokens", type=cli.positive_int, help="score up to this many tokens, to the end of a document"
@@ -88,8 +89,6 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = load_model_tokenizer(args.base_model, pair.runtime)
     reader = cli.options(ShardReader, args, model_tokenizer=tokenizer)
     plan = make_plan(expand(args.data), reader, args.max_tokens)
-    if args.compiled:
-        print("compiling: up to a minute the first time")
     make = partial(UnitScorer, pair, steps, SECONDS_PER_PIECE if engine.engine == "ray" else 0)
     on_gpu = not args.device.startswith("cpu")
     with sole_writer(args.out), workers(engine, make, Unit.rest_after, on_gpu) as team:

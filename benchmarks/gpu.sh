@@ -5,7 +5,7 @@
 #   bash benchmarks/gpu.sh                      then, on a machine with a GPU, in a copy of this folder with .gpu/ in it
 #   SMALL=yes bash benchmarks/gpu.sh            the same steps in small on a CPU; results go to .gpu/results
 #
-# Steps, in this order: prepare tests scoring heads precision run big ray rank training. Each has a time limit, and one
+# Steps, in this order: prepare tests scoring heads precision run big ray training. Each has a time limit, and one
 # that fails does not stop the next. Results go to benchmarks/results/*_gpu.json and whole_run*.json, how the steps
 # ended to .gpu/steps.tsv. The machine needs Python 3.12 with torch (a CUDA build) and transformers, and what is listed
 # under `pack` as being there already. `python docs/fill_tables.py` then puts the figures into the pages.
@@ -96,7 +96,6 @@ limited 75 precision "$python" benchmarks/precision.py "${pair[@]}" --device $de
 limited 150 run "$python" benchmarks/whole_run.py "${whole[@]}" --tokens "$tokens" --kill
 limited 90 big "$python" benchmarks/whole_run.py "${whole[@]}" "${big[@]}"
 limited 90 ray "$python" benchmarks/whole_run.py "${whole[@]}" --tokens "$tokens" --engine ray
-limited 30 rank "$python" rank_scores.py --scores $folder/run/whole_run.tsv --out $folder/run/top20.tsv
-limited 80 training "$python" benchmarks/training_gpu.py --selected $folder/run/top20.parquet --data "$shards/*.bin" \
-    --out_dir $folder/run/pretrained --device "${device/cuda/auto}" "${train[@]}"
+limited 80 training "$python" benchmarks/training_gpu.py "${pair[@]}" --folder $folder/run --tokens "$tokens" \
+    --device "${device/cuda/auto}" "${train[@]}"
 column -t -s $'\t' $folder/steps.tsv 2>/dev/null || cat $folder/steps.tsv

@@ -3,7 +3,7 @@
     bash benchmarks/run.sh heads                                              SmolLM2-135M's shape on the CPU
     bash benchmarks/run.sh heads --shape 1.3B --probes 800 --tokens 4096 --device cuda --rounds 1
 
-Probes are random tokens: the work does not depend on their content.
+Probes are random tokens, of up to 50 tokens less than --tokens: the work does not depend on their content.
 """
 
 import numpy as np
@@ -23,8 +23,8 @@ def main() -> None:
     model = random_model(args.shape, args.device, torch.bfloat16 if on_gpu else torch.float32)
     rng = np.random.default_rng(0)
     probes = [
-        EncodedProbe(rng.integers(3, 30_000, args.tokens).tolist(), args.tokens - ANSWER_TOKENS, (100, 130))
-        for _ in range(args.probes)
+        EncodedProbe(rng.integers(3, 30_000, length).tolist(), length - ANSWER_TOKENS, (100, 130))
+        for length in args.tokens - np.arange(args.probes) % 50
     ]
 
     def find(probes=probes) -> None:

@@ -1,9 +1,9 @@
 """Training with pretrain.py for --seconds, then killed: tokens/s between the first and the last logged step.
 
-    bash benchmarks/run.sh whole_run && python rank_scores.py --scores data/whole_run/whole_run.tsv
+    bash benchmarks/run.sh whole_run
     bash benchmarks/run.sh training_gpu
 
-The mixture is 70 % the selection from the shards of whole_run.py, 30 % these shards.
+It trains on all documents of the shards of whole_run.py, and makes the shards if they are missing.
 """
 
 import json
@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from measure import flags, save
+from measure import SAMPLE, flags, save
+from whole_run import make_shards
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,20 +23,23 @@ def main() -> None:
     args = flags(
         __doc__,
         config="examples/config.json",
-        selected="data/top20.parquet",
-        data="data/whole_run/shards-20000000/*.bin",
+        **SAMPLE,
+        tokens=20_000_000,
+        folder="data/whole_run",
         seq_len=4096,
         batch_size=16,
         device_batch_size=4,
         seconds=60,
-        out_dir="data/whole_run/pretrained",
         device="auto",
     )
-    out_dir = ROOT / args.out_dir
+    shards = ROOT / args.folder / f"shards-{args.tokens}"
+    make_shards(shards, args.tokens, args.tokens, args)
+    out_dir = ROOT / args.folder / "pretrained"
     shutil.rmtree(out_dir, ignore_errors=True)
-    names = ("config", "selected", "data", "seq_len", "batch_size", "device_batch_size", "out_dir", "device")
+    names = ("config", "seq_len", "batch_size", "device_batch_size", "device")
     given = [text for name in names for text in (f"--{name}", str(getattr(args, name)))]
-    command = [sys.executable, "pretrain.py", *given, "--log_every", "1", "--save_every", "1000000"]
+    command = [sys.executable, "pretrain.py", *given, "--mix", "baseline=1", "--data", f"{shards}/*.bin"]
+    command += ["--out_dir", str(out_dir), "--log_every", "1", "--save_every", "1000000"]
     print("$", *command[1:], flush=True)
     begin, seen = time.monotonic(), []  # (seconds, line) of each logged step
     process = subprocess.Popen(command, cwd=ROOT)

@@ -242,8 +242,9 @@ def pack_documents(model: PreTrainedModel) -> Iterator[Pack]:
 @contextmanager
 def _attached(model: PreTrainedModel, attribute: str, values: dict) -> Iterator[None]:
     modules = attention_modules(model)
-    before = model.config._attn_implementation
+    before, cudnn = model.config._attn_implementation, torch.backends.cuda.cudnn_sdp_enabled()
     model.set_attn_implementation(ATTENTION_NAME)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans for each new length, which takes longer than it saves
     for layer, value in values.items():
         setattr(modules[layer], attribute, value)
     try:
@@ -252,6 +253,7 @@ def _attached(model: PreTrainedModel, attribute: str, values: dict) -> Iterator[
         for layer in values:
             delattr(modules[layer], attribute)
         model.set_attn_implementation(before)
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
 
 
 def _mask_of(*, q_length: int, kv_length: int, batch_size: int, attention_mask=None, **settings) -> MaskOf:
@@ -289,7 +291,7 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
     pack = getattr(module, "pack", None)
     lengths = pack.lengths if pack else [query.shape[2]]
     attend = _softcap_attention if kwargs.get("softcap") else sdpa_attention_forward
-    if len(lengths) > 1 and query.is_cuda and _flash_takes(query, value, kwargs) and mask_of(max(lengths)) is None:
+    if pack and query.is_cuda and _flash_takes(query, value, kwargs) and mask_of(max(lengths)) is None:
         output = _varlen_attention(query, key, value, pack, kwargs.get("scaling"))
     else:
         documents = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)

@@ -1,13 +1,14 @@
 """The pair that scores documents: a base model and its reference, loaded, compared and tried."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from common import cli
 from common.errors import InputError
 from common.model.checkpoints import (
     Runtime,
@@ -35,7 +36,7 @@ class PairOptions:
         seq_len: most targets in a window, in tokens.
         tokens_per_batch: most tokens in a forward pass; None suits the device.
         allow_unrelated_reference: accept a reference that is no masked copy of the base but has the same vocabulary.
-        compiled: run the models' layers and the loss through torch.compile.
+        compiled: run the models' layers and the loss through torch.compile; None: on a GPU, if that works there.
     """
 
     base_model: str
@@ -44,7 +45,7 @@ class PairOptions:
     tokens_per_batch: int | None = None
     allow_unrelated_reference: bool = False
     runtime: Runtime = field(default_factory=Runtime)
-    compiled: bool = False
+    compiled: bool | None = False
 
 
 class PairDescription(NamedTuple):
@@ -56,6 +57,7 @@ class PairDescription(NamedTuple):
         summary: one line on how the reference relates to the base.
         device: the type of the device that computes, such as `cpu` or `cuda`.
         dtype: the precision in which it computes.
+        compiled: whether torch.compile is used.
     """
 
     identity: dict[str, str | int | None]
@@ -63,6 +65,7 @@ class PairDescription(NamedTuple):
     summary: str
     device: str
     dtype: str
+    compiled: bool
 
 
 class Pair(NamedTuple):
@@ -111,10 +114,9 @@ def load_pair(options: PairOptions) -> Pair:
         _check_unrelated(base, reference, found, options)
         summary = f"two separate models: {found}"
     models = {"masked": found} if masked else {"reference": reference}
-    scorer = PairScorer(base, **models, tokens_per_batch=options.tokens_per_batch, compiled=options.compiled)
-    _check_losses(scorer, base, reference)
-    dtype = str(base.dtype).removeprefix("torch.")
-    description = PairDescription(identity, vocabulary(base), summary, base.device.type, dtype)
+    scorer = _checked_scorer(base, reference, models, options)
+    device, dtype = base.device.type, str(base.dtype).removeprefix("torch.")
+    description = PairDescription(identity, vocabulary(base), summary, device, dtype, scorer.compiled)
     return Pair(scorer, tokenizer, description, base, found.heads if masked else [])
 
 
@@ -133,6 +135,24 @@ def _check_unrelated(base: PreTrainedModel, reference: PreTrainedModel, found: s
         )
 
 
+def _checked_scorer(
+    base: PreTrainedModel, reference: PreTrainedModel, models: dict, options: PairOptions
+) -> PairScorer:
+    """A scorer whose losses are checked, compiled if the options and the device allow it."""
+    compiled = base.device.type == "cuda" if options.compiled is None else options.compiled
+    if compiled:
+        print("compiling: up to a minute the first time")
+    try:
+        scorer = PairScorer(base, **models, tokens_per_batch=options.tokens_per_batch, compiled=compiled)
+        _check_losses(scorer, base, reference)
+    except InputError as error:
+        if not (compiled and options.compiled is None):
+            raise
+        cli.warn(f"runs without torch.compile, which fails here: {error}")
+        return _checked_scorer(base, reference, models, replace(options, compiled=False))
+    return scorer
+
+
 @torch.no_grad()
 def _check_losses(scorer: PairScorer, base: PreTrainedModel, reference: PreTrainedModel) -> None:
     """Raise InputError unless two short documents, scored together, have the losses that the plain models compute."""
@@ -147,7 +167,7 @@ def _check_losses(scorer: PairScorer, base: PreTrainedModel, reference: PreTrain
     except (InputError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # unknown classes raise many types
-        hint = "; try without --compile" if scorer.compiled else ""
+        hint = "; try --no-compile" if scorer.compiled else ""
         raise InputError(
             f"{type(base).__name__}: it cannot be scored ({type(error).__name__}: {error}){hint}"
         ) from None

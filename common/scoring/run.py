@@ -185,7 +185,7 @@ def _record(team: Team, job: Job, health: Health) -> dict:
         "step_separator": job.steps.separator,
         "device": models.device,
         "dtype": models.dtype,
-        "compiled": job.pair.compiled,
+        "compiled": models.compiled,
         "num_workers": team.num_workers,
         "num_documents": health.num_rows,
         "num_tokens": health.num_tokens,

@@ -21,7 +21,8 @@ from common.shards.reader import Shard
 from common.table.guards import Guards, measure
 
 # Tokens in a unit: at least a few batches, at most MAX_UNIT_TOKENS. In between a run has about UNITS units.
-MIN_UNIT_TOKENS, MAX_UNIT_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**18}, 2**20, 2048
+# A GPU idles for a moment after each unit.
+MIN_UNIT_TOKENS, MAX_UNIT_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**20}, 2**20, 2048
 
 
 class Scored(NamedTuple):
@@ -126,30 +127,29 @@ class UnitScorer:
 
     def __call__(self, unit: Unit) -> Iterator[Piece]:
         """Scores of the unit's documents, in order, as they are computed."""
-        first, scores, yielded, guards = unit.first, [], time.monotonic(), {}
-        for finished in self._pair.scorer.stream(self._windows(unit, guards)):
-            scores += [self._scored(row, unit.document(row), losses, guards.pop(row)) for row, losses in finished]
+        first, scores, yielded = unit.first, [], time.monotonic()
+        for finished in self._pair.scorer.stream(self._windows(unit)):
+            scores += [self._scored(row, unit.document(row), losses) for row, losses in finished]
             if time.monotonic() - yielded >= self._seconds:
                 yield Piece(first, scores[-1].row + 1, scores)
                 first, scores, yielded = scores[-1].row + 1, [], time.monotonic()
         if first < unit.last:
             yield Piece(first, unit.last, scores)
 
-    def _windows(self, unit: Unit, guards: dict[int, Guards]) -> Iterator[KeyedWindows]:
-        """The windows of each scorable document, with its row as key; its guards go into `guards`.
-
-        The scorer reads ahead in a thread, so the guards are measured while the models compute.
-        """
-        tokenizer = self._pair.tokenizer
+    def _windows(self, unit: Unit) -> Iterator[KeyedWindows]:
+        """The windows of each scorable document, with its row as key."""
         for row, document in enumerate(unit.documents, unit.first):
             if document.is_scorable:
-                scored = document.token_ids[document.scored()]
-                scored = scored[scored != document.separator_id]
-                guards[row] = measure(scored, tokenizer.decode(scored.tolist()))
-                yield row, list(document.windows(self._seq_len, tokenizer.bos_id))
+                yield row, list(document.windows(self._seq_len, self._pair.tokenizer.bos_id))
 
-    def _scored(self, row: int, document: Document, losses: TokenLosses, guards: Guards) -> Scored:
-        steps = []
+    def _scored(self, row: int, document: Document, losses: TokenLosses) -> Scored:
+        """The results for a document. On a GPU its guards are measured while the next batch is computed.
+
+        They are not measured in the scorer's thread, because two busy threads would wait for each other.
+        """
+        text = document.token_ids[document.scored()]
+        text = text[text != document.separator_id]
+        guards, steps = measure(text, self._pair.tokenizer.decode(text.tolist())), []
         if self._steps.wanted:
             # The separator has no text, so that it is never a step of its own.
             ids = document.token_ids.tolist()

@@ -1,17 +1,21 @@
 """What only CUDA does: on a GPU; and without one, where torch is built for CUDA, on tensors that hold no data."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from common.errors import InputError
 from common.model import attention
-from common.model.masking import Masking
+from common.model.checkpoints import Runtime, load_model, save_weights
+from common.model.masking import Masking, mask_heads
 from common.model.retrieval import EncodedProbe, run_probe
 from common.scoring import loss
 from common.scoring.loss import PairScorer
+from common.scoring.pair import PairOptions, load_pair
 from tests.conftest import plain_loss, tiny_model
 from tests.scoring.conftest import HEADS, document, pair, streamed
 
@@ -22,8 +26,11 @@ FAMILIES = [("Llama", {}), ("Mistral", {"sliding_window": 64})]  # with varlen_a
 
 
 @on_a_gpu
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.03)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "compiled"),
+    # plain models in bfloat16 are up to 0.04 off
+    [(torch.float32, 1e-4, False), (torch.bfloat16, 0.1, False), (torch.bfloat16, 0.1, True)],
+)
 @pytest.mark.parametrize(("family", "settings"), FAMILIES)
 def test_losses_on_a_gpu_are_those_of_plain_models_on_the_cpu(family, settings, dtype, tolerance, compiled):
     torch.compiler.reset()
@@ -47,19 +54,41 @@ def test_heads_look_where_they_look_on_the_cpu():
 
 @on_a_gpu
 def test_a_batch_that_does_not_fit_the_memory_is_halved_until_it_does():
-    base = tiny_model("Llama").to(GPU, torch.bfloat16)
-    documents = [document(1000)] * 600
+    base = tiny_model("Llama").to(GPU)
+    documents = [document(1000)] * 400
     [[_, expected]] = streamed(PairScorer(base, masked=Masking("uniform", HEADS)), documents[:1])
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(200e6 / torch.cuda.get_device_properties(0).total_memory)
     try:
-        scorer = PairScorer(base, masked=Masking("uniform", HEADS), tokens_per_batch=600_000)
+        scorer = PairScorer(base, masked=Masking("uniform", HEADS), tokens_per_batch=400_000)
         found = streamed(scorer, documents)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert scorer.tokens_per_batch < 600_000
-    assert [key for key, _ in found] == list(range(600))
-    assert all(np.allclose(losses.base, expected.base, atol=0.05) for _, losses in found)
+    assert scorer.tokens_per_batch < 400_000
+    assert [key for key, _ in found] == list(range(400))
+    assert all(np.allclose(losses.base, expected.base, atol=1e-3) for _, losses in found)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("compiled", [None, True])
+def test_without_a_compiler_scoring_runs_uncompiled_unless_it_was_asked_for(
+    spm_folder, tmp_path, monkeypatch, compiled
+):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    torch.compiler.reset()
+    reference = load_model(spm_folder, Runtime("cpu"))
+    mask_heads(reference, HEADS[:1], "uniform")
+    save_weights(reference, tmp_path)
+    options = PairOptions(spm_folder, str(tmp_path), 64, compiled=compiled)
+    assert load_pair(options).scorer.compiled
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    if compiled:
+        with pytest.raises(InputError, match=r"no compiler here.*--no-compile"):
+            load_pair(options)
+    else:
+        assert not load_pair(options).scorer.compiled
 
 
 @built_for_cuda

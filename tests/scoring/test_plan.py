@@ -13,7 +13,7 @@ from tests.conftest import SEPARATOR, write_shards
 
 LENGTHS = [5, 3, 9, 1, 4, 4, 7, 2, 12, 3, 6, 4]  # with their separators
 READER = ShardReader()
-MODELS = PairDescription({}, Vocabulary(400, "base"), "", "cpu", "float32")
+MODELS = PairDescription({}, Vocabulary(400, "base"), "", "cpu", "float32", compiled=False)
 
 
 @pytest.fixture

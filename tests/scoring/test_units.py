@@ -97,13 +97,11 @@ def test_the_rest_of_a_unit_is_what_comes_after_a_piece():
         (16_779_264, "cpu", 8193),
         (2_048_000_000, "cpu", 1_000_000),
         (10**12, "cpu", 1_048_576),
-        (0, "cuda", 262_144),
-        (536_870_912, "cuda", 262_144),
-        (2_048_000_000, "cuda", 1_000_000),
+        (0, "cuda", 1_048_576),
         (10**12, "cuda", 1_048_576),
-        (10**6, "mps", 262_144),
+        (10**6, "mps", 1_048_576),
     ],
 )
 def test_the_tokens_of_a_unit(num_tokens, device, size):
-    assert (MIN_UNIT_TOKENS, MAX_UNIT_TOKENS, UNITS) == ({"cpu": 8192, "cuda": 262_144}, 1_048_576, 2048)
+    assert (MIN_UNIT_TOKENS, MAX_UNIT_TOKENS, UNITS) == ({"cpu": 8192, "cuda": 1_048_576}, 1_048_576, 2048)
     assert tokens_per_unit(num_tokens, device) == size

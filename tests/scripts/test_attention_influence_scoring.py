@@ -74,7 +74,7 @@ def test_compiled_models_give_the_same_table(run, spm_folder, capsys, monkeypatc
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
     line = error_of(attention_influence_scoring, [*command, "--compile", "--out", "broken.tsv"], capsys)
     assert "no compiler here" in line
-    assert line.endswith("try without --compile")
+    assert line.endswith("try --no-compile")
     assert not (run / "broken.tsv").exists()
 
 
