@@ -50,7 +50,7 @@ fi
 export PYTHONPATH=$PWD/$folder/site PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 device=cuda
 scoring=() heads=(--shape 1.3B --probes 800 --tokens 4096) precision=() tokens=20000000 big=(--shape 1.3B --tokens 6000000)
-train=(--config examples/config.json --seconds 60)
+train=(--config examples/config.json --seconds 50)
 if [ "${SMALL:-}" = yes ]; then
     device=cpu
     export RESULTS=$PWD/$folder/results

@@ -85,7 +85,7 @@ def test_without_a_compiler_scoring_runs_uncompiled_unless_it_was_asked_for(
     assert load_pair(options).scorer.compiled
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
     if compiled:
-        with pytest.raises(InputError, match=r"no compiler here.*--no-compile"):
+        with pytest.raises(InputError, match=r"(?s)no compiler here.*--no-compile"):
             load_pair(options)
     else:
         assert not load_pair(options).scorer.compiled
