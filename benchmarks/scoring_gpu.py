@@ -107,7 +107,7 @@ def padded_batches(models, docs) -> None:
 
 
 def main() -> None:
-    args = flags(__doc__, shape="1.3B", documents=200, rounds=3, device="cuda")
+    args = flags(__doc__, shape="1.3B", documents=100, rounds=2, device="cuda")
     if args.device != "cpu" and not torch.cuda.is_available():
         raise SystemExit("no GPU here: this row is not measured")
     name = "scoring_gpu" if args.device != "cpu" else "scoring_gpu_cpu"
@@ -146,6 +146,9 @@ def main() -> None:
         "plain loop": partial(plain_loop, [base, reference], docs),
         "padded batches": partial(padded_batches, [base, reference], docs),
     }
+    many = random_documents(fineweb_like_lengths(10 * args.documents), base.config.vocab_size)
+    alone = in_turn({"alone": partial(score, scorers["this project"], many, SEQ_LEN)}, 1, warm=True)["alone"]
+    result["tokens_per_second_of_a_longer_run"] = sum(map(len, many)) / alone[0]
     first_pass = in_turn(contenders, 1, warm=True)  # torch plans attention for each length that is new
     seconds = in_turn(contenders, args.rounds, warm=True)
     executed, two_passes = operations(base, lengths, min(head.layer for head in masked.heads))

@@ -4,7 +4,7 @@
     python docs/fill_tables.py --check     change nothing; exit with status 1 if a table differs from the results
 
 Reads   benchmarks/results/*.json, experiments/results/*.json, FAMILIES in tests/model/families.py
-Writes  README.md, docs/results.md, docs/models.md
+Writes  README.md, docs/results.md, docs/models.md, docs/gpu.md
 """
 
 import argparse
@@ -85,10 +85,11 @@ def data_rows() -> list[tuple[str, str, str]]:
 def gpu_rows() -> list[tuple[str, str, str]]:
     """The benchmarks on a GPU."""
     scoring, heads = map(benchmark, ("scoring_gpu", "heads_gpu"))
-    what, finding = "scoring, GPU, 1.3B", NOT_MEASURED
+    what = f"scoring, {scoring['machine']['gpu'] if scoring else 'GPU'}, 1.3B"
+    finding = NOT_MEASURED
     if heads:
-        seconds = statistics.median(heads["seconds"]["finding heads"])
-        finding = f"{seconds:.0f} s, {heads['peak_gpu_memory_gb']:.1f} GB"
+        seconds = statistics.median(heads["seconds_of_all_probes"])
+        finding = f"{heads['what'].partition(',')[0]}: {seconds:.1f} s, {heads['peak_gpu_memory_gb']:.1f} GB"
     shares = (
         ("the GPU's matmul rate", "share_of_matmul_rate"),
         ("two passes at that rate", "share_of_two_passes_at_matmul_rate"),
@@ -96,9 +97,9 @@ def gpu_rows() -> list[tuple[str, str, str]]:
     return [
         *((what, peer, speed(scoring, AGAINST, peer)) for peer in ("plain loop", "padded batches")),
         *((what, peer, f"{scoring[share]:.2f}" if scoring else NOT_MEASURED) for peer, share in shares),
-        (f"{what}, `--compile`", "without it", speed(scoring, "compile_brings")),
-        (f"{what}, `varlen_attn`", "without it", speed(scoring, "varlen_brings")),
-        ("finding heads, GPU, 1.3B", "800 probes of 4,096 tokens", finding),
+        (f"{what}, `--compile`", "without it", speed(scoring, AGAINST, "without --compile")),
+        (f"{what}, `varlen_attn`, not compiled", "without it", speed(scoring, "varlen_brings")),
+        ("finding heads, GPU, 1.3B", "", finding),
     ]
 
 
@@ -109,6 +110,28 @@ def benchmark_rows() -> list[tuple[str, str, str]]:
 
 def benchmarks() -> str:
     return markdown(("what", "against", "times as fast (least to most of the rounds)"), "lll", benchmark_rows())
+
+
+def roofline() -> str:
+    """Two tables: the cost of a token on paper, by operation, and the time that it took, by kind."""
+    result = benchmark("roofline")
+    if not result:
+        return NOT_MEASURED + "\n"
+    on_paper = [
+        (
+            cost["operation"],
+            f"{cost['flops'] / 1e9:.2f}" if cost["flops"] else "",
+            *(f"{cost[how] / 1e6:.2f}" for how in ("eager", "compiled")),
+            *(f"{cost[f'{how} floor']:,.0f}" for how in ("eager", "compiled")),
+        )
+        for cost in result["costs"]
+    ]
+    head = ("operation", "GFLOP", "MB, eager", "MB, compiled", "floor, eager, ns", "floor, compiled, ns")
+    took = result["nanoseconds"]
+    measured = [(kind, *(f"{took[how][kind]:,.0f}" for how in ("eager", "compiled"))) for kind in took["eager"]]
+    total = [("together", *(f"{sum(took[how].values()):,.0f}" for how in ("eager", "compiled")))]
+    head_measured = (f"measured, {result['gpu']}", "eager, ns", "compiled, ns")
+    return markdown(head, "lrrrrr", on_paper) + "\n" + markdown(head_measured, "lrr", measured + total)
 
 
 def two_models() -> str:
@@ -227,6 +250,7 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "heads matter": (ROOT / "docs/results.md", heads_matter),
     "weak to strong": (ROOT / "docs/results.md", weak_to_strong),
     "benchmarks": (ROOT / "docs/results.md", benchmarks),
+    "roofline": (ROOT / "docs/gpu.md", roofline),
 }
 
 
