@@ -51,8 +51,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--compile",
         action=argparse.BooleanOptionalAction,
         dest="compiled",
-        help="fuse the models' small operations by torch.compile: faster, slower to start (default: on a GPU, if it "
-        "has a compiler)",
+        help="fuse the models' small operations by torch.compile: faster, slower to start (default: on a GPU, if "
+        "torch.compile works there)",
     )
     parser.add_argument(
         "--max_tokens", type=cli.positive_int, help="score up to this many tokens, to the end of a document"

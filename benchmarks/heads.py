@@ -3,7 +3,7 @@
     bash benchmarks/run.sh heads                                              SmolLM2-135M's shape on the CPU
     bash benchmarks/run.sh heads --shape 1.3B --probes 800 --compared 100 --tokens 4096 --device cuda --rounds 1
 
-Probes are random tokens, of up to 50 tokens less than --tokens: the work does not depend on their content. With
+Probes are random tokens, each up to 49 tokens shorter than --tokens: the work does not depend on their content. With
 --compared N only the first N are compared with a plain forward pass.
 """
 

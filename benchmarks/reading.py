@@ -3,9 +3,9 @@
     bash pipeline.sh
     bash benchmarks/run.sh reading
 
-Shards of whole_run.py, batches as on a GPU; every loss is 1. The rest is what users run: shards, checks, units,
-windows, batches, guards, parts, tables. Each GPU has a process of its own, so the figure of one process is what one GPU
-can get.
+Shards of whole_run.py, units and batches as large as on a GPU; every loss is 1. The rest is what users run: shards,
+checks, units, windows, batches, guards, parts, tables. Each GPU has a process of its own, so the figure of one process
+is what one GPU can get.
 """
 
 import resource
@@ -24,7 +24,7 @@ from common.scoring.loss import TOKENS_PER_BATCH, PairScorer
 from common.scoring.pair import PairOptions
 from common.scoring.plan import make_plan
 from common.scoring.run import Job, score_corpus
-from common.scoring.units import StepOptions, UnitScorer
+from common.scoring.units import MAX_UNIT_TOKENS, MIN_UNIT_TOKENS, StepOptions, UnitScorer
 from common.shards.reader import ShardReader
 from common.workers.team import LocalTeam
 
@@ -49,7 +49,7 @@ def main() -> None:
         reader = ShardReader()
         plan = make_plan(expand([f"{shards}/*.bin"]), reader, None)
         job = Job(options, StepOptions(), [], plan, reader, out, overwrite=False)
-        with mock.patch.object(PairScorer, "_values", nothing):
+        with mock.patch.object(PairScorer, "_values", nothing), mock.patch.dict(MIN_UNIT_TOKENS, cpu=MAX_UNIT_TOKENS):
             score_corpus(LocalTeam(worker), job)
         after = resource.getrusage(resource.RUSAGE_SELF)
         seconds.append(time.perf_counter() - begin)

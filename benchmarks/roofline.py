@@ -4,8 +4,9 @@
     bash benchmarks/run.sh roofline
 
 Floating-point operations and bytes of each kind of operation for the Llama of 1.3B, heads masked in its upper half. The
-bytes of small operations are those of one kernel for each line of transformers' Llama (eager), and of the kernels that
-torch.compile made (compiled). A floor is the longer of operations at the matmul rate and bytes at the copy rate.
+bytes of small operations are those of one kernel for each operation of transformers' Llama (eager), and of the kernels
+that torch.compile made (compiled); the embedding, the last norm and the copy at the first masked layer are left out. A
+floor is the longer of operations at the matmul rate and bytes at the copy rate.
 """
 
 import json

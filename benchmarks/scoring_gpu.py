@@ -3,9 +3,9 @@
     bash benchmarks/run.sh scoring_gpu
 
 Against a plain loop and length-sorted padded batches, each with two models, and against the GPU's own matmul rate in
-the same run (8192³ in bfloat16): floating-point operations per second, and the time of two full passes at that rate;
-also without --compile, with other batch sizes, and without varlen_attn; and by torch's profiler, what the GPU does in
-that time. Weights and tokens are random; the work does not depend on them. --device cpu is only a check, in small.
+the same run (8192³ in bfloat16): floating-point operations per second, and the time of two full passes at that rate.
+Also without --compile, without varlen_attn, and with batches twice as large; and by torch's profiler, what the GPU does
+in that time. Weights and tokens are random; the work does not depend on them. --device cpu is only a check, in small.
 """
 
 import time
@@ -66,7 +66,8 @@ def profiled(run) -> dict:
         if own := event.self_device_time_total / 1e6:
             kind = next((kind for kind, words in KINDS.items() if any(w in event.key.lower() for w in words)), "others")
             seconds[kind] += own
-            kernels[event.key[:90]] = [own, event.count]
+            before, count = kernels.get(event.key[:90], (0, 0))
+            kernels[event.key[:90]] = [before + own, count + event.count]
     longest = dict(sorted(kernels.items(), key=lambda item: -item[1][0])[:25])
     return {"seconds": dict(seconds), "idle": 1 - sum(seconds.values()) / taken, "seconds_and_count": longest}
 
@@ -140,7 +141,7 @@ def main() -> None:
         contenders["this project"]()
         result["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         result["profile"] = {name: profiled(contenders[name]) for name in ("this project", "without --compile")}
-        save(name, result)
+        save(f"{name}_part", result)  # in case the time ends before the rest
     contenders |= {
         "without varlen_attn": partial(score_without_varlen, scorers["without --compile"], docs),
         "plain loop": partial(plain_loop, [base, reference], docs),

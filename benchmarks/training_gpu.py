@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from measure import SAMPLE, flags, save
 from whole_run import make_shards
 
@@ -27,7 +28,7 @@ def main() -> None:
         tokens=20_000_000,
         folder="data/whole_run",
         seq_len=4096,
-        batch_size=16,
+        batch_size=8,
         device_batch_size=4,
         seconds=60,
         device="auto",
@@ -45,8 +46,10 @@ def main() -> None:
     process = subprocess.Popen(command, cwd=ROOT)
     while process.poll() is None and time.monotonic() - begin < args.seconds:
         time.sleep(0.05)
-        lines = (out_dir / "loss.jsonl").read_text().splitlines() if (out_dir / "loss.jsonl").exists() else []
+        lines = (out_dir / "loss.jsonl").read_text().split("\n")[:-1] if (out_dir / "loss.jsonl").exists() else []
         seen += [(time.monotonic() - begin, line) for line in lines[len(seen) :]]
+    if process.poll():
+        raise SystemExit(f"pretrain.py ended with status {process.returncode}")
     process.kill()
     process.wait()
     steps = [(seconds, json.loads(line)) for seconds, line in seen]
@@ -54,7 +57,7 @@ def main() -> None:
         raise SystemExit(f"only {len(steps)} steps in {args.seconds} s: nothing to measure")
     (first, start), (last, end) = steps[2], steps[-1]
     save(
-        "training_gpu" if args.device == "auto" else "training_cpu",
+        "training_gpu" if torch.cuda.is_available() and args.device == "auto" else "training_cpu",
         {
             "what": f"{args.config}, batches of {args.batch_size} sequences of {args.seq_len} tokens, one device",
             "seconds_to_the_first_step": steps[0][0],

@@ -6,9 +6,11 @@
     bash benchmarks/run.sh whole_run --shape 1.3B --tokens 5000000
 
 The shards are made of the sample's tokens: documents of FineWeb-like lengths, each from a random place of its domain.
-The GPU counts as idle for the share of time in which nvidia-smi sees no kernel, between the first kernel and the end.
+The GPU counts as idle for the share of time in which nvidia-smi sees no kernel, between the first kernel and the last.
 """
 
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -36,16 +38,18 @@ SCORES = ["L_base", "L_ref", "AI_Score"]
 
 def make_shards(folder: Path, num_tokens: int, shard_size: int, args) -> None:
     """Shards of about `num_tokens` tokens; an earlier call's are kept."""
-    if list(folder.glob("*.bin")):
+    if folder.exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     domains, docs = sample(args.data, 1)
     text = {
         name: np.concatenate([ids for own, ids in zip(domains, docs, strict=True) if own == name]) for name in domains
     }
     names = sorted(text)
     rng = np.random.default_rng(0)
-    writer = DatasetWriter(folder, load_tokenizer(args.base_model), shard_size, 0)
+    writer = DatasetWriter(unfinished, load_tokenizer(args.base_model), shard_size, 0)
     lengths = fineweb_like_lengths(num_tokens // 300)
     for number, length in enumerate(lengths[: int(np.searchsorted(lengths.cumsum(), num_tokens)) + 1]):
         domain = names[number % len(names)]
@@ -53,6 +57,7 @@ def make_shards(folder: Path, num_tokens: int, shard_size: int, args) -> None:
         ids = np.take(text[domain], range(start, start + length), mode="wrap")
         writer.add(SourceDocument("", str(number), domain), ids)
     writer.close()
+    unfinished.rename(folder)
 
 
 def make_pair(folder: Path, shape: str, tokenizer) -> tuple[str, str]:
@@ -65,6 +70,8 @@ def make_pair(folder: Path, shape: str, tokenizer) -> tuple[str, str]:
         masked = upper_heads(model)
         mask_heads(model, masked.heads, masked.kind)
         save_checkpoint(model, tokenizer, Path(names[1]))
+        del model
+        torch.cuda.empty_cache()
     return names
 
 
@@ -73,17 +80,19 @@ class Sampled:
 
     def __enter__(self) -> "Sampled":
         self.rows: list[list[float]] = []
-        if torch.cuda.is_available():
+        self._smi = None
+        if shutil.which("nvidia-smi"):
             self._smi = subprocess.Popen(SMI.split(), stdout=subprocess.PIPE, text=True)
             Thread(target=self._read, daemon=True).start()
         return self
 
     def _read(self) -> None:
         for line in self._smi.stdout:
-            self.rows.append([float(number) for number in line.split(",")])
+            self.rows.append([float(text) if re.fullmatch(r"[\d. ]+\n?", text) else np.nan for text in line.split(",")])
 
     def __exit__(self, *_error) -> None:
-        if torch.cuda.is_available():
+        self._smi = None
+        if shutil.which("nvidia-smi"):
             self._smi.kill()
 
     def summary(self) -> dict:
@@ -95,7 +104,7 @@ class Sampled:
         rows = rows[busy[0] : busy[-1] + 1]
         return {
             "gpu_idle": float(1 - rows[:, 0].mean() / 100),
-            "gpu_memory_gb": float(rows[:, 1].max() / 1024),
+            "gpu_memory_gb": float(rows[:, 1].max() * 2**20 / 1e9),
             "watts": float(rows[:, 2].mean()),
         }
 

@@ -52,7 +52,7 @@ def spread(value: float, deviation: float) -> str:
 
 def cpu_rows() -> list[tuple[str, str, str]]:
     """The benchmarks of scoring and of finding heads on a CPU."""
-    scoring, precision, guards, heads = map(benchmark, ("scoring_cpu", "precision", "guards", "heads_cpu"))
+    scoring, precision, guards, heads = map(benchmark, ("scoring_cpu", "precision_time", "guards", "heads_cpu"))
     share = f"{guards['share_of_scoring']['median']:.2%} of its time" if guards else NOT_MEASURED
     amx = "scoring, CPU with AMX, bfloat16"
     return [
@@ -132,6 +132,19 @@ def roofline() -> str:
     total = [("together", *(f"{sum(took[how].values()):,.0f}" for how in ("eager", "compiled")))]
     head_measured = (f"measured, {result['gpu']}", "eager, ns", "compiled, ns")
     return markdown(head, "lrrrrr", on_paper) + "\n" + markdown(head_measured, "lrr", measured + total)
+
+
+def precisions() -> str:
+    """How well scores in lower precisions agree with those in float32."""
+    result = benchmark("precision")
+    if not result:
+        return NOT_MEASURED + "\n"
+    rows = []
+    for name in ("bfloat16", "bfloat16, compiled", "float8", "int8"):
+        domain, lowest = min(result[name]["spearman_by_domain"].items(), key=lambda item: item[1])
+        shared = f"{result[name]['top_fifth_shared']:.0%}"
+        rows.append((name, f"{result[name]['spearman']:.4f}", f"{lowest:.3f} ({domain})", shared))
+    return markdown(("precision", "rank correlation", "lowest in a domain", "top fifths in common"), "lrrr", rows)
 
 
 def two_models() -> str:
@@ -250,6 +263,7 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "heads matter": (ROOT / "docs/results.md", heads_matter),
     "weak to strong": (ROOT / "docs/results.md", weak_to_strong),
     "benchmarks": (ROOT / "docs/results.md", benchmarks),
+    "precisions": (ROOT / "docs/results.md", precisions),
     "roofline": (ROOT / "docs/gpu.md", roofline),
 }
 

@@ -23,7 +23,7 @@ from common.errors import InputError
 ATTENTION_NAME = "attention_influence"
 FLASH_MAX_HEAD_DIM = 256
 WATCHED_ROWS = 512  # rows whose logits are in memory at once
-# Grouped queries: torch 2.11's varlen_attn takes them unasked.
+# Grouped queries: torch 2.11's varlen_attn accepts them without a flag.
 GROUPED = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 # The mask for a document's length: None (causal) or bool, shape [1, 1, length, length], true where a row may attend.
@@ -36,11 +36,13 @@ class HeadMask:
 
     Attributes:
         kind: `uniform` (a masked head attends equally to all positions it may see) or `zero` (it contributes nothing).
-        masked: bool, shape [batch or 1, num_attention_heads].
+        heads: which heads, int64, on the model's device.
+        rows: of the batch, in which they are masked.
     """
 
     kind: str
-    masked: torch.Tensor
+    heads: torch.Tensor
+    rows: slice
 
 
 @dataclass
@@ -242,9 +244,10 @@ def pack_documents(model: PreTrainedModel) -> Iterator[Pack]:
 @contextmanager
 def _attached(model: PreTrainedModel, attribute: str, values: dict) -> Iterator[None]:
     modules = attention_modules(model)
-    before, cudnn = model.config._attn_implementation, torch.backends.cuda.cudnn_sdp_enabled()
+    before = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION_NAME)
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans for each new length, which takes longer than it saves
+    # From here on, in this process: cuDNN plans for each new length, which takes longer than it saves.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     for layer, value in values.items():
         setattr(modules[layer], attribute, value)
     try:
@@ -253,7 +256,6 @@ def _attached(model: PreTrainedModel, attribute: str, values: dict) -> Iterator[
         for layer in values:
             delattr(modules[layer], attribute)
         model.set_attn_implementation(before)
-        torch.backends.cuda.enable_cudnn_sdp(cudnn)
 
 
 def _mask_of(*, q_length: int, kv_length: int, batch_size: int, attention_mask=None, **settings) -> MaskOf:
@@ -287,7 +289,7 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
         watch.most_attended[module.layer_idx] = torch.cat(parts, dim=-1)
     mask = getattr(module, "head_mask", None)
     if mask is not None and mask.kind == "uniform":
-        query = torch.where(mask.masked[:, :, None, None], 0.0, query)  # keeps the strides; masked_fill does not
+        query[mask.rows].index_fill_(1, mask.heads, 0)
     pack = getattr(module, "pack", None)
     lengths = pack.lengths if pack else [query.shape[2]]
     attend = _softcap_attention if kwargs.get("softcap") else sdpa_attention_forward
@@ -301,7 +303,7 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
         ]
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     if mask is not None and mask.kind == "zero":
-        output = output.masked_fill(mask.masked[:, None, :, None], 0.0)
+        output[mask.rows].index_fill_(2, mask.heads, 0)
     return output, None
 
 

@@ -145,11 +145,10 @@ def _zeroed_heads(base, reference, kind) -> tuple[list[Head], set[str]]:
 
 
 def run_time_masks(
-    heads: Sequence[Head], kind: str, model: PreTrainedModel, rows: Sequence[bool] = (True,)
+    heads: Sequence[Head], kind: str, model: PreTrainedModel, rows: slice = slice(None)
 ) -> dict[int, HeadMask]:
-    """Masks for `mask_heads_at_run_time`, by layer; `rows` says which rows of the batch they apply to."""
-    shape = len(rows), model.config.num_attention_heads
-    masks = {layer: HeadMask(kind, torch.zeros(shape, dtype=torch.bool, device=model.device)) for layer, _ in heads}
+    """Masks for `mask_heads_at_run_time`, by layer; `rows` says to which rows of the batch they apply."""
+    by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
-        masks[layer].masked[:, head] = torch.tensor(rows, device=model.device)
-    return masks
+        by_layer.setdefault(layer, []).append(head)
+    return {layer: HeadMask(kind, torch.tensor(own, device=model.device), rows) for layer, own in by_layer.items()}

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from common import cli
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.model.checkpoints import (
     Runtime,
     load_model,
@@ -26,6 +26,7 @@ from common.text.tokenization import TextTokenizer, Vocabulary
 
 # Largest relative difference of a loss: packing may change it only by rounding.
 FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-4, 0.05
+WARNING_CHARS = 300
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,10 @@ def _checked_scorer(
         scorer = PairScorer(base, **models, tokens_per_batch=options.tokens_per_batch, compiled=compiled)
         _check_losses(scorer, base, reference)
     except InputError as error:
-        if not (compiled and options.compiled is None):
+        if not compiled or options.compiled:
             raise
-        cli.warn(f"runs without torch.compile, which fails here: {error}")
-        return _checked_scorer(base, reference, models, replace(options, compiled=False))
+        scorer = _checked_scorer(base, reference, models, replace(options, compiled=False))
+        cli.warn(one_line(f"runs without torch.compile, which fails here: {error}")[:WARNING_CHARS])
     return scorer
 
 

@@ -20,8 +20,8 @@ from common.shards.documents import Document
 from common.shards.reader import Shard
 from common.table.guards import Guards, measure
 
-# Tokens in a unit: at least a few batches, at most MAX_UNIT_TOKENS. In between a run has about UNITS units.
-# A GPU idles for a moment after each unit.
+# Tokens in a unit: at least a few batches, at most MAX_UNIT_TOKENS. In between a run has about UNITS units. A GPU idles
+# for a moment after each unit, so its units are as large as allowed.
 MIN_UNIT_TOKENS, MAX_UNIT_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**20}, 2**20, 2048
 
 
