@@ -289,7 +289,7 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
         watch.most_attended[module.layer_idx] = torch.cat(parts, dim=-1)
     mask = getattr(module, "head_mask", None)
     if mask is not None and mask.kind == "uniform":
-        query[mask.rows].index_fill_(1, mask.heads, 0)
+        query[mask.rows].index_fill_(1, mask.heads, 0)  # in place: a pass over all queries takes longer
     pack = getattr(module, "pack", None)
     lengths = pack.lengths if pack else [query.shape[2]]
     attend = _softcap_attention if kwargs.get("softcap") else sdpa_attention_forward
