@@ -80,7 +80,7 @@ def causal_check(args: argparse.Namespace, masking, probes: list) -> dict:
         random_accuracies = []
         for _draw in range(args.draws):
             drawn = rng.sample(others, min(len(masking.heads), len(others)))
-            with mask_heads_at_run_time(base, run_time_masks(drawn, masking.kind, base)):
+            with mask_heads_at_run_time(base, run_time_masks(drawn, masking.kind)):
                 random_accuracies.append(probe_accuracy(base, encoded, bar.update))
     random_accuracies.sort()
     return {"probes": len(probes), "base": base_accuracy, "masked": masked_accuracy, "random": random_accuracies}

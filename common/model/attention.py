@@ -36,12 +36,12 @@ class HeadMask:
 
     Attributes:
         kind: `uniform` (a masked head attends equally to all positions it may see) or `zero` (it contributes nothing).
-        heads: which heads, int64, on the model's device.
+        heads: which heads.
         rows: of the batch, in which they are masked.
     """
 
     kind: str
-    heads: torch.Tensor
+    heads: list[int]
     rows: slice
 
 
@@ -289,7 +289,8 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
         watch.most_attended[module.layer_idx] = torch.cat(parts, dim=-1)
     mask = getattr(module, "head_mask", None)
     if mask is not None and mask.kind == "uniform":
-        query[mask.rows].index_fill_(1, mask.heads, 0)  # in place: a pass over all queries takes longer
+        for head in mask.heads:  # in place: a pass over all queries takes longer
+            query[mask.rows, head].zero_()
     pack = getattr(module, "pack", None)
     lengths = pack.lengths if pack else [query.shape[2]]
     attend = _softcap_attention if kwargs.get("softcap") else sdpa_attention_forward
@@ -303,7 +304,8 @@ def _attention_forward(module, query, key, value, attention_mask: MaskOf | None,
         ]
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     if mask is not None and mask.kind == "zero":
-        output[mask.rows].index_fill_(2, mask.heads, 0)
+        for head in mask.heads:
+            output[mask.rows, :, head].zero_()
     return output, None
 
 

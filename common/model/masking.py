@@ -67,7 +67,7 @@ def _shape(model: PreTrainedModel, layer: int) -> tuple[int, int]:
 @torch.no_grad()
 def check_exact(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> None:
     """Raise InputError unless masking in the weights has the same effect on each layer as masking at run time."""
-    modules, masks = attention_modules(model), run_time_masks(heads, kind, model)
+    modules, masks = attention_modules(model), run_time_masks(heads, kind)
     inputs = {}
     hooks = [
         modules[layer].register_forward_pre_hook(
@@ -144,11 +144,9 @@ def _zeroed_heads(base, reference, kind) -> tuple[list[Head], set[str]]:
     return found, explained
 
 
-def run_time_masks(
-    heads: Sequence[Head], kind: str, model: PreTrainedModel, rows: slice = slice(None)
-) -> dict[int, HeadMask]:
+def run_time_masks(heads: Sequence[Head], kind: str, rows: slice = slice(None)) -> dict[int, HeadMask]:
     """Masks for `mask_heads_at_run_time`, by layer; `rows` says to which rows of the batch they apply."""
-    by_layer: dict[int, list[int]] = {}
+    masks: dict[int, HeadMask] = {}
     for layer, head in heads:
-        by_layer.setdefault(layer, []).append(head)
-    return {layer: HeadMask(kind, torch.tensor(own, device=model.device), rows) for layer, own in by_layer.items()}
+        masks.setdefault(layer, HeadMask(kind, [], rows)).heads.append(head)
+    return masks

@@ -211,7 +211,7 @@ def _masked_second_row(model: PreTrainedModel, masking: Masking) -> Iterator[Non
 
     Below the first masked layer both rows would be equal, so the layers there get only the first.
     """
-    masks = run_time_masks(masking.heads, masking.kind, model, rows=slice(1, None))
+    masks = run_time_masks(masking.heads, masking.kind, rows=slice(1, None))
 
     def first_row(_layer, args):
         return (args[0][:1], *args[1:])

@@ -100,7 +100,7 @@ def test_a_checkpoint_loaded_plainly_gives_the_losses_of_masking_at_run_time(fam
     ).eval()
     with torch.no_grad():
         wanted = plain(IDS, labels=IDS).loss.item()
-        with mask_heads_at_run_time(base, run_time_masks(HEADS, kind, base)):
+        with mask_heads_at_run_time(base, run_time_masks(HEADS, kind)):
             found = base(IDS, labels=IDS).loss.item()
         assert found == pytest.approx(wanted, abs=2e-5)
         assert abs(base(IDS, labels=IDS).loss.item() - wanted) > 1e-4

@@ -47,7 +47,7 @@ def test_nothing_changes_but_the_masked_heads_rows(family, settings, kind):
 def test_run_time_masks_end_with_their_block():
     base = tiny_model("Llama")
     plain = logits(base)
-    with pytest.raises(KeyError), mask_heads_at_run_time(base, run_time_masks(HEADS, "zero", base)):
+    with pytest.raises(KeyError), mask_heads_at_run_time(base, run_time_masks(HEADS, "zero")):
         raise KeyError
     assert base.config._attn_implementation == "sdpa"
     with mask_heads_at_run_time(base, {}):
@@ -58,7 +58,7 @@ def test_run_time_masks_end_with_their_block():
 def test_run_time_masks_hold_for_the_chosen_rows_of_a_batch(kind):
     base = tiny_model("Llama")
     plain, expected = logits(base), logits(masked_copy(base, HEADS, kind))
-    masks = run_time_masks(HEADS, kind, base, rows=slice(1, 2))
+    masks = run_time_masks(HEADS, kind, rows=slice(1, 2))
     with torch.no_grad(), mask_heads_at_run_time(base, masks):
         rows = base(IDS.expand(3, -1)).logits
     for row, wanted in zip(rows, (plain, expected, plain), strict=True):
