@@ -25,20 +25,21 @@ from common.scoring.pair import Pair, PairOptions, load_pair
 TIMED = ["float32", "bfloat16", "bfloat16, compiled"]
 
 
-def to_float8(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values rounded to float8 after division by a scale for each row, and the scales."""
-    scale = (values.abs().amax(-1, keepdim=True) / 448).clamp_min(1e-12)
-    return (values / scale).to(torch.float8_e4m3fn).to(values.dtype), scale
+def to_float8(values: torch.Tensor) -> torch.Tensor:
+    return values.to(torch.float8_e4m3fn).to(values.dtype)
 
 
-def to_int8(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like `to_float8`, for int8."""
-    scale = (values.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-12)
-    return (values / scale).round(), scale
+EMULATED = {"float8": (to_float8, 448), "int8": (torch.round, 127)}  # how to round, and the largest value
 
 
-def emulate(pair: Pair, rounded: Callable) -> None:
+def emulate(pair: Pair, to_precision: Callable, largest: int) -> None:
     """Let the decoder's linear layers multiply rounded weights and rounded inputs, in float32."""
+
+    def rounded(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values divided by a scale for each row and rounded, and the scales."""
+        scale = (values.abs().amax(-1, keepdim=True) / largest).clamp_min(1e-12)
+        return to_precision(values / scale), scale
+
     for layer in decoder_layers(pair.base):
         for linear in [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]:
             weight, weight_scale = rounded(linear.weight.data.float())
@@ -48,9 +49,6 @@ def emulate(pair: Pair, rounded: Callable) -> None:
                 return ((x @ weight.T) * scale * weight_scale.T).to(dtype)
 
             linear.forward = forward
-
-
-EMULATED = {"float8": to_float8, "int8": to_int8}
 
 
 def top_fifth(scores: pd.Series) -> set:
@@ -83,7 +81,7 @@ def main() -> None:
         options = PairOptions(args.base_model, args.reference_model, SEQ_LEN, runtime=Runtime(device, dtype))
         pair = load_pair(replace(options, compiled=bool(compiled)))
         if emulated:
-            emulate(pair, EMULATED[name])
+            emulate(pair, *EMULATED[name])
         else:
             runs[name] = partial(ours, pair, docs[::10])
         losses = np.array(ours(pair, docs))

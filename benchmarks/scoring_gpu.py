@@ -55,7 +55,6 @@ KINDS = {
 
 def profiled(run) -> dict:
     """Seconds of the GPU by kind of kernel, the longest kernels, and the share of the time in which none ran."""
-    begin = time.perf_counter()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         begin = time.perf_counter()
         run()

@@ -11,13 +11,10 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 from measure import SAMPLE, flags, save
-from whole_run import make_shards
-
-ROOT = Path(__file__).parents[1]
+from whole_run import ROOT, make_shards
 
 
 def main() -> None:

@@ -91,8 +91,7 @@ class Sampled:
             self.rows.append([float(text) if re.fullmatch(r"[\d. ]+\n?", text) else np.nan for text in line.split(",")])
 
     def __exit__(self, *_error) -> None:
-        self._smi = None
-        if shutil.which("nvidia-smi"):
+        if self._smi:
             self._smi.kill()
 
     def summary(self) -> dict:
