@@ -9,7 +9,7 @@ Reads   FineWeb (10B, 100B, 350B), the sample text, or --input: parquet, JSONL (
 Writes  data/fineweb10B/fineweb_val_000000.bin, fineweb_train_000001.bin, …, tokens in the format of llm.c, and next to
         each the index of its documents, .index.parquet: start, end, id, domain, url
 
-A document ends with the tokenizer's end-of-text token and is never split over two shards. Text is streamed. Text that
+A document ends with an end-of-text token (--separator) and is never split over two shards. Text is streamed. Text that
 spells a special token stays text. Chats (--chat) go through the tokenizer's own template; later steps score only the
 answers in them. The same command continues a stopped run after its last finished shard.
 """
@@ -32,6 +32,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--domain_column", help="column that holds the domain (default: all one domain)")
     flags.add_bad_row_flag(parser)
     parser.add_argument("--tokenizer", default=flags.DEFAULT_MODEL, help="model name or folder, or tiktoken:gpt2")
+    parser.add_argument(
+        "--separator",
+        help="special token that ends each document (default: the end of text in pretraining, such as <|endoftext|>)",
+    )
     parser.add_argument("--out_dir", type=as_path, help="where the shards go (default: data/fineweb and the version)")
     parser.add_argument("--shard_size", type=shard_size, default=10**8, help="most tokens in a shard")
     parser.add_argument(
@@ -74,6 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     from_hub = not args.input and args.version != "sample"
     use_threads(args.num_workers)
     tokenizer = load_tokenizer(args.tokenizer, args.trust_remote_code)
+    if args.separator is not None:
+        tokenizer.use_separator(args.separator)
     chat = ChatTemplate(tokenizer) if args.chat else None
     columns = Columns(args.text_column or ("messages" if chat else "text"), args.id_column, args.domain_column)
     reader = RowReader(columns, args.on_bad_row == "skip", chat)

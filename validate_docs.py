@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         list_ends(viewer, args.scores, args.top, args.bottom)
         models = f"--base_model {args.base_model} --reference_model {args.reference_model} --seq_len {args.seq_len}"
         models += f" --eot_id {args.eot_id} --eot_side {args.eot_side}" if args.eot_id is not None else ""
+        models += "" if args.score_separator else " --score_separator no"
         print(f"\nto see one, token by token: python validate_docs.py {models} --doc_id ID")
     else:
         views = [viewer.view(doc_id) for doc_id in args.doc_id]

@@ -70,6 +70,13 @@ def auto_or_positive_int(text: str) -> int | None:
     return None if text == "auto" else positive_int(text)
 
 
+def yes_or_no(text: str) -> bool:
+    """Argument type: `yes` or `no`."""
+    if text not in ("yes", "no"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not yes or no")
+    return text == "yes"
+
+
 def progress(total: int | None, description: str, unit: str = "tokens", iterable: Iterable | None = None) -> tqdm:
     """A progress bar on stderr with rate and time left, around `iterable` or moved by its `update`."""
     return tqdm(

@@ -40,10 +40,17 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
-    """The fields of `common.scoring.pair.PairOptions`, and what `add_runtime_flags` adds."""
+    """The fields of `common.scoring.pair.PairOptions`, --score_separator, and what `add_runtime_flags` adds."""
     parser.add_argument("--base_model", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument("--reference_model", default="reference-model", help="its masked copy from step 3")
     parser.add_argument("--seq_len", type=cli.positive_int, default=4096, help="most tokens in a window")
+    parser.add_argument(
+        "--score_separator",
+        type=cli.yes_or_no,
+        default="yes",
+        metavar="yes|no",
+        help="whether the token between documents counts in a document's loss",
+    )
     parser.add_argument(
         "--tokens_per_batch",
         type=cli.auto_or_positive_int,

@@ -115,8 +115,10 @@ def vocabulary(model: transformers.PreTrainedModel) -> Vocabulary:
 
 
 def require_tokenizer(model: transformers.PreTrainedModel, tokenizer: TextTokenizer) -> None:
-    """Raise InputError if the tokenizer has ids that the model has no embedding for."""
-    vocabulary(model).require(tokenizer.vocab_size - 1, f"{tokenizer.name}: the highest id of this tokenizer")
+    """Raise InputError if the tokenizer gives ids that the model has no embedding for."""
+    given = (tokenizer.highest_text_id, tokenizer.separator_id, tokenizer.bos_id)
+    highest_id = max(token_id for token_id in given if token_id is not None)
+    vocabulary(model).require(highest_id, f"{tokenizer.name}: the highest id that this tokenizer gives")
 
 
 def require_context(model: transformers.PreTrainedModel, length: int, what: str, fix: str) -> None:

@@ -130,6 +130,7 @@ def _score(team: Team, job: Job) -> list[Part]:
         "seq_len": job.pair.seq_len,
         "columns": PART_SCHEMA.names,
         "steps": [job.steps.wanted, job.steps.separator],
+        **({} if reader.score_separator else {"score_separator": False}),  # runs from before it was an option had it
         "shards": {str(item.path): item.digest for item in plan},
     }
     if job.overwrite:  # faults in the shards must show before the old work is deleted
@@ -181,6 +182,7 @@ def _record(team: Team, job: Job, health: Health) -> dict:
         "num_shards": len(job.plan),
         "tokenizer": job.pair.runtime.tokenizer or job.pair.base_model,
         "seq_len": job.pair.seq_len,
+        "score_separator": job.reader.score_separator,
         "steps": job.steps.wanted,
         "step_separator": job.steps.separator,
         "device": models.device,

@@ -31,6 +31,7 @@ class Shard:
         domains: one per document.
         answers: one per document, as in `Document`.
         separator_id: the token between documents.
+        score_separator: whether it counts in a document's loss.
         info: how it was made, or None for a shard without an index.
         digests: of its tokens and its index, or None for a shard of another program.
     """
@@ -41,14 +42,19 @@ class Shard:
     domains: Sequence[str]
     answers: Sequence[np.ndarray | None]
     separator_id: int
+    score_separator: bool
     info: ShardInfo | None
     digests: Digests | None
 
     def document(self, row: int) -> Document:
         """The document in a row."""
         start, end = map(int, self.spans[row])
-        answers = self.answers[row]
-        return Document(self.name, start, self.tokens[start:end], self.separator_id, self.domains[row], answers)
+        tokens, answers = self.tokens[start:end], self.answers[row]
+        document = Document(self.name, start, tokens, self.separator_id, self.domains[row], answers)
+        if self.score_separator or answers is not None:  # a chat's separator is in no answer
+            return document
+        begins, ends = (int(tokens[place] == self.separator_id) for place in (0, -1))
+        return document.within(begins, len(document) - ends)
 
     def row_of(self, start: int, end: int) -> int:
         """The row of the document that holds the tokens [start, end).
@@ -94,11 +100,13 @@ class ShardReader:
         eot_id: the separator of shards that have no index.
         eot_side: `first` if the separator is the first token of its document (llm.c, modded-nanogpt), `last` if it is
             the last.
+        score_separator: whether the separator counts in a document's loss.
         model_tokenizer: shards of another tokenizer are refused; None accepts all.
     """
 
     eot_id: int | None = None
     eot_side: str = "first"
+    score_separator: bool = True
     model_tokenizer: TextTokenizer | None = None
 
     def open(self, path: Path) -> Shard:
@@ -125,6 +133,7 @@ class ShardReader:
                 domains=[DEFAULT_DOMAIN] * len(spans),
                 answers=[None] * len(spans),
                 separator_id=self.eot_id,
+                score_separator=self.score_separator,
                 info=None,
                 digests=None,
             )
@@ -142,6 +151,7 @@ class ShardReader:
             domains=domains,
             answers=answers,
             separator_id=info.separator_id,
+            score_separator=self.score_separator,
             info=info,
             digests=digests,
         )

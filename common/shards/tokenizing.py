@@ -78,12 +78,16 @@ def make_dataset(
         InputError: the tokenizer has no end-of-text token, another run wrote the folder, or there are no documents.
     """
     if tokenizer.separator_id is None:
-        raise InputError(f"{tokenizer.name}: it has no end-of-text token to put between documents; use another")
+        raise InputError(
+            f"{tokenizer.name}: it has no end-of-text token to put between documents; name one: --separator"
+        )
+    print(f"separator: {tokenizer.decode([tokenizer.separator_id])}, token {tokenizer.separator_id}")
     settings = {
         **corpus.identity,
         "columns": vars(reader.columns),
         "chat": reader.chat and reader.chat.fingerprint,
         "tokenizer": tokenizer.fingerprint,
+        "separator": tokenizer.separator_id,
         "shard_size": options.shard_size,
         "val_tokens": options.val_tokens,
         "max_docs": options.max_docs,

@@ -4,13 +4,19 @@ import copy
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import tiktoken
+import tokenizers
 import transformers
+from tokenizers import normalizers, pre_tokenizers
+from transformers.utils import cached_file
 
+from common import cli
 from common.errors import InputError
 
 # Scripts, digits, code, white space and rare characters: tokenizers that agree on all of it count as the same.
@@ -21,6 +27,11 @@ FINGERPRINT_TEXT = (
     "naïve café Größe señor Привет мир Γειά σου שלום مرحبا नमस्ते 你好,世界。我们今天去学习 こんにちは 안녕하세요 "
     "∑∫√ 🙂👩‍🚀"
 )
+# The end of a text in pretraining, where a chat model's end-of-text token is the end of a turn; the first found counts.
+ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>", "<EOS_TOKEN>", "</s>")
+# tiktoken's patterns overflow their stack on white space of about a million characters.
+LONG_SPACE = re.compile(r"\s{100000}(?=\s)")
+SHOWN = 12  # special tokens in a message
 # The environment variable from which the tokenizers library reads how many threads encode a batch.
 NUM_THREADS = "RAYON_NUM_THREADS"
 
@@ -49,12 +60,15 @@ class TextTokenizer:
     Attributes:
         name: what it was loaded from.
         vocab_size: its highest id, plus 1.
-        separator_id: the end-of-text id, the last token of each document in our shards; None if it has none.
+        highest_text_id: the highest id that a text can give, special tokens left out.
+        separator_id: the end-of-text id, the last token of each document in our shards; None if it has none. Of a chat
+            model, the one that ended texts in its pretraining (`ENDS_OF_TEXT`), if the vocabulary has it.
         bos_id: the id that the tokenizer itself puts before every text, None if it puts none there (0 is a valid id).
     """
 
     name: str
     vocab_size: int
+    highest_text_id: int
     separator_id: int | None
     bos_id: int | None
 
@@ -65,6 +79,21 @@ class TextTokenizer:
     def decode(self, token_ids: list[int]) -> str:
         """The text of the ids; special tokens become their names."""
         raise NotImplementedError
+
+    def use_separator(self, token: str) -> None:
+        """Make a special token, given as text, the separator; InputError if the tokenizer has no such special token."""
+        special = self.special_ids()
+        if token not in special:
+            known = ", ".join(sorted(special)[:SHOWN]) or "none"
+            raise InputError(f"--separator {token}: no special token of {self.name}; it has {known}")
+        self.separator_id = special[token]
+
+    def special_ids(self) -> dict[str, int]:
+        """The special tokens and their ids."""
+        raise NotImplementedError
+
+    def end_with_separator(self) -> None:
+        """Make the separator the end-of-text token in the files that `save` writes."""
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, if it has any, into a checkpoint's folder."""
@@ -104,7 +133,7 @@ class _HuggingFaceTokenizer(TextTokenizer):
         transformers.logging.set_verbosity_error()
         self.name = name
         try:
-            self.hf = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+            self.hf = _load(name, trust_remote_code)
             self._read()
             readable = self.encode("a")
         except Exception as error:  # readers raise many types for a file that is missing or broken
@@ -118,13 +147,32 @@ class _HuggingFaceTokenizer(TextTokenizer):
             self._backend.encode_special_tokens = True
             self._backend.no_truncation()
             self._backend.no_padding()
-        self.vocab_size = max(self.hf.get_vocab().values()) + 1
+        ids, special = set(self.hf.get_vocab().values()), self.special_ids()
+        self.vocab_size = max(ids) + 1
+        self.highest_text_id = max(ids - set(special.values()), default=0)
+        ends = {name: special[name] for name in ENDS_OF_TEXT if name in special}
         self.separator_id = self.hf.eos_token_id
+        if self.hf.eos_token not in ends:
+            self.separator_id = next(iter(ends.values()), self.hf.eos_token_id)
         leading = self.hf("")["input_ids"][:1]
         self.bos_id = leading[0] if leading and leading[0] == self.hf.bos_token_id else None
 
+    def special_ids(self):
+        return {token.content: token_id for token_id, token in self.hf.added_tokens_decoder.items() if token.special}
+
+    def end_with_separator(self):
+        self.hf.eos_token = self.hf.convert_ids_to_tokens(self.separator_id)
+
     def save(self, folder):
         self.hf.save_pretrained(folder)
+        own_code = not type(self.hf).__module__.startswith("transformers.")
+        if self._backend and not own_code and not _auto_cuts_like_file(folder):
+            transformers.PreTrainedTokenizerFast.from_pretrained(folder).save_pretrained(folder)  # names no other class
+            if not _auto_cuts_like_file(folder):
+                cli.warn(
+                    "for a model of this type, transformers' AutoTokenizer cuts text otherwise than the saved "
+                    "tokenizer.json; load it with PreTrainedTokenizerFast.from_pretrained (the scripts here do)"
+                )
 
     def encode_batch(self, texts):
         if self._backend:  # the wrapper would take a fifth of the time
@@ -166,13 +214,18 @@ class _TiktokenTokenizer(TextTokenizer):
             ) from None
         self.name = f"tiktoken:{encoding}"
         self.vocab_size = self._encoding.n_vocab
+        self.highest_text_id = max({*range(self.vocab_size)} - {*self.special_ids().values()})
         self.separator_id = self._encoding.eot_token
         self.bos_id = None
 
+    def special_ids(self):
+        return {token: self._encoding.encode_single_token(token) for token in self._encoding.special_tokens_set}
+
     def encode_batch(self, texts):
-        return self._encoding.encode_ordinary_batch(
-            texts, num_threads=int(os.environ.get(NUM_THREADS) or os.cpu_count() or 1)
-        )
+        cut = [_cut_long_space(text) for text in texts]
+        num_threads = int(os.environ.get(NUM_THREADS) or os.cpu_count() or 1)
+        encoded = iter(self._encoding.encode_ordinary_batch([*chain.from_iterable(cut)], num_threads=num_threads))
+        return [[*chain.from_iterable(islice(encoded, len(pieces)))] for pieces in cut]
 
     def encode_with_offsets(self, text, special=False):
         token_ids = self.encode(text)
@@ -181,6 +234,52 @@ class _TiktokenTokenizer(TextTokenizer):
 
     def decode(self, token_ids):
         return self._encoding.decode(token_ids)
+
+
+def _load(name: str, trust_remote_code: bool) -> transformers.PreTrainedTokenizerBase:
+    """transformers' tokenizer, which must cut text as the checkpoint's own files say."""
+    hf = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    path = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        _keep_leading_space(hf)
+        return hf
+    file = tokenizers.Tokenizer.from_file(path)
+    if not _cuts_like(hf, file):  # the model's type or a declared class has overruled the file
+        hf = transformers.PreTrainedTokenizerFast.from_pretrained(name)
+        if not _cuts_like(hf, file):
+            raise InputError("transformers cuts text otherwise than its tokenizer.json does; save it again")
+    return hf
+
+
+def _auto_cuts_like_file(folder: Path) -> bool:
+    """Whether AutoTokenizer, without code from the folder, cuts text as the folder's tokenizer.json says."""
+    hf = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return _cuts_like(hf, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+
+def _cuts_like(hf: transformers.PreTrainedTokenizerBase, file: tokenizers.Tokenizer) -> bool:
+    file.no_truncation()
+    file.no_padding()
+    return all(
+        hf(text, add_special_tokens=False)["input_ids"] == file.encode(text, add_special_tokens=False).ids
+        for text in (FINGERPRINT_TEXT, "  " + FINGERPRINT_TEXT)
+    )
+
+
+def _keep_leading_space(hf: transformers.PreTrainedTokenizerBase) -> None:
+    """SentencePiece puts a space before every text, transformers only before one that does not begin with a space."""
+    backend = getattr(hf, "backend_tokenizer", None)
+    before = backend and backend.pre_tokenizer
+    if isinstance(before, pre_tokenizers.Metaspace) and before.prepend_scheme != "never" and not before.split:
+        mark = before.replacement
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend(mark), normalizers.Replace(" ", mark)])
+        backend.pre_tokenizer = None
+
+
+def _cut_long_space(text: str) -> list[str]:
+    """The text, cut within white space that is too long for tiktoken."""
+    edges = [0, *(match.end() for match in LONG_SPACE.finditer(text)), len(text)]
+    return [text[start:end] for start, end in pairwise(edges)]
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> TextTokenizer:

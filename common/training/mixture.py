@@ -112,11 +112,12 @@ class DocumentStream:
         return found
 
     def require_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Raise InputError for tokens outside a vocabulary; reads all tokens unless it is known how they were made."""
-        if self.made_by:
-            vocabulary.require(self.made_by.vocab_size - 1, f"shards made with {self.made_by.tokenizer}")
-        for tokens in self._shards if self.made_by is None else ():
-            check_vocabulary("a shard without an index", tokens, vocabulary)
+        """Raise InputError for tokens outside a vocabulary; reads them unless their tokenizer has no others."""
+        if self.made_by and self.made_by.vocab_size <= vocabulary.size:
+            return
+        where = f"shards made with {self.made_by.tokenizer}" if self.made_by else "a shard without an index"
+        for tokens in self._shards:
+            check_vocabulary(where, tokens, vocabulary)
 
     def digest(self) -> str:
         """A short hash of the shards, and of the places of the documents in them."""

@@ -19,13 +19,14 @@ def new_model(
     Args:
         config: a Hugging Face name, a folder, or a JSON file. JSON needs `model_type`; other missing entries have the
             defaults of the class, but the vocabulary is the tokenizer's.
-        tokenizer: of the data; its special tokens become the model's.
+        tokenizer: of the data; its special tokens become the model's, and the separator the end of text of both.
     Raises:
         InputError: there is no such config, or it is not of a causal language model.
     """
     special = {}
     if tokenizer:
         special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.separator_id, "pad_token_id": None}
+        tokenizer.end_with_separator()
     try:
         if Path(config).is_file():
             vocabulary = {"vocab_size": tokenizer.vocab_size} if tokenizer else {}

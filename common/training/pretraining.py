@@ -78,6 +78,8 @@ def matching_tokenizer(name: str | None, made_by: ShardInfo | None) -> TextToken
     tokenizer = load_tokenizer(name or made_by.tokenizer)
     if made_by and tokenizer.fingerprint != made_by.fingerprint:
         raise InputError(f"{tokenizer.name}: the shards were tokenized in another way, with {made_by.tokenizer}")
+    if made_by:
+        tokenizer.separator_id = made_by.separator_id
     return tokenizer
 
 

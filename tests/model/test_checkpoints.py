@@ -141,6 +141,18 @@ def test_the_vocabulary_is_the_rows_of_the_embedding(spm_folder):
     assert vocabulary(resized).size == 416
 
 
+def test_special_tokens_that_no_text_gives_need_no_embedding(bpe, bpe_folder, tmp_path):
+    larger = load_tokenizer(bpe_folder)
+    larger.hf.add_special_tokens({"additional_special_tokens": ["[PAD]", "<image>"]})
+    larger.save(tmp_path)
+    larger = load_tokenizer(str(tmp_path))
+    assert (larger.vocab_size, larger.fingerprint) == (402, bpe.fingerprint)
+    require_tokenizer(tiny_model("Llama"), larger)
+    larger.use_separator("[PAD]")
+    with pytest.raises(InputError, match="token id 400"):
+        require_tokenizer(tiny_model("Llama"), larger)
+
+
 def test_a_tokenizer_with_ids_that_the_model_lacks_is_refused_with_both_names(spm, spm_folder, bytes_folder, tmp_path):
     small, model = load_tokenizer(bytes_folder), load_model(spm_folder, CPU)
     require_tokenizer(model, spm)  # 400 of 400
@@ -148,7 +160,7 @@ def test_a_tokenizer_with_ids_that_the_model_lacks_is_refused_with_both_names(sp
     require_tokenizer(tiny_model("Llama", vocab_size=512), spm)
     with pytest.raises(InputError) as raised:
         require_tokenizer(tiny_model("Llama", vocab_size=399), spm)
-    assert str(raised.value).startswith(f"{spm_folder}: the highest id of this tokenizer: token id 399 ")
+    assert str(raised.value).startswith(f"{spm_folder}: the highest id that this tokenizer gives: token id 399 ")
     assert "of the model, 399 tokens" in str(raised.value)
     tiny_model("Llama", vocab_size=256).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=rf"^{bytes_folder}: .*token id 256 .* of {tmp_path}, 256 tokens"):

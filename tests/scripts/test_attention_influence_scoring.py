@@ -17,7 +17,7 @@ from common import cli
 from common.scoring.loss import TokenLosses
 from common.scoring.units import UnitScorer
 from tests.conftest import error_of, load_plain, plain_loss, plain_windows, save_pair, tiny_model, write_jsonl
-from tests.scripts.conftest import SHARD, token_ids, write_llm_c_shard
+from tests.scripts.conftest import SHARD, plain_token_losses, shown_losses, token_ids, write_llm_c_shard
 
 
 def test_a_llama_2_checkpoint_goes_through_all_steps(run, spm_folder, corpus):
@@ -37,6 +37,26 @@ def test_a_llama_2_checkpoint_goes_through_all_steps(run, spm_folder, corpus):
         assert row.L_base == pytest.approx(base, abs=1e-4)
         assert row.L_ref == pytest.approx(reference, abs=1e-4)
         assert row.AI_Score == pytest.approx((reference - base) / base, abs=1e-4)
+
+
+def test_the_separator_is_left_out_of_the_losses_on_request(run, spm_folder, corpus, capsys):
+    flags = f"--base_model {spm_folder} --seq_len 64".split()
+    score = [*flags, "--data", "data/mine/*.bin", "--score_separator", "no"]
+    attention_influence_scoring.main([*score, "--out", "without.tsv"])
+    scores, before = pd.read_parquet("without.parquet"), pd.read_parquet("data/ai_scores.parquet")
+    assert scores["doc_id"].tolist() == before["doc_id"].tolist()
+    assert scores.drop(columns=["L_base", "L_ref", "AI_Score"]).equals(
+        before[scores.columns].drop(columns=["L_base", "L_ref", "AI_Score"])
+    )
+    for row in scores.iloc[[0, 5, 40, -1]].itertuples():
+        ids = token_ids(row.doc_id)
+        losses = plain_token_losses(spm_folder, ids, 64, 1)
+        assert row.L_base == pytest.approx(np.mean([losses[place] for place in range(len(ids) - 1)]), abs=1e-4)
+    assert json.loads((run / "without.json").read_text())["score_separator"] is False
+    capsys.readouterr()
+    validate_docs.main([*flags, "--doc_id", scores["doc_id"][5], "--score_separator", "no"])
+    assert shown_losses(capsys.readouterr().out)[0] == pytest.approx(scores["L_base"][5], abs=1e-3)
+    assert "score_separator" in error_of(attention_influence_scoring, [*score, "--out", "data/ai_scores.tsv"], capsys)
 
 
 def test_scoring_goes_on_from_its_parts_without_scoring_anything_twice(run, spm_folder, monkeypatch):

@@ -102,6 +102,24 @@ def test_without_index_the_separator_is_needed(tmp_path):
     assert (len(shard.domains), shard.separator_id, shard.info) == (2, 0, None)
 
 
+@pytest.mark.parametrize(
+    ("side", "scored"),
+    [
+        # before the first separator is the end of another document
+        ("first", {(0, 1): [0], (1, 4): [1, 2], (4, 6): [1], (6, 7): []}),
+        ("last", {(0, 2): [0], (2, 5): [0, 1], (5, 7): [0]}),
+    ],
+)
+def test_a_separator_that_is_not_scored_is_still_context(tmp_path, side, scored):
+    path = write_shard(tmp_path / "x.bin", [4, 9, 5, 6, 9, 7, 9])
+    documents = map(ShardReader(9, side, score_separator=False).open(path).document, range(len(scored)))
+    for document, (span, places) in zip(documents, scored.items(), strict=True):
+        assert (document.start, document.end) == span
+        assert document.scored().tolist() == places
+        assert len(document.token_ids) == span[1] - span[0]
+    assert ShardReader(9, side).open(path).document(1).scored().tolist() == list(range(3))
+
+
 def test_a_shard_of_another_tokenizer_is_refused(tmp_path, bpe, spm):
     own = {"fingerprint": bpe.fingerprint, "vocab_size": bpe.vocab_size}
     path = write_pair(tmp_path, [5, 9], [(0, 2)], **own)
