@@ -64,7 +64,7 @@ def shard_size(text: str) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    from common.shards.tokenizing import DatasetOptions, make_dataset
+    from common.shards.tokenizing import DatasetOptions, files_read_before, make_dataset
     from common.shards.writer import NAME
     from common.text.chat import ChatTemplate
     from common.text.corpus import Columns, RowReader
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         out_dir=args.out_dir or Path("data") / (NAME + ("_local" if args.input else args.version)),
         val_tokens=args.val_tokens if args.val_tokens is not None else (args.shard_size if from_hub else 0),
     )
-    corpus = open_corpus(args.version, args.input, reader)
+    corpus = open_corpus(args.version, args.input, reader, files_read_before(options.out_dir))
     make_dataset(corpus, reader, tokenizer, options, engine)
     reader.report()
     shards = f"{options.out_dir}/{NAME}_train_*.bin"

@@ -55,7 +55,8 @@ def corpus_sentences(corpus: list[str], text_column: str, skip_bad_rows: bool) -
     from common.text.sample import split_sentences
 
     reader = RowReader(Columns(text=text_column), skip_bad_rows)
-    documents = read_files(corpus, reader) if local_files(corpus) else read_hub(corpus[0], None, reader)
+    paths = local_files(corpus)
+    documents = read_files(paths, reader) if paths else read_hub(corpus[0], None, reader)
     sentences = (sentence for document in documents for sentence in split_sentences(document.text))
     found = list(islice(sentences, MAX_SENTENCES))
     reader.report()

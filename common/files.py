@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Error numbers for: disk full, quota exceeded, file too large, read-only, not allowed, device error.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+FEW = 8  # entries of two lists that are shown in a message
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -308,4 +309,7 @@ def _difference(key: str, before: object, now: object) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         return f"{len(names)} of its {key} differ, {names[0]} among them"
+    if isinstance(before, list) and isinstance(now, list) and len(before) + len(now) > FEW:
+        different = [each for each in before + now if (each in before) != (each in now)] or now
+        return f"{len(different)} of its {key} differ, {different[0]!r} among them"
     return f"{key} was {before!r}, is {now!r}"

@@ -1,8 +1,8 @@
 """The index next to a shard: `name.index.parquet`, a row for each document.
 
-The columns are start, end, id, domain and url, and for chats also answers, which counts tokens from the document's
-first. The schema's metadata says how the tokens were made. The shard's header holds the digest of its index, so the two
-cannot be confused, and a damaged index is never parsed.
+The columns are start, end, id, domain, url and text_hash, and for chats also answers, which counts tokens from the
+document's first. Older shards have no text_hash. The schema's metadata says how the tokens were made. The header of the
+shard holds the digest of its index, so the two cannot be confused, and a damaged index is never parsed.
 """
 
 import json
@@ -17,11 +17,12 @@ from common.errors import InputError
 from common.files import atomic, for_pyarrow
 
 INDEX_SUFFIX = ".index.parquet"
-INDEX_SCHEMA = pa.schema(
-    [("start", pa.int64()), ("end", pa.int64()), ("id", pa.string()), ("domain", pa.string()), ("url", pa.string())]
-)
+NAMES = [("id", pa.string()), ("domain", pa.string()), ("url", pa.string())]
+OLD_INDEX_SCHEMA = pa.schema([("start", pa.int64()), ("end", pa.int64()), *NAMES])
+INDEX_SCHEMA = OLD_INDEX_SCHEMA.append(pa.field("text_hash", pa.uint64()))
 ANSWERS = pa.field("answers", pa.list_(pa.list_(pa.int64(), 2)))
 CHAT_INDEX_SCHEMA = INDEX_SCHEMA.append(ANSWERS)
+SCHEMAS = (INDEX_SCHEMA, CHAT_INDEX_SCHEMA, OLD_INDEX_SCHEMA, OLD_INDEX_SCHEMA.append(ANSWERS))
 METADATA_KEY = b"attention_influence"
 
 
@@ -38,7 +39,7 @@ class ShardInfo:
 
 
 def write_index(path: Path, rows: list[dict], info: ShardInfo) -> None:
-    """Write a shard's index; each row has start, end, id, domain and url, for a chat also answers."""
+    """Write a shard's index; each row has the columns of the schema, only for a chat answers."""
     metadata = {METADATA_KEY: json.dumps(asdict(info)).encode()}
     schema = CHAT_INDEX_SCHEMA if any("answers" in row for row in rows) else INDEX_SCHEMA
     with atomic(path) as tmp:
@@ -53,9 +54,15 @@ def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
         info = ShardInfo(**json.loads(table.schema.metadata[METADATA_KEY]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the index of a shard ({error}); make both again with fineweb.py") from None
-    if not any(map(table.schema.equals, (INDEX_SCHEMA, CHAT_INDEX_SCHEMA))):
+    if not any(map(table.schema.equals, SCHEMAS)):
         raise InputError(f"{path}: columns {table.schema.names}, expected {INDEX_SCHEMA.names}; make both again")
     return table, info
+
+
+def read_text_hashes(path: Path) -> list[int | None]:
+    """`SourceDocument.text_hash` of each document in a shard's index; None in an older index."""
+    table, _ = read_index(path)
+    return table["text_hash"].to_pylist() if "text_hash" in table.column_names else [None] * len(table)
 
 
 def read_documents(path: Path, tokens: np.ndarray) -> tuple[np.ndarray, list[str], list[np.ndarray | None], ShardInfo]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from common import cli
 from common.errors import InputError
-from common.files import claim, read_json, sole_writer, write_json
+from common.files import claim, read_json, remove, sole_writer, write_json
 from common.shards.writer import NAME, DatasetWriter, Spans
-from common.text.corpus import RowReader, SourceDocument
+from common.text.corpus import RowReader, SourceDocument, few_domains
 from common.text.fineweb import Corpus
 from common.text.tokenization import TextTokenizer
 from common.workers.read_ahead import read_ahead
@@ -54,11 +54,26 @@ class BatchTokenizer:
     def __call__(self, documents: list[SourceDocument]) -> Iterator[tuple[np.ndarray, list[int], list[Spans | None]]]:
         answers: list[Spans | None] = [None] * len(documents)
         if documents[0].answers is None:
-            encoded = self._tokenizer.encode_batch([document.text for document in documents])
+            encoded = self._encode(documents)
         else:
             encoded, answers = zip(*map(self._encode_chat, documents), strict=True)
         lengths = [len(token_ids) for token_ids in encoded]
         yield np.fromiter(chain.from_iterable(encoded), np.uint32, sum(lengths)), lengths, answers
+
+    def _encode(self, documents: list[SourceDocument]) -> list[list[int]]:
+        """Token ids of each document; InputError names one that the tokenizer cannot encode."""
+        try:
+            return self._tokenizer.encode_batch([document.text for document in documents])
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of Rust
+                raise
+            if len(documents) == 1:
+                raise InputError(
+                    f"document {documents[0].id}: {self._tokenizer.name} cannot encode it ({error}); take it out"
+                ) from None
+            for document in documents:
+                self._encode([document])
+            raise
 
     def _encode_chat(self, document: SourceDocument) -> tuple[list[int], Spans]:
         """Token ids and answers; a token belongs to the answer that holds its first character."""
@@ -92,24 +107,71 @@ def make_dataset(
         "val_tokens": options.val_tokens,
         "max_docs": options.max_docs,
     }
-    record, documents = options.out_dir / "dataset.json", iter(corpus.documents)
+    record, summary_path = options.out_dir / "dataset.json", options.out_dir / f"{NAME}_summary.json"
+    most = options.max_docs and min(options.max_docs, sys.maxsize)
     with sole_writer(record):
+        documents = few_domains(islice(corpus.documents, most), reader.columns)
         if options.overwrite:  # read one document first: an error in the new text must show before the old shards go
             documents = chain(list(islice(documents, 1)), documents)
-        claim(record, settings, options.overwrite, f"{NAME}_*_[0-9][0-9][0-9][0-9][0-9][0-9].*")
+        sources = corpus.identity["source"] if options.overwrite else _known_sources(record, settings)
+        claim(record, settings | {"source": sources}, options.overwrite, f"{NAME}_*_[0-9][0-9][0-9][0-9][0-9][0-9].*")
         writer = DatasetWriter(options.out_dir, tokenizer, options.shard_size, options.val_tokens)
-        summary_path = options.out_dir / f"{NAME}_summary.json"
-        complete = summary_path.exists() and read_json(summary_path) == writer.counts()
+        complete = (
+            summary_path.exists() and read_json(summary_path) == writer.counts() and sources == settings["source"]
+        )
         if not complete:
-            documents = islice(documents, options.max_docs and min(options.max_docs, sys.maxsize))
+            rest = _after(documents, writer, options.out_dir, sources == settings["source"])
+            remove(summary_path)
+            write_json(record, settings)
             with workers(engine, partial(BatchTokenizer, tokenizer), _no_rest, on_gpu=False) as team:
-                _tokenize(documents, team, writer, None if options.max_docs else corpus.expected_tokens)
+                _tokenize(rest, team, writer, None if options.max_docs else corpus.expected_tokens)
             if not writer.num_documents:
                 skipped = f"{reader.num_skipped:,} rows skipped, the first: {reader.first_skipped}"
                 raise InputError(f"{corpus.name}: no documents in it; {skipped if reader.num_skipped else 'give text'}")
             write_json(summary_path, writer.counts())
     amount = "{documents:,} documents, {tokens:,} tokens, {shards} shards".format_map(writer.counts())
     print(f"{'reusing' if complete else 'wrote'} {options.out_dir}/: {amount}")
+
+
+def files_read_before(out_dir: Path) -> list[str]:
+    """The files that an earlier run into this folder has read or would read, in order."""
+    record = out_dir / "dataset.json"
+    sources = read_json(record).get("source") if record.exists() else None
+    return [name for name, *_ in sources] if isinstance(sources, list) else []
+
+
+def _known_sources(record: Path, settings: dict) -> object:
+    """The sources that an earlier run recorded, if each of its files is still among the sources; else the new ones.
+
+    Whether those files hold the same documents as before is seen when they are read again.
+    """
+    before, now = files_read_before(record.parent), settings["source"]
+    kept = isinstance(now, list) and before and before == [name for name, *_ in now[: len(before)]]
+    return read_json(record)["source"] if kept else now
+
+
+def _after(
+    documents: Iterator[SourceDocument], writer: DatasetWriter, folder: Path, same_files: bool
+) -> Iterator[SourceDocument]:
+    """The documents after those that the writer has; InputError if one of them has another text now.
+
+    Args:
+        same_files: no file has changed, which is relied upon where older shards do not know the texts.
+    """
+    if not writer.num_documents:
+        return documents
+    with cli.progress(writer.num_documents, "reading what is tokenized", unit="documents") as bar:
+        for expected in writer.text_hashes():
+            document = next(documents, None)
+            known = document and (same_files if expected is None else expected == document.text_hash)
+            if not known:
+                changed = f"document {document.id}" if document else "one of the files"
+                raise InputError(
+                    f"{folder} holds the work of another run: {changed} has changed since; give another output, or "
+                    "--overwrite"
+                )
+            bar.update()
+    return documents
 
 
 def _no_rest(_batch: list[SourceDocument], _piece: tuple) -> None:
@@ -123,7 +185,7 @@ def _tokenize(
     with cli.progress(expected_tokens, "tokenizing") as bar:
         cli.skip(bar, writer.num_tokens)
         try:
-            batches = read_ahead(_batches(islice(documents, writer.num_documents, None)))
+            batches = read_ahead(_batches(documents))
             for batch, (token_ids, lengths, answers) in _in_order(team, batches):
                 ends = np.cumsum(lengths)
                 for document, start, end, spans in zip(batch, ends - lengths, ends, answers, strict=True):

@@ -1,10 +1,10 @@
 """A folder of shards, written document by document; a stopped run continues after its last finished shard."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.shards.format import ShardWriter, token_dtype
-from common.shards.index import INDEX_SUFFIX, ShardInfo, write_index
+from common.shards.index import INDEX_SUFFIX, ShardInfo, read_text_hashes, write_index
 from common.shards.reader import ShardReader
 from common.text.corpus import SourceDocument
 from common.text.tokenization import TextTokenizer
@@ -32,9 +32,16 @@ class DatasetWriter:
         self.num_documents = self.num_tokens = self.num_shards = 0
         self._rows: list[dict] = []
         self._shard: ShardWriter | None = None
+        self._found: list[Path] = []
         while (path := self._path()).exists():
             shard = ShardReader().open(path)
+            self._found.append(path)
             self._count(len(shard.spans), len(shard.tokens))
+
+    def text_hashes(self) -> Iterator[int | None]:
+        """`SourceDocument.text_hash` of each document of an earlier run, None if it is not known."""
+        for path in self._found:
+            yield from read_text_hashes(path.with_suffix(INDEX_SUFFIX))
 
     def add(self, document: SourceDocument, token_ids: Sequence[int], answers: Spans | None = None) -> None:
         """Append a document and then the separator; `answers` (for a chat) are spans of tokens."""
@@ -54,6 +61,7 @@ class DatasetWriter:
                 "id": document.id,
                 "domain": document.domain,
                 "url": document.url,
+                "text_hash": document.text_hash,
                 **({} if answers is None else {"answers": answers}),
             }
         )

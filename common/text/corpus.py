@@ -1,24 +1,21 @@
 """Documents as text: from local parquet, JSONL and text files, or from a data set on the Hugging Face hub."""
 
-import gzip
-import io
+import hashlib
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from common.errors import BadRow, InputError, one_line
-from common.files import expand, for_pyarrow
 from common.text.chat import ChatTemplate
+from common.text.rows import Row, rows_of
 
 DEFAULT_DOMAIN = "default"
-# The place of a row (file and row), and its columns or an unparsed line of JSON.
-Row = tuple[str, dict | bytes]
+# Documents after which the number of domains is looked at, and the largest share of them that may be domains. Early,
+# only a column that is different in every row is refused; a corpus has at least MANY documents.
+EARLY, EARLY_SHARE = 10_000, 0.99
+MANY, SHARE = 20, 0.5
+SHOWN = 3  # domains in a message
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,11 @@ class SourceDocument:
     domain: str = DEFAULT_DOMAIN
     url: str = ""
     answers: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def text_hash(self) -> int:
+        """64 bits that identify the text."""
+        return int.from_bytes(hashlib.blake2b(self.text.encode(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)
@@ -83,24 +85,38 @@ class RowReader:
             print(f"skipped {self.num_skipped:,} rows that cannot be used, the first: {one_line(self.first_skipped)}")
 
 
-def read_files(patterns: Sequence[str], reader: RowReader) -> Iterator[SourceDocument]:
-    """Stream the documents of files, by pattern and then by name.
-
-    `.parquet` and `.jsonl` (or `.json`; also `.gz`, `.zst`) hold one document per row, any other file is one document.
+def read_files(paths: Sequence[Path], reader: RowReader) -> Iterator[SourceDocument]:
+    """Stream the documents of files, in this order; formats as in `rows_of`.
 
     Raises:
-        InputError: a pattern matches nothing, or (unless the reader skips them) a row is not JSON, not UTF-8, lacks a
-            column or holds no text; names file and line.
+        InputError: the format of a file is not known, or (unless the reader skips them) a row is not JSON, not UTF-8,
+            lacks a column or holds no text; names file and line.
     """
-    for path in expand(patterns):
-        name = path.name.removesuffix(".gz").removesuffix(".zst")
-        if name.endswith(".parquet"):
-            rows = _parquet_rows(path, reader.columns)
-        elif name.endswith((".jsonl", ".json")):
-            rows = _jsonl_rows(path)
-        else:
-            rows = _text_rows(path, reader.columns)
+    columns = reader.columns
+    needed = {columns.text, columns.id, columns.domain} - {None}
+    for rows in [rows_of(path, columns.text, needed, {"id", "url"}) for path in paths]:
         yield from reader.documents(rows, DEFAULT_DOMAIN)
+
+
+def few_domains(documents: Iterable[SourceDocument], columns: Columns) -> Iterator[SourceDocument]:
+    """The same documents; InputError if nearly each of them is a domain of its own."""
+    domains, number = set(), 0
+    for number, document in enumerate(documents, 1):
+        domains.add(document.domain)
+        if number == EARLY:
+            _refuse_many(domains, number, EARLY_SHARE, columns)
+        yield document
+    if number >= MANY:
+        _refuse_many(domains, number, SHARE, columns)
+
+
+def _refuse_many(domains: set[str], number: int, share: float, columns: Columns) -> None:
+    if columns.domain is not None and len(domains) > share * number:
+        some = ", ".join(repr(domain[:80]) for domain in sorted(domains)[:SHOWN])
+        raise InputError(
+            f"--domain_column {columns.domain}: {len(domains):,} domains for {number:,} documents, such as {some}; "
+            "documents are ranked within their domain, so name a column with few values, or none"
+        )
 
 
 def read_hub(
@@ -148,6 +164,9 @@ def _document(
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise BadRow(f"{place}: half of a surrogate pair at character {error.start}") from None
+    if columns.domain is not None and isinstance(row[columns.domain], dict | list):
+        sample = json.dumps(row[columns.domain], ensure_ascii=False, default=str)[:80]
+        raise InputError(f"{place}: --domain_column {columns.domain} is nested, {sample}; name a column of one value")
     return SourceDocument(
         text,
         _label(row.get("id" if columns.id is None else columns.id), place),
@@ -160,68 +179,3 @@ def _document(
 def _label(value: object, default: str) -> str:
     """The value as text that cannot break a row of a table, or `default` if it is None."""
     return default if value is None else one_line(str(value))
-
-
-def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
-    try:
-        with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # pre-buffering keeps the file in memory
-            names = file.schema_arrow.names
-            needed = {columns.text, columns.id, columns.domain} - {None}
-            # If one is missing, the caller reports it and lists all names.
-            read = [name for name in names if name in needed | {"id", "url"}] if needed <= set(names) else None
-            number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=read):
-                for row in _values(batch):
-                    number += 1
-                    yield f"{path}:row {number}", row
-    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable parquet file ({error}); copy it again") from None
-
-
-def _values(batch: pa.RecordBatch) -> list[dict]:
-    """The rows of a batch; strings that are not UTF-8 are bytes."""
-    try:
-        return batch.to_pylist()
-    except UnicodeDecodeError:
-        binary = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
-        raw = batch.cast(pa.schema([(f.name, binary.get(f.type, f.type)) for f in batch.schema]))
-        return [{name: _decoded(value) for name, value in row.items()} for row in raw.to_pylist()]
-
-
-def _decoded(value: object) -> object:
-    with suppress(AttributeError, UnicodeDecodeError):
-        return value.decode("utf-8")
-    return value
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with _reading(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield f"{path}:{number}", line
-
-
-def _text_rows(path: Path, columns: Columns) -> Iterator[Row]:
-    with _reading(path) as file:
-        data = file.read()
-    try:
-        row = {columns.text: data.decode("utf-8"), "id": str(path)}
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}; convert it") from None
-    yield str(path), row
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[io.BufferedIOBase]:
-    """The file, decompressed by the suffix of its name."""
-    try:
-        with path.open("rb") as file:
-            if path.suffix == ".gz":
-                yield gzip.GzipFile(fileobj=file)
-            elif path.suffix == ".zst":
-                # pyarrow's reader, because zstandard's reads a file that is cut short as a whole one
-                yield io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "zstd"))
-            else:
-                yield file
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read to its end ({error}); copy it again") from None

@@ -1,7 +1,7 @@
 """The text that step 4 tokenizes: FineWeb from the hub, the sample text, or files."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from common.files import expand
@@ -31,18 +31,22 @@ class Corpus:
     identity: dict
 
 
-def open_corpus(version: str, inputs: list[str] | None, reader: RowReader) -> Corpus:
+def open_corpus(version: str, inputs: list[str] | None, reader: RowReader, first: Sequence[str] = ()) -> Corpus:
     """The files `inputs`, or without them a `version`: one of `HUB_CONFIGS`, or `sample`.
+
+    Args:
+        first: the files that are read first; those of `inputs` that are not among them follow.
 
     Raises:
         InputError: a pattern of `inputs` matches no file, or a package of the sample is missing.
     """
     if inputs:
-        paths = expand(inputs)
+        found = {str(path): path for path in expand(inputs)}
+        paths = [found[name] for name in {**dict.fromkeys(name for name in first if name in found), **found}]
         files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
         expected_tokens = sum(size for _, size, _ in files) // BYTES_PER_TOKEN
         identity = {"source": files, "sample": None}
-        return Corpus(" ".join(inputs), read_files(inputs, reader), expected_tokens, identity)
+        return Corpus(" ".join(inputs), read_files(paths, reader), expected_tokens, identity)
     if version == "sample":
         documents = list(sample_documents())
         digest = hashlib.sha256(repr(documents).encode()).hexdigest()[:16]

@@ -10,7 +10,14 @@ from tests.shards.conftest import write_pair
 
 
 def test_an_index_holds_ids_domains_and_urls(tmp_path):
-    row = {"start": 0, "end": 2, "id": "größe", "domain": "web", "url": "https://example.org/?q=1"}
+    row = {
+        "start": 0,
+        "end": 2,
+        "id": "größe",
+        "domain": "web",
+        "url": "https://example.org/?q=1",
+        "text_hash": 2**64 - 1,
+    }
     write_index(tmp_path / "x.index.parquet", [row], ShardInfo("t", 400, "f", 9, "last", 2))
     table, info = read_index(tmp_path / "x.index.parquet")
     assert table.to_pylist() == [row]

@@ -1,16 +1,20 @@
 """Text from files of every kind and from a hub data set."""
 
 import gzip
+import itertools
 import json
+from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
+from backports import zstd
 
 from common.errors import InputError
-from common.text.corpus import Columns, RowReader, SourceDocument, read_files, read_hub
+from common.files import expand
+from common.text.corpus import Columns, RowReader, SourceDocument, few_domains, read_files, read_hub
 
 ROWS = [
     {"text": "First, with\ttab\nand line.", "id": "a", "source": "web", "url": "https://x.test/1"},
@@ -31,7 +35,7 @@ def write(path, rows):
     elif path.suffix == ".gz":
         path.write_bytes(gzip.compress(lines))
     elif path.suffix == ".zst":
-        path.write_bytes(zstandard.compress(lines))
+        path.write_bytes(zstd.compress(lines))
     else:
         path.write_bytes(lines)
     return str(path)
@@ -40,21 +44,20 @@ def write(path, rows):
 @pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.jsonl.zst", "x.parquet", "x.json"])
 def test_every_format_gives_the_same_documents(tmp_path, name):
     path = write(tmp_path / name, ROWS)
-    assert list(read_files([path], RowReader(Columns(domain="source")))) == EXPECTED
+    assert list(read_files([Path(path)], RowReader(Columns(domain="source")))) == EXPECTED
 
 
 def test_files_come_in_the_order_of_patterns_and_names_and_only_once(tmp_path):
     for name in ("b.txt", "a.txt", "c.md"):
         (tmp_path / name).write_text(f"text of {name}")
-    found = [
-        d.text for d in read_files([f"{tmp_path}/*.txt", f"{tmp_path}/c.md", f"{tmp_path}/a.txt"], RowReader(Columns()))
-    ]
+    paths = expand([f"{tmp_path}/*.txt", f"{tmp_path}/c.md", f"{tmp_path}/a.txt"])
+    found = [document.text for document in read_files(paths, RowReader(Columns()))]
     assert found == ["text of a.txt", "text of b.txt", "text of c.md"]
 
 
 def test_rows_without_an_id_are_named_by_their_place(tmp_path):
     path = write(tmp_path / "x.jsonl", [{"text": "one"}, {"text": "two"}])
-    assert [d.id for d in read_files([path], RowReader(Columns()))] == [f"{path}:1", f"{path}:2"]
+    assert [d.id for d in read_files([Path(path)], RowReader(Columns()))] == [f"{path}:1", f"{path}:2"]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,112 @@ def test_rows_without_an_id_are_named_by_their_place(tmp_path):
 def test_a_broken_file_is_named_with_the_place(tmp_path, name, content, place):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=place):
-        list(read_files([str(tmp_path / name)], RowReader(Columns())))
+        list(read_files([tmp_path / name], RowReader(Columns())))
+
+
+AS_JSON = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def as_parquet() -> bytes:
+    pq.write_table(pa.Table.from_pylist(ROWS), written := pa.BufferOutputStream())
+    return written.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x.ndjson", "x.jsonlines", "x.JSONL", "x.Jsonl.GZ", "part-00000", "x.csv", "x.log", "noname.gz", "a.json.zst"],
+)
+def test_lines_of_json_are_known_by_name_or_content(tmp_path, name):
+    compress = {".gz": gzip.compress, ".zst": zstd.compress}.get(Path(name).suffix.lower(), bytes)
+    (tmp_path / name).write_bytes(compress(AS_JSON))
+    assert list(read_files([tmp_path / name], RowReader(Columns(domain="source")))) == EXPECTED
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstd.compress, bytes])
+def test_compression_is_known_by_content_where_the_name_does_not_say(tmp_path, compress):
+    (tmp_path / "part-00000").write_bytes(compress(b"\xef\xbb\xbf" + AS_JSON))
+    assert list(read_files([tmp_path / "part-00000"], RowReader(Columns(domain="source")))) == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["x.parquet.gzip", "part-00000", "x.snappy", "x.PARQUET"])
+def test_parquet_is_known_by_name_or_content(tmp_path, name):
+    (tmp_path / name).write_bytes(as_parquet())
+    assert list(read_files([tmp_path / name], RowReader(Columns(domain="source")))) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", b"text,id\na,1\n"),
+        ("x.tsv.gz", gzip.compress(b"text\tid\na\t1\n")),
+        ("_SUCCESS", b""),
+        ("part-00000", b"some lines\nof text\n"),
+        ("x.arrow", pa.ipc.serialize_pandas(pa.Table.from_pylist(ROWS).to_pandas()).to_pybytes()),
+        ("x.bin", bytes(2000)),
+        ("x.txt.xz", b"\xfd7zXZ\x00"),
+        ("README", b"Read me."),
+    ],
+)
+def test_what_neither_name_nor_content_explains_is_refused_before_anything_is_read(tmp_path, name, content):
+    (tmp_path / "a.txt").write_text("a text")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: neither its name nor its content"):
+        next(read_files([tmp_path / "a.txt", tmp_path / name], RowReader(Columns())))
+
+
+def test_a_json_array_under_an_unknown_name_is_no_text(tmp_path):
+    (tmp_path / "dump").write_text(json.dumps(ROWS, indent=1))
+    with pytest.raises(InputError, match="dump:1: not a JSON object"):
+        list(read_files([tmp_path / "dump"], RowReader(Columns())))
+
+
+def test_zstandard_with_a_long_window(tmp_path):
+    option = zstd.CompressionParameter
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(97, 123, 2**20, np.uint8).tobytes().decode() for _ in range(9)]
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in noise * 2).encode()
+    options = {option.window_log: 28, option.enable_long_distance_matching: 1, option.compression_level: 1}
+    compressor = zstd.ZstdCompressor(options=options)
+    whole = compressor.compress(rows) + compressor.flush()
+    (tmp_path / "x.jsonl.zst").write_bytes(whole)
+    with pytest.raises(zstd.ZstdError):  # so the window is longer than readers accept unasked
+        zstd.decompress(whole)
+    assert [d.text for d in read_files([tmp_path / "x.jsonl.zst"], RowReader(Columns()))] == noise * 2
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.txt.gz", "x.jsonl.zst", "x.txt.zst"])
+def test_an_empty_compressed_file_is_cut_short(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match="cannot be read to its end"):
+        list(read_files([tmp_path / name], RowReader(Columns())))
+
+
+@pytest.mark.parametrize("domain", [{"set": "C4"}, ["web", "c4"]])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.parquet"])
+def test_a_nested_domain_is_refused_with_a_sample_also_where_bad_rows_are_skipped(tmp_path, name, domain):
+    path = write(tmp_path / name, [{"text": "a", "meta": domain}])
+    with pytest.raises(InputError, match=rf"{name}.*1: --domain_column meta is nested, .*(C4|c4)"):
+        list(read_files([Path(path)], RowReader(Columns(domain="meta"), skip=True)))
+
+
+@pytest.mark.parametrize(
+    ("count", "domains", "refused"),
+    [(20, 11, True), (20, 10, False), (19, 19, False), (5000, 2501, True), (5000, 2500, False)],
+)
+def test_a_domain_for_nearly_every_document_is_refused(count, domains, refused):
+    documents = [SourceDocument("a", str(n), f"domain {n % domains}") for n in range(count)]
+    assert list(few_domains(documents, Columns())) == documents
+    if not refused:
+        assert list(few_domains(documents, Columns(domain="site"))) == documents
+        return
+    with pytest.raises(InputError, match=rf"--domain_column site: {domains:,} domains for {count:,} .*'domain 0', "):
+        list(few_domains(documents, Columns(domain="site")))
+
+
+def test_a_domain_for_each_document_is_refused_early():
+    documents = (SourceDocument("a", str(n), str(n)) for n in itertools.count())
+    with pytest.raises(InputError, match="10,000 domains for 10,000 documents"):
+        list(few_domains(documents, Columns(domain="site")))
 
 
 @pytest.mark.parametrize("columns", [Columns(text="body"), Columns(id="key"), Columns(domain="topic")])
@@ -83,12 +191,12 @@ def test_an_unknown_column_is_named_with_those_there_are(tmp_path, name, columns
     path = write(tmp_path / name, [{"text": "a", "source": "web"}])
     wanted = next(c for c in (columns.domain, columns.id, columns.text) if c not in (None, "text"))
     with pytest.raises(InputError, match=f"no column '{wanted}', only source, text"):
-        list(read_files([path], RowReader(columns)))
+        list(read_files([Path(path)], RowReader(columns)))
 
 
 def test_a_pattern_that_matches_nothing_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        list(read_files([f"{tmp_path}/*.jsonl"], RowReader(Columns())))
+        expand([f"{tmp_path}/*.jsonl"])
 
 
 def test_a_hub_data_set_is_streamed_with_its_columns(tmp_path, monkeypatch):
