@@ -83,6 +83,7 @@ def make_dataset(
         **corpus.identity,
         "columns": vars(reader.columns),
         "chat": reader.chat and reader.chat.fingerprint,
+        "chat_date": reader.chat and reader.chat.date,
         "tokenizer": tokenizer.fingerprint,
         "shard_size": options.shard_size,
         "val_tokens": options.val_tokens,
