@@ -121,7 +121,9 @@ class ChatTemplate:
         """A plain chat as text; it also shows whether the template marks its answers, and the mark that ends them."""
         place = "question 'Is it day?', answer 'Yes.'"
         messages = [{"role": "user", "content": "Is it day?"}, {"role": ANSWERING, "content": "Yes."}]
-        self._marked = bool(_Rendered(self, place, messages).marked)
+        plain = _Rendered(self, place, messages)
+        # transformers misplaces the marks in a macro.
+        self._marked = any("Yes." in plain.text[start:end] for start, end in plain.marked)
         text, spans = self.render(place, messages)
         answer = "".join(text[start:end] for start, end in spans)
         _, shown, self._end = answer.rpartition("Yes.")

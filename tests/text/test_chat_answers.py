@@ -47,10 +47,15 @@ LAST_EOS = (
 )
 MARKED = (
     "{% for m in messages %}<turn>{{ m.role }} {% if m.role == 'assistant' %}"
-    "{% generation %}{{ m.content }}<end>\n{% endgeneration %}{% else %}{{ m.content }}\n{% endif %}{% endfor %}"
+    "{% generation %}{{ m.content }}\n{% endgeneration %}<end>{% else %}{{ m.content }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<turn>assistant {% endif %}"
 )
-TEMPLATES = {"R1": R1, "Qwen3": QWEN3, "Llama 3": LLAMA3, "Mistral": MISTRAL, "last EOS": LAST_EOS, "marked": MARKED}
+MARKED_IN_A_MACRO = (
+    "{% macro show(m) %}<turn>{{ m.role }} {% generation %}{{ m.content }}{% endgeneration %}<end>{% endmacro %}"
+    "{% for m in messages %}{{ show(m) }}{% endfor %}{% if add_generation_prompt %}<turn>assistant {% endif %}"
+)
+TEMPLATES = {"R1": R1, "Qwen3": QWEN3, "Llama 3": LLAMA3, "Mistral": MISTRAL, "last EOS": LAST_EOS}
+TEMPLATES |= {"marked": MARKED, "marked in a macro": MARKED_IN_A_MACRO}
 THOUGHT = "<think>\nhm\n</think>\n\n"
 
 
@@ -121,8 +126,9 @@ NO_ANSWER_YET = messages_of(("s", "Be brief"), ("u", "Q"), ("a", THOUGHT), ("u",
         ("Mistral", messages_of(("u", "Q"), ("s", "S"), ("a", "A"), ("u", "Q"), ("a", "A")), [" A</s>", " A</s>"]),
         ("last EOS", EQUAL, ["A<|im_end|>", "A<|im_end|>\n<|endoftext|>"]),
         ("last EOS", EMPTY, ["B<|im_end|>\n<|endoftext|>"]),
-        ("marked", IN_A_ROW, ["A<end>", "B<end>", "C<end>"]),
-        ("marked", EMPTY, ["<end>", "B<end>"]),
+        ("marked", IN_A_ROW, ["A", "B", "C"]),
+        ("marked", EMPTY, ["", "B"]),
+        ("marked in a macro", IN_A_ROW, ["A<end>", "B<end>", "C<end>"]),
     ],
 )
 def test_each_answer_is_found_as_the_template_writes_it(with_template, template, messages, answers):
