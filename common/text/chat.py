@@ -58,8 +58,8 @@ class ChatTemplate:
         self.date = today.isoformat() if "strftime_now" in self._template else None
         if self.date and not day:
             cli.warn(
-                f"{tokenizer.name}: its chat template prints today's date, and tomorrow's shards would differ; give "
-                f"--chat_date {self.date}, in every run the same"
+                f"{tokenizer.name}: its chat template prints today's date, in this run {self.date}; give --chat_date "
+                "YYYY-MM-DD, in every run the same, for the same shards on other days"
             )
 
     def render(self, place: str, messages: object) -> tuple[str, tuple[Span, ...]]:

@@ -122,7 +122,7 @@ NO_ANSWER_YET = messages_of(("s", "Be brief"), ("u", "Q"), ("a", THOUGHT), ("u",
         ("Qwen3", NO_ANSWER_YET, ["B<end>"]),
         ("Llama 3", TURNS, [THOUGHT + "A<eot>", THOUGHT + "B<eot>"]),
         ("Llama 3", messages_of(("u", " Q "), ("a", " A\n"), ("u", ""), ("a", "")), ["A<eot>", "<eot>"]),
-        ("Mistral", SYSTEM, [" A</s>", " B</s>"]),
+        ("Mistral", SYSTEM[2:3] + SYSTEM[:2] + SYSTEM[3:], [" A</s>", " B</s>"]),
         ("Mistral", messages_of(("u", "Q"), ("s", "S"), ("a", "A"), ("u", "Q"), ("a", "A")), [" A</s>", " A</s>"]),
         ("last EOS", EQUAL, ["A<|im_end|>", "A<|im_end|>\n<|endoftext|>"]),
         ("last EOS", EMPTY, ["B<|im_end|>\n<|endoftext|>"]),
@@ -239,7 +239,7 @@ def test_the_date_in_a_template_can_be_given_and_belongs_to_the_run(with_chat_mo
 def test_todays_date_is_warned_of_and_other_templates_have_none(with_chat_models, with_template, capsys):
     template = ChatTemplate(with_template(LLAMA3))
     [warning] = capsys.readouterr().err.splitlines()
-    assert warning.startswith("warning: ") and f"--chat_date {template.date}" in warning
+    assert warning.startswith("warning: ") and f"in this run {template.date}; give --chat_date" in warning
     write_jsonl("x.jsonl", [{"messages": EQUAL}])
     fineweb.main("--tokenizer model --input x.jsonl --out_dir shards --chat --chat_date 2024-07-26".split())
     assert json.loads(Path("shards/dataset.json").read_text())["chat_date"] is None
