@@ -11,10 +11,12 @@ Writes  data/fineweb10B/fineweb_val_000000.bin, fineweb_train_000001.bin, …, t
 
 A document ends with an end-of-text token (--separator) and is never split over two shards. Text is streamed. Text that
 spells a special token stays text. Chats (--chat) go through the tokenizer's own template; later steps score only the
-answers in them. The same command continues a stopped run after its last finished shard.
+answers in them. Some templates print today's date: give --chat_date, so that the same command goes on tomorrow. The
+same command continues a stopped run after its last finished shard.
 """
 
 import argparse
+from datetime import date
 from pathlib import Path
 
 from common import cli, flags
@@ -27,6 +29,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", choices=["10B", "100B", "350B", "sample"], default="10B", help="text to tokenize")
     parser.add_argument("--input", nargs="+", help="files, globs or URLs (s3://…), in place of --version")
     parser.add_argument("--chat", action="store_true", help="--input holds chats; score only the assistant's answers")
+    parser.add_argument(
+        "--chat_date",
+        type=iso_date,
+        help="date for a chat template that prints today's, as 2024-07-26: every run makes the same shards then",
+    )
     parser.add_argument("--text_column", help="column that holds the text (default: text, or messages with --chat)")
     parser.add_argument("--id_column", help="column that holds the source's id (default: id, or file and line)")
     parser.add_argument("--domain_column", help="column that holds the domain (default: all one domain)")
@@ -52,6 +59,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def iso_date(text: str) -> date:
+    """Argument type: a date."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write it as 2024-07-26") from None
+
+
 def shard_size(text: str) -> int:
     """Argument type: a number of tokens that the header of a shard can hold."""
     from common.shards.format import MAX_TOKENS
@@ -74,13 +89,15 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.chat and not args.input:
         raise InputError("--chat: the texts of --version are no chats; give your own with --input")
+    if args.chat_date and not args.chat:
+        raise InputError("--chat_date: only the template of chats prints a date; give --chat too, or leave it out")
     engine = cli.options(EngineOptions, args)
     from_hub = not args.input and args.version != "sample"
     use_threads(args.num_workers)
     tokenizer = load_tokenizer(args.tokenizer, args.trust_remote_code)
     if args.separator is not None:
         tokenizer.use_separator(args.separator)
-    chat = ChatTemplate(tokenizer) if args.chat else None
+    chat = ChatTemplate(tokenizer, args.chat_date) if args.chat else None
     columns = Columns(args.text_column or ("messages" if chat else "text"), args.id_column, args.domain_column)
     reader = RowReader(columns, args.on_bad_row == "skip", chat)
     options = cli.options(

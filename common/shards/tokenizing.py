@@ -101,6 +101,7 @@ def make_dataset(
         **corpus.identity,
         "columns": vars(reader.columns),
         "chat": reader.chat and reader.chat.fingerprint,
+        "chat_date": reader.chat and reader.chat.date,
         "tokenizer": tokenizer.fingerprint,
         "separator": tokenizer.separator_id,
         "shard_size": options.shard_size,

@@ -191,11 +191,11 @@ class _HuggingFaceTokenizer(TextTokenizer):
             encoded = self.hf(
                 text, add_special_tokens=False, split_special_tokens=not special, return_offsets_mapping=True
             )
-        except NotImplementedError:
+            return encoded["input_ids"], encoded["offset_mapping"]
+        except (NotImplementedError, KeyError):  # some tokenizers in Python refuse, others leave the offsets out
             raise InputError(
                 f"{self.name}: its tokenizer gives no character offsets, so probes and chats cannot be read"
             ) from None
-        return encoded["input_ids"], encoded["offset_mapping"]
 
     def decode(self, token_ids):
         return self.hf.decode(token_ids, clean_up_tokenization_spaces=False)

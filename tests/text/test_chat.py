@@ -11,7 +11,7 @@ import fineweb
 from common.errors import InputError
 from common.shards.index import CHAT_INDEX_SCHEMA, read_index
 from common.shards.reader import ShardReader
-from tests.conftest import CHAT_TEMPLATE, SENTENCES, byte_level_bpe, save_bpe
+from tests.conftest import SENTENCES, byte_level_bpe, save_bpe
 from tests.text.conftest import CHATS, chat, tokenize
 
 
@@ -40,19 +40,6 @@ def test_a_row_that_is_no_chat_is_refused_or_skipped(with_chat_models, capsys, r
         fineweb.main(command)
     fineweb.main([*command, "--on_bad_row", "skip"])
     assert "1 documents" in capsys.readouterr().out
-
-
-def test_a_template_that_renders_earlier_messages_differently_is_refused(with_chat_models):
-    tokenizer = transformers.AutoTokenizer.from_pretrained("model")
-    tokenizer.chat_template = "{{ messages|length }}" + CHAT_TEMPLATE
-    tokenizer.save_pretrained("other")
-    Path("text.jsonl").write_text(json.dumps(CHATS[0]))
-    with pytest.raises(InputError, match="renders message 2 differently"):
-        fineweb.main("--tokenizer other --input text.jsonl --out_dir shards --chat".split())
-    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    tokenizer.save_pretrained("other")
-    with pytest.raises(InputError, match=r"rejects it .*roles must alternate"):
-        fineweb.main("--tokenizer other --input text.jsonl --out_dir shards --chat".split())
 
 
 def test_empty_answers_are_no_answers(with_chat_models):
