@@ -254,7 +254,7 @@ def _load(name: str, trust_remote_code: bool) -> transformers.PreTrainedTokenize
 def _auto_cuts_like_file(folder: Path) -> bool:
     """Whether AutoTokenizer, without code from the folder, cuts text as the folder's tokenizer.json says."""
     hf = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return _cuts_like(hf, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
+    return _cuts_like(hf, tokenizers.Tokenizer.from_file(str(Path(folder, "tokenizer.json"))))
 
 
 def _cuts_like(hf: transformers.PreTrainedTokenizerBase, file: tokenizers.Tokenizer) -> bool:
