@@ -27,7 +27,7 @@ from common.files import as_path
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--version", choices=["10B", "100B", "350B", "sample"], default="10B", help="text to tokenize")
-    parser.add_argument("--input", nargs="+", help="files, globs or URLs (s3://…), in place of --version")
+    parser.add_argument("--input", nargs="+", help="files, folders, globs or URLs (s3://…), in place of --version")
     parser.add_argument("--chat", action="store_true", help="--input holds chats; score only the assistant's answers")
     parser.add_argument(
         "--chat_date",

@@ -191,7 +191,7 @@ def _tokenize(
                 ends = np.cumsum(lengths)
                 for document, start, end, spans in zip(batch, ends - lengths, ends, answers, strict=True):
                     writer.add(document, token_ids[start:end], spans)
-                bar.set_postfix_str(f"{writer.num_documents:,} documents{team.status()}", refresh=False)
+                bar.set_postfix_str(f"{writer.num_added:,} documents{team.status()}", refresh=False)
                 bar.update(len(token_ids) + len(batch))
             writer.close()
         finally:

@@ -43,6 +43,11 @@ class DatasetWriter:
         for path in self._found:
             yield from read_text_hashes(path.with_suffix(INDEX_SUFFIX))
 
+    @property
+    def num_added(self) -> int:
+        """Documents in finished shards and in the current one."""
+        return self.num_documents + len(self._rows)
+
     def add(self, document: SourceDocument, token_ids: Sequence[int], answers: Spans | None = None) -> None:
         """Append a document and then the separator; `answers` (for a chat) are spans of tokens."""
         length = len(token_ids) + 1

@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 from common.errors import BadRow, InputError, one_line
@@ -16,6 +18,8 @@ DEFAULT_DOMAIN = "default"
 EARLY, EARLY_SHARE = 10_000, 0.99
 MANY, SHARE = 20, 0.5
 SHOWN = 3  # domains in a message
+HEAD = 100  # rows of a file in which each column must be once
+COLUMNS_CHARS = 500  # of a message that lists the columns
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,12 @@ class RowReader:
         """The documents in the usable rows, in `domain` unless a column names another.
 
         Raises:
-            InputError: a row cannot be used, and `skip` is off.
+            InputError: none of the first rows has a column, or a row cannot be used and `skip` is off.
         """
-        for place, row in rows:
+        rows = iter(rows)
+        first = list(islice(rows, HEAD))
+        _require_columns(first, self.columns)
+        for place, row in chain(first, rows):
             try:
                 yield _document(place, row, self.columns, domain, self.chat)
             except BadRow as error:
@@ -96,6 +103,21 @@ def read_files(paths: Sequence[Path], reader: RowReader) -> Iterator[SourceDocum
     needed = {columns.text, columns.id, columns.domain} - {None}
     for rows in [rows_of(path, columns.text, needed, {"id", "url"}) for path in paths]:
         yield from reader.documents(rows, DEFAULT_DOMAIN)
+
+
+def _require_columns(rows: list[Row], columns: Columns) -> None:
+    """Raise InputError for a column that none of the rows has."""
+    parsed = []
+    for _, row in rows:
+        with suppress(BadRow):
+            parsed.append(_parsed("", row))
+    names = sorted({name for row in parsed for name in row})
+    for what, column in vars(columns).items():
+        if parsed and column is not None and column not in names:
+            raise InputError(
+                f"{rows[0][0]}: no column {column!r} (--{what}_column) in it, only {', '.join(names)[:COLUMNS_CHARS]}; "
+                "name the right one"
+            )
 
 
 def few_domains(documents: Iterable[SourceDocument], columns: Columns) -> Iterator[SourceDocument]:
@@ -145,18 +167,12 @@ def _document(
     place: str, row: dict | bytes, columns: Columns, domain: str, chat: ChatTemplate | None
 ) -> SourceDocument:
     """The document in a row (or a line of JSON); BadRow if there is none."""
-    if isinstance(row, bytes):
-        try:
-            row = json.loads(row.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise BadRow(f"{place}: not a JSON object ({error})") from None
-        if not isinstance(row, dict):
-            raise BadRow(f"{place}: a JSON {type(row).__name__}, not an object; give one document per line")
+    row = _parsed(place, row)
     for column in (columns.text, columns.id, columns.domain):
         if column is None:
             continue
         if column not in row:
-            raise BadRow(f"{place}: no column {column!r}, only {', '.join(sorted(row))} (name the right one)")
+            raise BadRow(f"{place}: no column {column!r}, only {', '.join(sorted(row))[:COLUMNS_CHARS]}")
     text, answers = chat.render(place, row[columns.text]) if chat else (row[columns.text], None)
     if not isinstance(text, str):
         raise BadRow(f"{place}: column {columns.text!r} holds {type(text).__name__}, not text")
@@ -174,6 +190,19 @@ def _document(
         _label(row.get("url"), ""),
         answers,
     )
+
+
+def _parsed(place: str, row: dict | bytes) -> dict:
+    """The columns of a row; BadRow if it is a line that is no JSON object."""
+    if isinstance(row, dict):
+        return row
+    try:
+        row = json.loads(row.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise BadRow(f"{place}: not a JSON object ({error})") from None
+    if not isinstance(row, dict):
+        raise BadRow(f"{place}: a JSON {type(row).__name__}, not an object; give one document per line")
+    return row
 
 
 def _label(value: object, default: str) -> str:

@@ -3,9 +3,11 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from common.files import expand
+from common.files import as_path, expand
 from common.text.corpus import RowReader, SourceDocument, read_files, read_hub
+from common.text.rows import files_in, text_bytes
 from common.text.sample import sample_documents
 
 HUB_NAME = "HuggingFaceFW/fineweb"
@@ -41,10 +43,12 @@ def open_corpus(version: str, inputs: list[str] | None, reader: RowReader, first
         InputError: a pattern of `inputs` matches no file, or a package of the sample is missing.
     """
     if inputs:
-        found = {str(path): path for path in expand(inputs)}
+        folders = {name: as_path(name).is_dir() for name in inputs}
+        listed = [files_in(as_path(name)) if is_folder else expand([name]) for name, is_folder in folders.items()]
+        found = {str(path): path for path in chain.from_iterable(listed)}
         paths = [found[name] for name in {**dict.fromkeys(name for name in first if name in found), **found}]
         files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-        expected_tokens = sum(size for _, size, _ in files) // BYTES_PER_TOKEN
+        expected_tokens = sum(text_bytes(path, reader.columns.text) for path in paths) // BYTES_PER_TOKEN
         identity = {"source": files, "sample": None}
         return Corpus(" ".join(inputs), read_files(paths, reader), expected_tokens, identity)
     if version == "sample":

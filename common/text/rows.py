@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import InputError
-from common.files import for_pyarrow
+from common.files import for_pyarrow, is_url
 
 try:
     from compression import zstd  # Python 3.14
@@ -55,13 +55,50 @@ def rows_of(path: Path, text_column: str, needed: set[str], wanted: set[str]) ->
     Raises:
         InputError: the format is not known, or (while the rows are read) the file is damaged.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = next(iter(suffix for suffix in reversed(suffixes) if suffix not in COMPRESSED), "")
-    if kind not in {".parquet", *JSON_LINES, *TEXT}:
-        kind = _kind_by_content(path)
+    kind = _kind(path) or _kind_by_content(path)
     if kind == ".parquet":
         return _parquet_rows(path, needed, wanted)
     return _jsonl_rows(path) if kind in JSON_LINES else _text_rows(path, text_column)
+
+
+def _kind(path: Path) -> str:
+    """`.parquet`, or a suffix of `JSON_LINES` or `TEXT`; empty if the name does not say."""
+    name = next((suffix for suffix in map(str.lower, reversed(path.suffixes)) if suffix not in COMPRESSED), "")
+    return name if name in {".parquet", *JSON_LINES, *TEXT} else ""
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The parquet and JSON files in a folder and the folders in it, or, if there are none, its text files; by name.
+
+    Names that begin with a dot or an underscore are left out, as those of other programs' notes.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part[0] in "._" for part in path.relative_to(folder).parts)
+    ]
+    data = [path for path in paths if _kind(path) in {".parquet", *JSON_LINES}]
+    found = data or [path for path in paths if _kind(path)]
+    if not found:
+        raise InputError(f"{folder}: no parquet, JSON or text file in this folder; name the files")
+    return found
+
+
+def text_bytes(path: Path, text_column: str) -> int:
+    """Roughly how many bytes of text a file holds: of parquet from its metadata, of others their size."""
+    if _kind(path) == ".parquet" and not is_url(path):
+        with suppress(OSError, pa.ArrowException):
+            metadata = pq.read_metadata(path)
+            columns = [
+                metadata.row_group(n).column(m)
+                for n in range(metadata.num_row_groups)
+                for m in range(metadata.num_columns)
+            ]
+            return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == text_column)
+    return path.stat().st_size
 
 
 def _kind_by_content(path: Path) -> str:

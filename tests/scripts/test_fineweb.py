@@ -97,7 +97,10 @@ def test_bad_rows_are_skipped_and_counted_on_request(tmp_path, spm_folder, monke
     assert "5 documents" in out
     assert "skipped 7 rows that cannot be used, the first: text.jsonl:1" in out
     line = error_of(fineweb, command.replace("kind", "topic").replace("new", "other") + " --on_bad_row skip", capsys)
-    assert "text.jsonl: no documents in it; 12 rows skipped, the first: text.jsonl:1" in line
+    assert "text.jsonl:1: no column 'topic' (--domain_column) in it, only body, kind, text" in line
+    Path("text.jsonl").write_bytes(b"\n".join(bad))
+    line = error_of(fineweb, command.replace("new", "other") + " --on_bad_row skip", capsys)
+    assert "text.jsonl: no documents in it; 7 rows skipped, the first: text.jsonl:1" in line
 
 
 def test_strings_in_parquet_that_are_not_utf_8_are_bad_rows(tmp_path, spm_folder, monkeypatch, capsys):

@@ -15,6 +15,7 @@ from backports import zstd
 from common.errors import InputError
 from common.files import expand
 from common.text.corpus import Columns, RowReader, SourceDocument, few_domains, read_files, read_hub
+from common.text.rows import files_in, text_bytes
 
 ROWS = [
     {"text": "First, with\ttab\nand line.", "id": "a", "source": "web", "url": "https://x.test/1"},
@@ -190,8 +191,49 @@ def test_a_domain_for_each_document_is_refused_early():
 def test_an_unknown_column_is_named_with_those_there_are(tmp_path, name, columns):
     path = write(tmp_path / name, [{"text": "a", "source": "web"}])
     wanted = next(c for c in (columns.domain, columns.id, columns.text) if c not in (None, "text"))
-    with pytest.raises(InputError, match=f"no column '{wanted}', only source, text"):
-        list(read_files([Path(path)], RowReader(columns)))
+    says = rf"no column '{wanted}' \(--\w+_column\) in it, only source, text; name the right one"
+    with pytest.raises(InputError, match=says):
+        list(read_files([Path(path)], RowReader(columns, skip=True)))
+
+
+def test_a_column_that_only_some_rows_lack_makes_those_bad_rows(tmp_path):
+    path = Path(write(tmp_path / "x.jsonl", [{"body": "a"}] * 98 + [{"text": "b"}, {"body": "c"}]))
+    reader = RowReader(Columns(), skip=True)
+    assert [document.text for document in read_files([path], reader)] == ["b"]
+    assert reader.num_skipped == 99
+    with pytest.raises(InputError, match=r"x\.jsonl:1: no column 'text', only body; fix or drop it"):
+        list(read_files([path], RowReader(Columns())))
+
+
+def test_a_folder_gives_its_data_or_else_its_texts(tmp_path):
+    for name in (
+        "b/y.parquet",
+        "a/x.jsonl.gz",
+        "README.md",
+        "_SUCCESS",
+        ".hidden/z.jsonl",
+        "_temporary/z.jsonl",
+        "c.csv",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, ROWS)
+    assert files_in(tmp_path) == [tmp_path / "a/x.jsonl.gz", tmp_path / "b/y.parquet"]
+    (tmp_path / "texts/deep").mkdir(parents=True)
+    for name in ("deep/b.TXT", "a.md", "picture.png"):
+        (tmp_path / "texts" / name).touch()
+    assert files_in(tmp_path / "texts") == [tmp_path / "texts/a.md", tmp_path / "texts/deep/b.TXT"]
+    with pytest.raises(InputError, match="no parquet, JSON or text file"):
+        files_in(tmp_path / "texts" / "none")
+
+
+def test_the_text_of_a_parquet_file_is_known_without_reading_it(tmp_path):
+    rows = [{"text": "x" * 1000 + str(n), "other": "y" * 5000} for n in range(500)]
+    path = Path(write(tmp_path / "x.parquet", rows))
+    assert path.stat().st_size < 100_000
+    assert text_bytes(path, "text") == pytest.approx(500 * 1003, rel=0.02)
+    assert text_bytes(path, "none") == 0
+    plain = Path(write(tmp_path / "x.jsonl", rows))
+    assert text_bytes(plain, "text") == plain.stat().st_size
 
 
 def test_a_pattern_that_matches_nothing_is_an_error(tmp_path):
