@@ -20,6 +20,7 @@ from common.table.tables import BATCH_ROWS, count_rows, read_score_batches
 
 MEMORY = "1GB"
 DRAWN, SAMPLE = 24, 2000  # domains in a picture, and documents of each domain
+COPY_OF = {"exact": EXACT, "near": NEAR}
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,19 @@ class Limits:
 
     Attributes:
         max_repetition: documents that repeat more than this share of their tokens.
-        dedup: copies of another document, `exact` or `near`; or `none`.
+        dedup: copies of another document with a finite score, `exact` or `near`; or `none`.
     """
 
     max_repetition: float = 1.0
     dedup: str = "none"
 
-    def over(self, path: Path, table: pa.Table) -> pa.Array:
+    def left_out_by(self, path: Path, table: pa.Table) -> pa.Array:
         """For each row, the first limit that leaves it out, or null; InputError if the table lacks its column."""
         found = pa.nulls(len(table), pa.string())
         if self.dedup != "none":
-            column = {"exact": EXACT, "near": NEAR}[self.dedup]
-            found = pc.if_else(pc.not_equal(_known(path, table, column, "--dedup none"), ""), "duplicates", found)
+            other = _known(path, table, COPY_OF[self.dedup], "--dedup none")
+            is_copy = pc.and_(pc.not_equal(other, ""), pc.not_equal(other, table["doc_id"]))
+            found = pc.if_else(is_copy, "duplicates", found)
         if self.max_repetition < 1:
             repetition = _known(path, table, "repetition", "--max_repetition 1")
             found = pc.if_else(pc.greater(repetition, self.max_repetition), "repetitive", found)
@@ -174,7 +176,7 @@ class Ranking:
         """Read the table into the database's `scores`, without the rows that have no finite score."""
         for batch in self._watch(read_score_batches(self.path), "reading", count_rows(self.path)):
             rows = pa.array(np.arange(self.num_rows, self.num_rows + len(batch)))
-            left_out = self.limits.over(self.path, batch)
+            left_out = self.limits.left_out_by(self.path, batch)
             hashes = pa.array(pd.util.hash_array(batch["doc_id"].to_numpy(), categorize=False))
             numbered = batch.append_column("row", rows).append_column("left_out", left_out)
             numbered = numbered.append_column("id_hash", hashes)
@@ -190,6 +192,18 @@ class Ranking:
         not_finite = "scores WHERE NOT coalesce(isfinite(AI_Score), false)"
         [self.num_not_finite] = database.sql(f"SELECT count(*) FROM {not_finite}").fetchone()
         database.sql(f"DELETE FROM {not_finite}")
+        if self.limits.dedup != "none":
+            self._replace_absent(database, COPY_OF[self.limits.dedup])
+
+    def _replace_absent(self, database: duckdb.DuckDBPyConnection, copy_of: str) -> None:
+        """Of copies whose document is not there, or has no finite score, keep the one that repeats least."""
+        database.sql(f"""
+            UPDATE scores SET left_out = NULL WHERE row IN (
+                SELECT row FROM scores AS copies ANTI JOIN scores AS others ON copies.{copy_of} = others.doc_id
+                WHERE left_out = 'duplicates'
+                QUALIFY row_number() OVER (PARTITION BY {copy_of} ORDER BY repetition, row) = 1
+            )
+        """)
 
     def _select(self, database: duckdb.DuckDBPyConnection) -> None:
         """Count the documents of each domain, and put the rows to select into the database's `chosen`."""
