@@ -72,9 +72,11 @@ def read_selection_record(selection: Path) -> SelectionRecord:
     try:
         domains = {name: Domain(**domain) for name, domain in record["domains"].items()}
         for d in domains.values():
-            counts = (d.documents, d.tokens, d.selected_documents, d.selected_tokens, d.num_finite)
+            counts = (d.documents, d.tokens, d.selected_documents, d.selected_tokens, d.num_finite, record["num_rows"])
             if not all(isinstance(count, int) for count in counts):
                 raise TypeError("a count is not a whole number")
+            if not all(isinstance(score, float | int | None) for score in (d.mean_score, d.threshold)):
+                raise TypeError("a score is not a number")
         return SelectionRecord(**{**record, "domains": domains})
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the record of a selection ({error}); {MAKE_SELECTION}") from None
