@@ -17,6 +17,7 @@ from common.model.heads import Head
 from common.table.schema import NO_DOMAIN
 
 COLUMNS, BINS = 3, 40
+MOST = 1e100  # what is drawn; the width of a larger axis is no number
 LIGHT = {"text": "#1f2328", "figure": "#ffffff", "bars": "#8fb3d9", "chosen": "#d1242f"}
 DARK = {"text": "#e6edf3", "figure": "#16191d", "bars": "#46719f", "chosen": "#ff7b72"}
 
@@ -62,6 +63,7 @@ def distributions_picture(domains: dict[str, tuple[np.ndarray, np.ndarray, float
         figure = Figure()
         for axes, name in _panels(figure, list(domains)):
             scores, counts, threshold = domains[name]
+            scores, threshold = np.clip(scores, -MOST, MOST), np.clip(threshold, -MOST, MOST)
             if not counts.sum():
                 continue
             low, high = _inner_range(scores, counts)
@@ -83,6 +85,7 @@ def repetition_picture(domains: dict[str, pd.DataFrame], dark: bool = False) -> 
         figure = Figure()
         for axes, name in _panels(figure, list(domains)):
             sample = domains[name].dropna(subset="repetition")
+            sample = sample.assign(**sample[["repetition", "AI_Score"]].clip(-MOST, MOST))
             kept = sample[sample["kept"]]
             left_out = sample[~sample["kept"]]
             axes.scatter(left_out["repetition"], left_out["AI_Score"], s=8, color=colours["chosen"], label="left out")

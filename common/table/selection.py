@@ -41,12 +41,12 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
     Call it as the sole writer of `out`.
 
     Raises:
-        InputError: as in `Ranking.selected`.
+        InputError: as in `Ranking.selected` and `with_slices`.
     """
     # An old record goes first and the new one comes last, so that a record never describes other tables.
     with atomic(out.with_suffix(".json")) as tmp, table_writer(out, SLICES_SCHEMA) as append:
         for table in ranking.selected():
-            append(with_slices(table))
+            append(with_slices(table, f"{ranking.path}: doc_id"))
         record = SelectionRecord(
             str(ranking.path),
             ranking.percent,

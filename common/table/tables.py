@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from common.errors import InputError
 from common.files import as_path, atomic, for_pyarrow
-from common.shards.doc_id import DOC_ID_PATTERN, parse_doc_id
+from common.shards.doc_id import DOC_ID_PATTERN
 from common.table.schema import EXACT, NEAR, SCHEMA, TABLE_SCHEMA
 
 BATCH_ROWS, BLOCK_BYTES = 2**18, 2**24  # read at once, from parquet and from TSV
@@ -66,6 +66,7 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
                 if names.count(name) > 1:
                     raise InputError(f"{path}: the column {name!r} is there twice; {MAKE_SCORES}")
             for batch in batches:
+                _check_types(path, batch.schema)
                 table = pa.Table.from_batches([batch])
                 table.validate(full=True)
                 for field in TABLE_SCHEMA:
@@ -121,6 +122,15 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
             yield names, iter(file)
 
 
+def _check_types(path: Path, schema: pa.Schema) -> None:
+    """Raise InputError for a column that pyarrow casts to another meaning; a domain may be anything that is text."""
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if name != "domain" and (pa.types.is_boolean(kind) or pa.types.is_temporal(kind)):
+            raise InputError(
+                f"{path}: the column {name!r} is {kind}, not {TABLE_SCHEMA.field(name).type}; {MAKE_SCORES}"
+            )
+
+
 def _check_rows(path: Path, table: pa.Table, first_row: int) -> None:
     """Raise InputError for a row without a doc_id or a length, or with text that would break a table."""
     alike = (pc.fill_null(table[name], "") for name in (EXACT, NEAR))
@@ -142,12 +152,17 @@ def read_scores(path: Path) -> pd.DataFrame:
     return pa.concat_tables(read_score_batches(path)).to_pandas()
 
 
-def with_slices(table: pa.Table) -> pa.Table:
-    """Add the columns that say where each document is: `shard` (the `.bin` file), `start` and `end` (in tokens)."""
+def with_slices(table: pa.Table, where: str = "doc_id") -> pa.Table:
+    """Add the columns that say where each document is: `shard` (the `.bin` file), `start` and `end` (in tokens).
+
+    Raises:
+        InputError: a doc_id has another form; `where` names the table.
+    """
     places = pc.extract_regex(table["doc_id"], DOC_ID_PATTERN)
     starts, ends = (pc.struct_field(places, name).cast(pa.int64()) for name in ("start", "end"))
     wrong = pc.fill_null(pc.greater_equal(starts, ends), True)
     if pc.any(wrong).as_py():
-        parse_doc_id(table["doc_id"][wrong.index(True).as_py()].as_py())  # raises an error that names the fault
+        doc_id = table["doc_id"][wrong.index(True).as_py()].as_py()
+        raise InputError(f"{where}: {doc_id!r} is no path/of/shard:start-end with start below end; {MAKE_SCORES}")
     shards = pc.binary_join_element_wise(pc.struct_field(places, "shard"), ".bin", "")
     return table.append_column("shard", shards).append_column("start", starts).append_column("end", ends)
