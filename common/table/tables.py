@@ -156,13 +156,13 @@ def with_slices(table: pa.Table, where: str = "doc_id") -> pa.Table:
     """Add the columns that say where each document is: `shard` (the `.bin` file), `start` and `end` (in tokens).
 
     Raises:
-        InputError: a doc_id has another form; `where` names the table.
+        InputError: a doc_id has another form; `where` stands before it in the message.
     """
     places = pc.extract_regex(table["doc_id"], DOC_ID_PATTERN)
     starts, ends = (pc.struct_field(places, name).cast(pa.int64()) for name in ("start", "end"))
     wrong = pc.fill_null(pc.greater_equal(starts, ends), True)
     if pc.any(wrong).as_py():
         doc_id = table["doc_id"][wrong.index(True).as_py()].as_py()
-        raise InputError(f"{where}: {doc_id!r} is no path/of/shard:start-end with start below end; {MAKE_SCORES}")
+        raise InputError(f"{where} {doc_id!r} is no path/of/shard:start-end with start below end; {MAKE_SCORES}")
     shards = pc.binary_join_element_wise(pc.struct_field(places, "shard"), ".bin", "")
     return table.append_column("shard", shards).append_column("start", starts).append_column("end", ends)
