@@ -12,6 +12,7 @@ Writes  data/top20.tsv and data/top20.parquet: the selected rows, best first wit
 
 Scores are compared only within a domain, never across. The score rewards repetition; so before a domain is ranked,
 documents that repeat much of themselves, and copies of other documents, are left out: --max_repetition, --dedup.
+The percentage of each domain is rounded up. Prints and pictures show the 24 largest domains.
 """
 
 import argparse
