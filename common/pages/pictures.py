@@ -63,9 +63,9 @@ def distributions_picture(domains: dict[str, tuple[np.ndarray, np.ndarray, float
         figure = Figure()
         for axes, name in _panels(figure, list(domains)):
             scores, counts, threshold = domains[name]
-            scores, threshold = np.clip(scores, -MOST, MOST), np.clip(threshold, -MOST, MOST)
             if not counts.sum():
                 continue
+            scores, threshold = np.clip(scores, -MOST, MOST), np.clip(threshold, -MOST, MOST)
             low, high = _inner_range(scores, counts)
             axes.hist(scores.clip(low, high), np.linspace(low, high, BINS + 1), weights=counts, color=colours["bars"])
             axes.axvline(threshold, color=colours["chosen"], linewidth=1.4)
