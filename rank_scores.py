@@ -12,10 +12,12 @@ Writes  data/top20.tsv and data/top20.parquet: the selected rows, best first wit
 
 Scores are compared only within a domain, never across. The score rewards repetition; so before a domain is ranked,
 documents that repeat much of themselves, and copies of other documents, are left out: --max_repetition, --dedup.
+The percentage of each domain is rounded up. Prints and pictures show the 24 largest domains.
 """
 
 import argparse
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 from common import cli
@@ -57,19 +59,31 @@ def watch(batches: Iterable, what: str, num_rows: int | None) -> Iterator:
 
 
 def show_domains(domains: dict) -> None:
-    """Print a line for each `common.table.ranking.Domain`."""
+    """Print a line for each of the largest `common.table.ranking.Domain`s, and one for all others."""
+    from common.table.ranking import lines
+
     limits = list(dict.fromkeys(limit for domain in domains.values() for limit in domain.left_out))
-    lines = [("domain", *limits, "ranked", "tokens", "mean", "threshold", "selected", "share of tokens")]
-    for name, domain in domains.items():
+    rows = [("domain", *limits, "ranked", "tokens", "mean", "threshold", "selected", "share of tokens")]
+    for name, domain in lines(domains):
         left_out = (f"{domain.left_out.get(limit, 0):,}" for limit in limits)
-        scores = (f"{domain.mean_score:.4f}", f"{domain.threshold:.4f}") if domain.documents else ("", "nan")
+        scores = ("" if score is None else f"{score:.4f}" for score in (domain.mean_score, domain.threshold))
         share = f"{domain.share_of_tokens:.1%}" if domain.tokens else ""
         counts = (f"{domain.documents:,}", f"{domain.tokens:,}", *scores, f"{domain.selected_documents:,}", share)
-        lines.append((name, *left_out, *counts))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for name, *cells in lines:
+        rows.append((name, *left_out, *counts))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
         aligned = [name.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(cells, widths[1:], strict=True))]
         print("  ".join(aligned))
+
+
+def show_rounding(whole, percent: float, by: str, num_domains: int) -> None:
+    """Print a warning if rounding up selects over a tenth too much of `whole`, all domains together."""
+    total, selected = getattr(whole, by), getattr(whole, f"selected_{by}")
+    if selected > Fraction(str(percent)) / 100 * total * Fraction(11, 10):
+        print(
+            f"warning: {percent:g} % of the {by} of each domain, rounded up, are {selected:,} of {total:,} {by} "
+            f"({selected / total:.1%}), in {num_domains:,} domains; fewer, larger domains come closer to {percent:g} %"
+        )
 
 
 def draw(ranking, out: Path) -> list[Path]:
@@ -90,7 +104,7 @@ def draw(ranking, out: Path) -> list[Path]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    from common.table.ranking import Limits, Ranking
+    from common.table.ranking import Limits, Ranking, together
     from common.table.selection import write_selection
 
     lowest = args.bottom_pct is not None
@@ -109,10 +123,11 @@ def main(argv: list[str] | None = None) -> None:
     show_domains(selection.domains)
     if selection.num_not_finite:
         print(f"{selection.num_not_finite:,} rows have no finite AI_Score and were not ranked")
-    num_left_out = sum(sum(domain.left_out.values()) for domain in selection.domains.values())
+    whole = together(selection.domains.values())
+    num_left_out = sum(whole.left_out.values())
     print(f"left out before ranking: {num_left_out:,} (--max_repetition {args.max_repetition:g} --dedup {args.dedup})")
-    num_selected = sum(domain.selected_documents for domain in selection.domains.values())
-    print(f"wrote {num_selected:,} documents to {out} and {out.with_suffix('.parquet')}")
+    show_rounding(whole, percent, args.by, len(selection.domains))
+    print(f"wrote {whole.selected_documents:,} documents to {out} and {out.with_suffix('.parquet')}")
     print(f"wrote the counts of each domain to {out.with_suffix('.json')}")
     print(f"see {' and '.join(map(str, pictures))}")
     print(f"next: python validate_docs.py --base_model MODEL --scores {args.scores} --top 1 --bottom 1")

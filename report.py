@@ -8,7 +8,8 @@ Reads   data/ai_scores.parquet, and data/ai_scores.json next to it if it is ther
         documents shown
 Writes  data/report.html, a single file that makes no request to any network. No model runs.
 
-The page has up to --max_docs documents: all, or of each domain the best, the lowest and random others.
+The page shows the 24 largest domains, and up to --max_docs documents: all, or of each domain the best, the lowest and
+random others.
 """
 
 import argparse

@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--doc_id", nargs="+", help="path/of/shard:start-end")
-    what.add_argument("--scores", type=as_path, help="a score table from which to take the ends of each domain")
+    what.add_argument("--scores", type=as_path, help="a score table, for the ends of its 24 largest domains")
     flags.add_data_dir_flag(parser)
     parser.add_argument("--top", type=cli.non_negative_int, default=1, help="with --scores: how many of the best")
     parser.add_argument("--bottom", type=cli.non_negative_int, default=1, help="with --scores: how many of the lowest")

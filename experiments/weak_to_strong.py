@@ -48,6 +48,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from common.files import atomic, read_json, write_json
 from common.shards.index import INDEX_SUFFIX, read_index
 from common.shards.reader import ShardReader
+from common.table.tables import read_scores
 
 WORK = Path("data/weak_to_strong")
 SCORER = "data/SmolLM2-135M-Instruct"
@@ -107,7 +108,7 @@ def select() -> dict[str, dict]:
     pool, corpus = places("pool/*.bin"), places("shards/*.bin")
     doc_ids = pool["shard"].str.removesuffix(".bin") + ":" + pool["start"].astype(str) + "-" + pool["end"].astype(str)
     score(doc_ids)
-    scores = pd.read_csv(WORK / "scores.tsv", sep="\t", usecols=["doc_id", "domain", "num_tokens"])
+    scores = read_scores(WORK / "scores.tsv")[["doc_id", "domain", "num_tokens"]]
     chosen = {}
     for arm, end in (("selected", "top"), ("bottom", "bottom")):
         as_published = "--max_repetition 1 --dedup none"

@@ -7,7 +7,8 @@ from common.files import read_json
 from common.model.heads import Head
 from common.model.masking import Masking
 from common.model.reference import RECORD_NAME
-from common.pages.overview import DOMAINS_DRAWN, Overview
+from common.pages.overview import Overview
+from common.table.ranking import SHOWN
 
 
 def facts(known: dict, record_path: Path, masking: Masking | None, chosen: list[Head]) -> list[tuple[str, str]]:
@@ -87,6 +88,10 @@ def notes(
             f"{num_shown:,} of {len(overview.rows):,} documents are listed: of each domain the best, the lowest, and "
             "random others, a third each. All figures above the list count every document.",
         ),
-        (len(overview.domains) > DOMAINS_DRAWN, f"The {DOMAINS_DRAWN} largest domains are drawn."),
+        (
+            len(overview.domains) > SHOWN,
+            f"The {SHOWN} largest domains are drawn, and have a line of their own; the selection's record, .json, has "
+            "all.",
+        ),
     ]
     return [text for applies, text in cases if applies]

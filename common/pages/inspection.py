@@ -19,7 +19,8 @@ from common.shards.doc_id import parse_doc_id, require_inside
 from common.shards.documents import Document
 from common.shards.format import check_vocabulary
 from common.shards.reader import ShardReader
-from common.table.ranking import ends
+from common.table.ranking import domain_sizes, ends, largest, smaller
+from common.table.schema import NO_DOMAIN
 from common.text.tokenization import TextTokenizer
 
 SNIPPET_CHARS = 90
@@ -83,11 +84,19 @@ class Viewer:
         return View(doc_id, document.within(part.start, part.stop), part, document.doc_id)
 
     def ends(self, scores: Path, top: int, bottom: int) -> Iterator[tuple[str, int, list[tuple[Entry, float]]]]:
-        """(domain, its number of documents, the best and the lowest of them with their scores) of a score table."""
-        for domain, count, best, lowest in ends(scores, top, bottom):
+        """(domain, its number of documents, the best and the lowest of them with their scores) of a score table.
+
+        Prints how many domains are too small to be among them.
+        """
+        sizes = domain_sizes(scores)
+        shown = largest(sizes)
+        for domain, best, lowest in ends(scores, shown, top, bottom):
+            name = domain or NO_DOMAIN
             rows = [("best", row) for row in best.to_pylist()] + [("lowest", row) for row in lowest.to_pylist()]
-            found = [(Entry(self.view(row["doc_id"]), domain, mark), row["AI_Score"]) for mark, row in rows]
-            yield domain, count, found
+            found = [(Entry(self.view(row["doc_id"]), name, mark), row["AI_Score"]) for mark, row in rows]
+            yield name, sizes[domain], found
+        if rest := len(sizes) - len(shown):
+            print(f"\n{smaller(rest)}; the record of rank_scores.py, .json, has all")
 
 
 def print_views(views: list[View], pair: Pair, seq_len: int, num_tokens: int) -> None:

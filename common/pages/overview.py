@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 
 from common.errors import InputError
 from common.pages.origins import Origins
+from common.table.ranking import largest
 from common.table.schema import GUARD_COLUMNS
 from common.table.tables import read_score_batches
 
 END = 0.2  # the share of a domain that counts as its best, and as its lowest
 SOURCES_SHOWN = 12
-DOMAINS_DRAWN = 16
 
 
 @dataclass
@@ -49,6 +49,12 @@ class Overview:
         order = np.lexsort((-self.scores, self.domain_of))
         edges = np.searchsorted(self.domain_of[order], np.arange(len(self.domains) + 1))
         return list(zip(self.domains, np.split(order, edges[1:-1]), strict=True))
+
+    @property
+    def largest_domains(self) -> list[tuple[str, np.ndarray]]:
+        """As `of_domains`, those that the page shows."""
+        shown = set(largest({name: len(rows) for name, rows in self.of_domains}))
+        return [(name, rows) for name, rows in self.of_domains if name in shown]
 
 
 def read_overview(path: Path, origins: Origins) -> Overview:
@@ -137,14 +143,14 @@ def read_rows(path: Path, rows: np.ndarray) -> pa.Table:
 
 
 def count_sources(overview: Overview) -> list[dict]:
-    """The largest sources of each domain: their shares in all its documents, in the best and in the lowest.
+    """The largest sources of the largest domains: their shares in all documents, in the best and in the lowest.
 
     Returns:
         A record for each domain: name, number of documents and of sources, and `rows` of (source, documents, share in
         all, in the best, in the lowest); without rows if no two documents share a source.
     """
     found = []
-    for name, rows in overview.of_domains:
+    for name, rows in overview.largest_domains:
         source_of, end = overview.source_of[rows], math.ceil(END * len(rows))
         present, local = np.unique(source_of, return_inverse=True)
         counts = [np.bincount(part, minlength=len(present)) for part in (local, local[:end], local[len(rows) - end :])]

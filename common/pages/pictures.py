@@ -14,8 +14,10 @@ from matplotlib.patches import Rectangle
 
 from common.files import atomic
 from common.model.heads import Head
+from common.table.schema import NO_DOMAIN
 
 COLUMNS, BINS = 3, 40
+MOST = 1e100  # what is drawn; the width of a larger axis is no number
 LIGHT = {"text": "#1f2328", "figure": "#ffffff", "bars": "#8fb3d9", "chosen": "#d1242f"}
 DARK = {"text": "#e6edf3", "figure": "#16191d", "bars": "#46719f", "chosen": "#ff7b72"}
 
@@ -63,10 +65,11 @@ def distributions_picture(domains: dict[str, tuple[np.ndarray, np.ndarray, float
             scores, counts, threshold = domains[name]
             if not counts.sum():
                 continue
+            scores, threshold = np.clip(scores, -MOST, MOST), np.clip(threshold, -MOST, MOST)
             low, high = _inner_range(scores, counts)
             axes.hist(scores.clip(low, high), np.linspace(low, high, BINS + 1), weights=counts, color=colours["bars"])
             axes.axvline(threshold, color=colours["chosen"], linewidth=1.4)
-            axes.set_title(f"{name}: {counts.sum():,} documents, threshold {threshold:.3f}")
+            axes.set_title(f"{name or NO_DOMAIN}: {counts.sum():,} documents, threshold {threshold:.3f}")
         figure.supxlabel("AI_Score (the outermost bars include all scores beyond them)", fontsize="small")
         figure.supylabel("documents", fontsize="small")
     return figure
@@ -82,12 +85,13 @@ def repetition_picture(domains: dict[str, pd.DataFrame], dark: bool = False) -> 
         figure = Figure()
         for axes, name in _panels(figure, list(domains)):
             sample = domains[name].dropna(subset="repetition")
+            sample = sample.assign(**sample[["repetition", "AI_Score"]].clip(-MOST, MOST))
             kept = sample[sample["kept"]]
             left_out = sample[~sample["kept"]]
             axes.scatter(left_out["repetition"], left_out["AI_Score"], s=8, color=colours["chosen"], label="left out")
             axes.scatter(kept["repetition"], kept["AI_Score"], s=8, color=colours["bars"], label="ranked")
             before, after = (_correlation(rows) for rows in (sample, kept))
-            axes.set_title(f"{name}: ρ {before:.2f}, of the ranked {after:.2f}")
+            axes.set_title(f"{name or NO_DOMAIN}: ρ {before:.2f}, of the ranked {after:.2f}")
         figure.supxlabel("repetition (share of tokens in 10-grams that occurred before)", fontsize="small")
         figure.supylabel("AI_Score", fontsize="small")
         handles, labels = figure.axes[0].get_legend_handles_labels()

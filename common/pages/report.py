@@ -14,7 +14,6 @@ from common.model.reference import read_record
 from common.pages.facts import facts, notes
 from common.pages.origins import Origins, texts
 from common.pages.overview import (
-    DOMAINS_DRAWN,
     Overview,
     choose,
     columns_of,
@@ -27,6 +26,7 @@ from common.pages.overview import (
 from common.pages.page import picture, write_page
 from common.pages.pictures import distributions_picture, heads_picture
 from common.shards.reader import ShardReader
+from common.table.ranking import lines, together
 from common.table.schema import GUARD_COLUMNS
 from common.table.selection import SelectionRecord, read_selection_record
 
@@ -94,7 +94,7 @@ def _documents(
     table = read_rows(options.scores, overview.rows[shown])
     doc_ids = table["doc_id"].to_pylist()
     selected = selected_among(options.selection, set(doc_ids))
-    num_selected = sum(domain.selected_documents for domain in selection.domains.values())
+    num_selected = together(selection.domains.values()).selected_documents
     if len(doc_ids) == len(overview.rows) and len(selected) < num_selected:
         raise InputError(
             f"{options.selection}: selected from another table than {options.scores}; select from that with "
@@ -110,12 +110,12 @@ def _totals(overview: Overview, selection: SelectionRecord) -> dict[str, int]:
         "documents": len(overview.rows),
         "tokens": int(overview.num_tokens.sum()),
         "domains": len(overview.domains),
-        "selected": sum(domain.selected_documents for domain in selection.domains.values()),
+        "selected": together(selection.domains.values()).selected_documents,
     }
 
 
 def _thresholds(selection: SelectionRecord) -> Iterator[dict]:
-    for name, domain in selection.domains.items():
+    for name, domain in lines(selection.domains):
         scores = {key: seven_digits(getattr(domain, key)) for key in ("mean_score", "threshold", "share_of_tokens")}
         yield asdict(domain) | scores | {"domain": name, "left_out": sum(domain.left_out.values())}
 
@@ -124,9 +124,8 @@ def _drawings(
     overview: Overview, selection: SelectionRecord, head_scores: np.ndarray, heads: list[Head]
 ) -> dict[str, str]:
     """The two drawings of the page, as HTML."""
-    largest = sorted(overview.of_domains, key=lambda item: -len(item[1]))[:DOMAINS_DRAWN]
     domains = {}
-    for name, rows in sorted(largest, key=lambda item: item[0]):
+    for name, rows in overview.largest_domains:
         threshold = selection.domains[name].threshold
         spread = np.unique(overview.scores[rows], return_counts=True)
         domains[name] = (*spread, math.nan if threshold is None else threshold)

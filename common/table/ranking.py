@@ -1,7 +1,8 @@
 """The best documents of each domain, from tables of any length: DuckDB sorts, on disk if memory is too small."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,11 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from common.table.schema import EXACT, NEAR, TABLE_SCHEMA
-from common.table.tables import BATCH_ROWS, count_rows, read_score_batches
+from common.table.schema import EXACT, NEAR, NO_DOMAIN, TABLE_SCHEMA
+from common.table.tables import BATCH_ROWS, count_rows, few, read_score_batches
 
 MEMORY = "1GB"
-DRAWN, SAMPLE = 24, 2000  # domains in a picture, and documents of each domain
+SHOWN, SAMPLE = 24, 2000  # domains in a table or picture, and documents of each domain in a picture
+FEW = 20  # documents, which may well be each a domain of its own
+COPY_OF = {"exact": EXACT, "near": NEAR}
 
 
 @dataclass(frozen=True)
@@ -28,18 +31,19 @@ class Limits:
 
     Attributes:
         max_repetition: documents that repeat more than this share of their tokens.
-        dedup: copies of another document, `exact` or `near`; or `none`.
+        dedup: copies of another document with a finite score, `exact` or `near`; or `none`.
     """
 
     max_repetition: float = 1.0
     dedup: str = "none"
 
-    def over(self, path: Path, table: pa.Table) -> pa.Array:
+    def left_out_by(self, path: Path, table: pa.Table) -> pa.Array:
         """For each row, the first limit that leaves it out, or null; InputError if the table lacks its column."""
         found = pa.nulls(len(table), pa.string())
         if self.dedup != "none":
-            column = {"exact": EXACT, "near": NEAR}[self.dedup]
-            found = pc.if_else(pc.not_equal(_known(path, table, column, "--dedup none"), ""), "duplicates", found)
+            other = _known(path, table, COPY_OF[self.dedup], "--dedup none")
+            is_copy = pc.and_(pc.not_equal(other, ""), pc.not_equal(other, table["doc_id"]))
+            found = pc.if_else(is_copy, "duplicates", found)
         if self.max_repetition < 1:
             repetition = _known(path, table, "repetition", "--max_repetition 1")
             found = pc.if_else(pc.greater(repetition, self.max_repetition), "repetitive", found)
@@ -84,6 +88,34 @@ class Domain:
         return self.selected_tokens / self.tokens if self.tokens else None
 
 
+def together(domains: Iterable[Domain]) -> Domain:
+    """The sums of several domains, without a mean or a threshold."""
+    counts = [name for name, kind in Domain.__annotations__.items() if kind is int]
+    domains = list(domains)
+    left_out = sum((Counter(domain.left_out) for domain in domains), Counter())
+    sums = {name: sum(getattr(domain, name) for domain in domains) for name in counts}
+    return Domain(dict(left_out), mean_score=None, threshold=None, **sums)
+
+
+def largest(sizes: dict[str, int]) -> list[str]:
+    """The `SHOWN` domains with the most documents, in order of their names."""
+    return sorted(sorted(sizes, key=sizes.__getitem__, reverse=True)[:SHOWN])
+
+
+def smaller(count: int) -> str:
+    """The name of the domains that have no line of their own."""
+    return f"… and {count:,} smaller domain{'s' * (count > 1)}"
+
+
+def lines(domains: dict[str, Domain]) -> list[tuple[str, Domain]]:
+    """What a table has a line for: the largest domains by name, and all others together."""
+    names = largest({name: domain.num_finite for name, domain in domains.items()})
+    found = [(name or NO_DOMAIN, domains[name]) for name in names]
+    if rest := domains.keys() - names:
+        found.append((smaller(len(rest)), together(domains[name] for name in rest)))
+    return found
+
+
 class Drawn(NamedTuple):
     """The data of a domain's pictures.
 
@@ -111,7 +143,7 @@ class Ranking:
 
     Attributes:
         domains: by name, in order; complete when `selected` is exhausted.
-        drawn: the same for the `DRAWN` largest domains.
+        drawn: the same for the `SHOWN` largest domains.
         num_rows: of the table.
         num_not_finite: rows without a finite score.
     """
@@ -137,7 +169,7 @@ class Ranking:
 
         Raises:
             InputError: as in `read_score_batches`; no row has a finite score, or all are left out; a doc_id is there
-                twice; or the table lacks a column for the limits.
+                twice; the table lacks a column for the limits; or nearly every document is a domain of its own.
         """
         settings = {"memory_limit": MEMORY, "temp_directory": str(self._scratch / "spilled")}
         with self._errors(), duckdb.connect(str(self._scratch / "ranking.duckdb"), config=settings) as database:
@@ -174,7 +206,7 @@ class Ranking:
         """Read the table into the database's `scores`, without the rows that have no finite score."""
         for batch in self._watch(read_score_batches(self.path), "reading", count_rows(self.path)):
             rows = pa.array(np.arange(self.num_rows, self.num_rows + len(batch)))
-            left_out = self.limits.over(self.path, batch)
+            left_out = self.limits.left_out_by(self.path, batch)
             hashes = pa.array(pd.util.hash_array(batch["doc_id"].to_numpy(), categorize=False))
             numbered = batch.append_column("row", rows).append_column("left_out", left_out)
             numbered = numbered.append_column("id_hash", hashes)
@@ -190,6 +222,18 @@ class Ranking:
         not_finite = "scores WHERE NOT coalesce(isfinite(AI_Score), false)"
         [self.num_not_finite] = database.sql(f"SELECT count(*) FROM {not_finite}").fetchone()
         database.sql(f"DELETE FROM {not_finite}")
+        if self.limits.dedup != "none":
+            self._replace_absent(database, COPY_OF[self.limits.dedup])
+
+    def _replace_absent(self, database: duckdb.DuckDBPyConnection, copy_of: str) -> None:
+        """Of copies whose document is not there, or has no finite score, keep the one that repeats least."""
+        database.sql(f"""
+            UPDATE scores SET left_out = NULL WHERE row IN (
+                SELECT row FROM scores AS copies ANTI JOIN scores AS others ON copies.{copy_of} = others.doc_id
+                WHERE left_out = 'duplicates'
+                QUALIFY row_number() OVER (PARTITION BY {copy_of} ORDER BY repetition, row) = 1
+            )
+        """)
 
     def _select(self, database: duckdb.DuckDBPyConnection) -> None:
         """Count the documents of each domain, and put the rows to select into the database's `chosen`."""
@@ -210,6 +254,7 @@ class Ranking:
             raise InputError(f"{self.path}: no row has a finite AI_Score; check L_base and L_ref in it")
         if not any(domain.documents for domain in self.domains.values()):
             raise InputError(f"{self.path}: all rows are left out; raise --max_repetition, or use --dedup none")
+        self._refuse_tiny_domains()
         database.register("limits", pa.table({"domain": list(limits), "most": list(limits.values())}))
         database.sql(f"""
             CREATE OR REPLACE TABLE chosen AS SELECT row, domain, num_tokens, AI_Score FROM (
@@ -225,12 +270,21 @@ class Ranking:
             domain = self.domains[name]
             domain.selected_documents, domain.selected_tokens, domain.threshold = documents, int(tokens), threshold
 
+    def _refuse_tiny_domains(self) -> None:
+        names = [name for name, domain in self.domains.items() if domain.documents]
+        documents = together(self.domains.values()).documents
+        if documents >= FEW and 2 * len(names) > documents:
+            raise InputError(
+                f"{self.path}: {documents:,} documents in {len(names):,} domains ({few(names)}), so the best of "
+                "each would be nearly all; put larger domains into its column `domain`, or tokenize again with another "
+                "--domain_column"
+            )
+
     def _draw(self, database: duckdb.DuckDBPyConnection) -> None:
         """Read the data for pictures of the largest domains."""
         sizes = {name: domain.num_finite for name, domain in self.domains.items()}
-        largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:DRAWN]
         digits = "CAST(2 - floor(log10(greatest(abs(AI_Score), 1e-300))) AS INT)"
-        for name in sorted(largest):
+        for name in largest(sizes):
             histogram = database.execute(
                 f"SELECT round(AI_Score, {digits}) AS score, count(*) AS documents FROM scores "
                 "WHERE domain = ? AND left_out IS NULL GROUP BY score ORDER BY score",
@@ -244,15 +298,25 @@ class Ranking:
             self.drawn[name] = Drawn(histogram["score"], histogram["documents"], sample)
 
 
-def ends(path: Path, top: int, bottom: int) -> Iterator[tuple[str, int, pa.Table, pa.Table]]:
-    """The best and the lowest documents of each domain, in one pass; none is in both.
+def domain_sizes(path: Path) -> dict[str, int]:
+    """The number of documents with a finite score in each domain, by name; InputError as in `read_score_batches`."""
+    sizes: Counter[str] = Counter()
+    for batch in read_score_batches(path):
+        counts = pc.value_counts(batch["domain"].filter(pc.is_finite(batch["AI_Score"])))
+        sizes.update({count["values"]: count["counts"] for count in counts.to_pylist()})
+    return dict(sorted(sizes.items()))
+
+
+def ends(path: Path, domains: Sequence[str], top: int, bottom: int) -> Iterator[tuple[str, pa.Table, pa.Table]]:
+    """The best and the lowest documents of some domains, in one pass; none is in both.
 
     Yields:
-        (domain, its number of documents, the best, the lowest in descending order), domains by name.
+        (domain, the best, the lowest in descending order), domains by name.
     """
     kept: dict[str, tuple[int, pa.Table, pa.Table]] = {}
     for batch in read_score_batches(path):
-        table = batch.filter(pc.is_finite(batch["AI_Score"]))
+        wanted = pc.is_in(batch["domain"], pa.array(domains, pa.string()))
+        table = batch.filter(pc.and_(pc.is_finite(batch["AI_Score"]), wanted))
         for name in pc.unique(table["domain"]).to_pylist():
             rows = table.filter(pc.equal(table["domain"], name))
             count, *before = kept.get(name, (0, rows.slice(0, 0), rows.slice(0, 0)))
@@ -263,4 +327,4 @@ def ends(path: Path, top: int, bottom: int) -> Iterator[tuple[str, int, pa.Table
             kept[name] = count + len(rows), best.slice(0, top), lowest.slice(max(0, len(lowest) - bottom))
     for name, (count, best, lowest) in sorted(kept.items()):
         spare = count - len(best)
-        yield name, count, best, lowest.slice(max(0, len(lowest) - spare))
+        yield name, best, lowest.slice(max(0, len(lowest) - spare))

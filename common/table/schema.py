@@ -21,6 +21,7 @@ SCORES = [("L_base", pa.float64()), ("L_ref", pa.float64()), ("AI_Score", pa.flo
 SCHEMA = pa.schema([("doc_id", pa.string()), ("domain", pa.string()), ("num_tokens", pa.int64()), *SCORES])
 MEASURES = [("repetition", pa.float64()), ("longest_run", pa.int64()), ("compression", pa.float64())]
 EXACT, NEAR = "duplicate_of", "near_duplicate_of"
+NO_DOMAIN = "(no domain)"  # how pages and prints show the empty domain
 GUARD_COLUMNS = [*(name for name, _ in MEASURES), EXACT, NEAR]
 
 TABLE_SCHEMA = pa.schema([*SCHEMA, *MEASURES, (EXACT, pa.string()), (NEAR, pa.string())])

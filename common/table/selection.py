@@ -41,12 +41,12 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
     Call it as the sole writer of `out`.
 
     Raises:
-        InputError: as in `Ranking.selected`.
+        InputError: as in `Ranking.selected` and `with_slices`.
     """
     # An old record goes first and the new one comes last, so that a record never describes other tables.
     with atomic(out.with_suffix(".json")) as tmp, table_writer(out, SLICES_SCHEMA) as append:
         for table in ranking.selected():
-            append(with_slices(table))
+            append(with_slices(table, f"{ranking.path}: doc_id"))
         record = SelectionRecord(
             str(ranking.path),
             ranking.percent,
@@ -72,9 +72,11 @@ def read_selection_record(selection: Path) -> SelectionRecord:
     try:
         domains = {name: Domain(**domain) for name, domain in record["domains"].items()}
         for d in domains.values():
-            counts = (d.documents, d.tokens, d.selected_documents, d.selected_tokens, d.num_finite)
+            counts = (d.documents, d.tokens, d.selected_documents, d.selected_tokens, d.num_finite, record["num_rows"])
             if not all(isinstance(count, int) for count in counts):
                 raise TypeError("a count is not a whole number")
+            if not all(isinstance(score, float | int | None) for score in (d.mean_score, d.threshold)):
+                raise TypeError("a score is not a number")
         return SelectionRecord(**{**record, "domains": domains})
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the record of a selection ({error}); {MAKE_SELECTION}") from None

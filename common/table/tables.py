@@ -1,6 +1,6 @@
 """Reading score tables, TSV or parquet, a batch of rows at a time, and writing tables in both formats."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 
 from common.errors import InputError
 from common.files import as_path, atomic, for_pyarrow
-from common.shards.doc_id import DOC_ID_PATTERN, parse_doc_id
+from common.shards.doc_id import DOC_ID_PATTERN
 from common.table.schema import EXACT, NEAR, SCHEMA, TABLE_SCHEMA
 
 BATCH_ROWS, BLOCK_BYTES = 2**18, 2**24  # read at once, from parquet and from TSV
+MOST_TOKENS = 2**32  # in a document; so that sums over a table are exact
+MOST_NAMES, NAME_CHARS = 6, 40  # in a message
 MAKE_SCORES = "make it with attention_influence_scoring.py"
 
 
@@ -58,10 +60,13 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
     num_rows = 0
     try:
         with _opened(path) as (names, batches):
-            missing = [name for name in SCHEMA.names if name not in names]
-            if missing:
-                raise InputError(f"{path}: no column {missing[0]!r}, only {', '.join(names)}; {MAKE_SCORES}")
+            for name in TABLE_SCHEMA.names:
+                if name not in names and name in SCHEMA.names:
+                    raise InputError(f"{path}: no column {name!r}, only {few(names)}; {MAKE_SCORES}")
+                if names.count(name) > 1:
+                    raise InputError(f"{path}: the column {name!r} is there twice; {MAKE_SCORES}")
             for batch in batches:
+                _check_types(path, batch.schema)
                 table = pa.Table.from_batches([batch])
                 table.validate(full=True)
                 for field in TABLE_SCHEMA:
@@ -70,6 +75,9 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
                 table = table.select(TABLE_SCHEMA.names).cast(TABLE_SCHEMA)
                 place = table.column_names.index("domain")
                 table = table.set_column(place, "domain", pc.fill_null(table["domain"], ""))
+                for name in (EXACT, NEAR):  # a null is written as nan to TSV, where all text is read as text
+                    known = pc.if_else(pc.equal(table[name], "nan"), pa.scalar(None, pa.string()), table[name])
+                    table = table.set_column(table.column_names.index(name), name, known)
                 _check_rows(path, table, num_rows)
                 num_rows += len(table)
                 yield table
@@ -77,6 +85,12 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
         raise InputError(f"{path}: not a score table ({error}); {MAKE_SCORES}") from None
     if not num_rows:
         raise InputError(f"{path}: no rows in it; {MAKE_SCORES}")
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, each up to a length, and how many more there are: short enough for a message."""
+    shown = ", ".join(repr(name[:NAME_CHARS]) for name in names[:MOST_NAMES])
+    return f"{shown} and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else shown
 
 
 def count_rows(path: Path) -> int | None:
@@ -95,25 +109,41 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
             wanted = [name for name in TABLE_SCHEMA.names if name in names]
             yield names, file.iter_batches(BATCH_ROWS, columns=wanted)
     else:
-        types = pa.csv.ConvertOptions(column_types=TABLE_SCHEMA, null_values=["", "nan"], strings_can_be_null=False)
         # With more than one thread, an error does not name the row.
         reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-        with pa.csv.open_csv(for_pyarrow(path), reading, pa.csv.ParseOptions(delimiter="\t"), types) as file:
-            yield file.schema.names, iter(file)
+        parsing = pa.csv.ParseOptions(delimiter="\t")
+        with pa.csv.open_csv(for_pyarrow(path), reading, parsing) as file:
+            names = file.schema.names
+        wanted = [name for name in TABLE_SCHEMA.names if name in names]
+        types = pa.csv.ConvertOptions(
+            column_types=TABLE_SCHEMA, include_columns=wanted, null_values=["", "nan"], strings_can_be_null=False
+        )
+        with pa.csv.open_csv(for_pyarrow(path), reading, parsing, types) as file:
+            yield names, iter(file)
+
+
+def _check_types(path: Path, schema: pa.Schema) -> None:
+    """Raise InputError for a column that pyarrow casts to another meaning; a domain may be anything that is text."""
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if name != "domain" and (pa.types.is_boolean(kind) or pa.types.is_temporal(kind)):
+            raise InputError(
+                f"{path}: the column {name!r} is {kind}, not {TABLE_SCHEMA.field(name).type}; {MAKE_SCORES}"
+            )
 
 
 def _check_rows(path: Path, table: pa.Table, first_row: int) -> None:
     """Raise InputError for a row without a doc_id or a length, or with text that would break a table."""
     alike = (pc.fill_null(table[name], "") for name in (EXACT, NEAR))
     text = pc.binary_join_element_wise(table["doc_id"], table["domain"], *alike, "")
+    in_range = pc.and_(pc.greater(table["num_tokens"], 0), pc.less_equal(table["num_tokens"], MOST_TOKENS))
     wrong = pc.or_kleene(
-        pc.fill_null(pc.less(table["num_tokens"], 1), True),
+        pc.fill_null(pc.invert(in_range), True),
         pc.fill_null(pc.match_substring_regex(text, r"\pC"), True),
     )
     if pc.any(wrong).as_py():
         raise InputError(
-            f"{path}: row {first_row + wrong.index(True).as_py() + 1} lacks a doc_id or a number of tokens, or holds a "
-            f"control character; {MAKE_SCORES}"
+            f"{path}: row {first_row + wrong.index(True).as_py() + 1} lacks a doc_id or a number of tokens from 1 to "
+            f"{MOST_TOKENS:,}, or holds a control character; {MAKE_SCORES}"
         )
 
 
@@ -122,12 +152,17 @@ def read_scores(path: Path) -> pd.DataFrame:
     return pa.concat_tables(read_score_batches(path)).to_pandas()
 
 
-def with_slices(table: pa.Table) -> pa.Table:
-    """Add the columns that say where each document is: `shard` (the `.bin` file), `start` and `end` (in tokens)."""
+def with_slices(table: pa.Table, where: str = "doc_id") -> pa.Table:
+    """Add the columns that say where each document is: `shard` (the `.bin` file), `start` and `end` (in tokens).
+
+    Raises:
+        InputError: a doc_id has another form; `where` stands before it in the message.
+    """
     places = pc.extract_regex(table["doc_id"], DOC_ID_PATTERN)
     starts, ends = (pc.struct_field(places, name).cast(pa.int64()) for name in ("start", "end"))
     wrong = pc.fill_null(pc.greater_equal(starts, ends), True)
     if pc.any(wrong).as_py():
-        parse_doc_id(table["doc_id"][wrong.index(True).as_py()].as_py())  # raises an error that names the fault
+        doc_id = table["doc_id"][wrong.index(True).as_py()].as_py()
+        raise InputError(f"{where} {doc_id!r} is no path/of/shard:start-end with start below end; {MAKE_SCORES}")
     shards = pc.binary_join_element_wise(pc.struct_field(places, "shard"), ".bin", "")
     return table.append_column("shard", shards).append_column("start", starts).append_column("end", ends)

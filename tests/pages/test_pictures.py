@@ -30,6 +30,14 @@ def test_one_score_for_all_is_drawn_too_and_a_name_is_no_formula(tmp_path):
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_scores_as_large_as_floats_are_drawn_too(tmp_path):
+    scores = np.array([-1.7e308, 0.5, 1.7e308])
+    save_picture(distributions_picture({"a": (scores, np.array([1, 1, 1]), 1.7e308)}), tmp_path / "x.png")
+    sample = pd.DataFrame({"repetition": scores, "AI_Score": scores, "kept": [True, False, True]})
+    save_picture(repetition_picture({"a": sample}), tmp_path / "y.png")
+    assert (tmp_path / "y.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_repetition_is_shown_with_spearmans_correlation_before_and_after(tmp_path, dark):
     rng = np.random.default_rng(0)

@@ -177,7 +177,7 @@ BAD_INPUT = {
     "an id in the table that is none": (
         RANK,
         lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"nowhere\ta\t5\t1.0\t9.0\t8.0" + GUARDS),
-        ["'nowhere'", "start-end"],
+        ["data/ai_scores.tsv: doc_id 'nowhere'", "start-end"],
     ),
     "bottom_pct 0": ([*RANK, "--bottom_pct", "0"], None, ["--bottom_pct"]),
     "top and bottom": ([*RANK, *"--top_pct 20 --bottom_pct 20".split()], None, ["not allowed"]),

@@ -169,6 +169,10 @@ DAMAGE = {
     "a domain has a field too many": lambda record: json.dumps(
         with_domain(record, {**record["domains"]["plays"], "median": 1})
     ),
+    "a score is text": lambda record: json.dumps(
+        with_domain(record, {**record["domains"]["plays"], "mean_score": "high"})
+    ),
+    "a number of rows is text": lambda record: json.dumps({**record, "num_rows": "many"}),
     "a domain is a number": lambda record: json.dumps(with_domain(record, 7)),
     "a domain is null": lambda record: json.dumps(with_domain(record, None)),
 }
