@@ -124,6 +124,7 @@ def check_out_dir(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from common.hub import require_checkpoint
     from common.model.checkpoints import config_settings, model_digest, require_context, vocabulary
     from common.training import pretraining
     from common.training.mixture import Mixture
@@ -133,6 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     if len(mix) < len(args.mix):
         raise InputError("--mix: selected or baseline twice; give each share once")
     check_out_dir(args)
+    require_checkpoint(args.config or args.model)
     streams = pretraining.open_streams(mix, args.selected, args.data, args.val_data, args.eot_id)
     made_by = next(iter(streams.values())).made_by
     tokenizer = pretraining.matching_tokenizer(args.tokenizer, made_by)

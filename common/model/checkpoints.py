@@ -12,6 +12,7 @@ import transformers
 from safetensors import SafetensorError
 
 from common.errors import InputError
+from common.hub import require_checkpoint
 from common.model.attention import ATTENTION_NAME
 from common.text.tokenization import TextTokenizer, Vocabulary, load_tokenizer
 
@@ -45,6 +46,7 @@ def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    require_checkpoint(name)
     device = resolve_device(runtime.device)
     dtypes = {"auto": torch.bfloat16 if device.type == "cuda" else torch.float32, "checkpoint": "auto"}
     dtype = dtypes.get(runtime.dtype) or getattr(torch, runtime.dtype)

@@ -18,6 +18,7 @@ from transformers.utils import cached_file
 
 from common import cli
 from common.errors import InputError
+from common.hub import require_checkpoint
 
 # Scripts, digits, code, white space and rare characters: tokenizers that agree on all of it count as the same.
 FINGERPRINT_TEXT = (
@@ -131,6 +132,7 @@ class TextTokenizer:
 class _HuggingFaceTokenizer(TextTokenizer):
     def __init__(self, name: str, trust_remote_code: bool):
         transformers.logging.set_verbosity_error()
+        require_checkpoint(name)
         self.name = name
         try:
             self.hf = _load(name, trust_remote_code)
