@@ -33,6 +33,16 @@ class Runtime:
     trust_remote_code: bool = False
 
 
+class _AsPublished(transformers.GenerationConfig):
+    """Generation settings that are saved as they were loaded, also where transformers reads them but refuses to save.
+
+    An example is a temperature without sampling, as in Llama 2. Greedy generation does not use it.
+    """
+
+    def validate(self, *_args, **_settings) -> None:
+        pass
+
+
 def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
     """Load a causal language model in evaluation mode.
 
@@ -62,6 +72,8 @@ def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
             "or copy the checkpoint again"
         ) from None
     _check_weights(name, model, report)
+    if type(model.generation_config) is transformers.GenerationConfig:
+        model.generation_config.__class__ = _AsPublished
     return model.to(device).eval()
 
 
