@@ -94,7 +94,7 @@ def _check_weights(name: str, model: transformers.PreTrainedModel, report: dict)
         raise InputError(f"{name}: the checkpoint lacks {len(missing)} tensors, such as {missing[0]}; copy it again")
     layers = [re.search(r"\.(\d+)\.", key) for key in report["unexpected_keys"]]
     count = getattr(model.config, "num_hidden_layers", None)
-    if count and any(match and int(match[1]) >= count for match in layers):
+    if count is not None and any(match and int(match[1]) >= count for match in layers):
         raise InputError(f"{name}: the checkpoint has more layers than the {count} of its config.json; fix the config")
     for tensor_name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -115,8 +115,8 @@ def resolve_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=target).item()  # which a device without memory, such as `meta`, cannot do
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"--device {device}: {error}") from None
     return target
 
