@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.model.probes import read_probes
     from common.model.retrieval import encode_probes, score_heads
     from common.pages.pictures import heads_picture, save_picture
+    from common.scoring.pair import require_scorable
 
     if args.out.suffix in (".tsv", ".png"):
         raise InputError(f"--out {args.out}: {args.out.suffix} is the name of another output; end it with .txt")
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = load_model_tokenizer(args.model, runtime)
     model = load_model(args.model, runtime)
     require_tokenizer(model, tokenizer)
+    require_scorable(model)
     encoded = encode_probes(probes, tokenizer, model)
     with sole_writer(args.out):
         with cli.progress(sum(len(probe.input_ids) for probe in encoded), "finding heads") as bar:

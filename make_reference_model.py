@@ -104,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.model.probes import read_probes
     from common.model.reference import RECORD_NAME, write_record
     from common.model.retrieval import encode_probes
+    from common.scoring.pair import require_scorable
 
     probes = read_probes(args.probes)[: args.max_probes] if args.probes else []
     with sole_writer(args.out):
@@ -112,6 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer = load_model_tokenizer(args.base_model, runtime)
         model = load_model(args.base_model, replace(runtime, device="cpu", dtype="checkpoint"))
         require_tokenizer(model, tokenizer)
+        require_scorable(model)
         masking = Masking(args.mask, read_heads(args.retrieval_heads, head_shape(model)))
         encode_probes(probes, tokenizer, model)  # so that a wrong probe is reported before the work
         mask_heads(model, masking.heads, masking.kind)

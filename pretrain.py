@@ -16,7 +16,6 @@ learning rate rises over --warmup_pct of the steps, stays, and falls to 0 over t
 """
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -64,7 +63,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--log_every", type=cli.positive_int, default=10, help="steps")
     how.add_argument("--save_every", type=cli.positive_int, help="steps (default: 10 times in all)")
     how.add_argument(
-        "--trainer", nargs="+", type=setting, default=[], metavar="NAME=VALUE", help="other TrainingArguments"
+        "--trainer",
+        nargs="+",
+        type=setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="other TrainingArguments; a value is JSON or text",
     )
     how.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: CUDA if there is one")
     flags.add_trust_flag(how)
@@ -81,13 +85,10 @@ def share(text: str) -> tuple[str, float]:
     return name, cli.positive_float(value)
 
 
-def setting(text: str) -> tuple[str, object]:
-    """Argument type: `name=value`; a value that is not JSON is text."""
+def setting(text: str) -> tuple[str, str]:
+    """Argument type: `name=value`."""
     name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+    return name, value
 
 
 def steps_of(num_tokens: int, seq_len: int, batch_size: int) -> int:
@@ -102,7 +103,7 @@ def steps_of(num_tokens: int, seq_len: int, batch_size: int) -> int:
 
 def training_options(args: argparse.Namespace, num_steps: int):
     """The flags as `common.training.trainer.TrainingOptions`."""
-    from common.training.trainer import TrainingOptions
+    from common.training.trainer import TrainingOptions, other_arguments
 
     return cli.options(
         TrainingOptions,
@@ -111,7 +112,7 @@ def training_options(args: argparse.Namespace, num_steps: int):
         device_batch_size=min(args.device_batch_size, args.batch_size),
         cpu=args.device == "cpu",
         save_every=args.save_every or max(1, num_steps // 10),
-        more=dict(args.trainer),
+        more=other_arguments(dict(args.trainer)),
     )
 
 

@@ -41,6 +41,8 @@ class Harness:
             if not found:
                 raise InputError(f"--tasks {pattern}: neither lm-evaluation-harness nor {TASKS.name}/ has such a task")
             names += found
+        if not names:
+            raise InputError("--tasks: no task is named; * matches anything")
         return list(dict.fromkeys(names))
 
     def ask(self, model: HFLM, task: str) -> dict[str, dict[str, Any]]:
@@ -55,7 +57,7 @@ class Harness:
                 log_samples=False,
                 bootstrap_iters=BOOTSTRAP,
             )
-        except (OSError, ImportError, ValueError, RuntimeError) as error:
+        except Exception as error:  # tasks raise many types
             raise InputError(f"--tasks {task}: {type(error).__name__}: {error}") from None
         metrics = {
             name: {key: value for key, value in result.items() if "," in key}

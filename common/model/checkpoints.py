@@ -34,6 +34,16 @@ class Runtime:
     trust_remote_code: bool = False
 
 
+class _AsPublished(transformers.GenerationConfig):
+    """Generation settings that are saved as they were loaded, also where transformers reads them but refuses to save.
+
+    An example is a temperature without sampling, as in Llama 2. Greedy generation does not use it.
+    """
+
+    def validate(self, *_args, **_settings) -> None:
+        pass
+
+
 def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
     """Load a causal language model in evaluation mode.
 
@@ -64,6 +74,8 @@ def load_model(name: str, runtime: Runtime) -> transformers.PreTrainedModel:
             "or copy the checkpoint again"
         ) from None
     _check_weights(name, model, report)
+    if type(model.generation_config) is transformers.GenerationConfig:
+        model.generation_config.__class__ = _AsPublished
     return model.to(device).eval()
 
 
@@ -84,7 +96,7 @@ def _check_weights(name: str, model: transformers.PreTrainedModel, report: dict)
         raise InputError(f"{name}: the checkpoint lacks {len(missing)} tensors, such as {missing[0]}; copy it again")
     layers = [re.search(r"\.(\d+)\.", key) for key in report["unexpected_keys"]]
     count = getattr(model.config, "num_hidden_layers", None)
-    if count and any(match and int(match[1]) >= count for match in layers):
+    if count is not None and any(match and int(match[1]) >= count for match in layers):
         raise InputError(f"{name}: the checkpoint has more layers than the {count} of its config.json; fix the config")
     for tensor_name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -105,8 +117,8 @@ def resolve_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=target).item()  # which a device without memory, such as `meta`, cannot do
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"--device {device}: {error}") from None
     return target
 

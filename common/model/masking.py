@@ -94,6 +94,16 @@ def check_exact(model: PreTrainedModel, heads: Sequence[Head], kind: str) -> Non
                 )
 
 
+def require_maskable(model: PreTrainedModel) -> None:
+    """Raise InputError for a model of which no head can be masked in the weights, neither uniform nor zero."""
+    for kind in MASKS:
+        try:
+            return check_exact(model, [Head(max(attention_modules(model)), 0)], kind)
+        except InputError as error:
+            refusal = error
+    raise refusal
+
+
 def find_masked_heads(base: PreTrainedModel, reference: PreTrainedModel) -> Masking | str:
     """Compare the config and every tensor of two models: is `reference` the `base` with masked heads and no more?
 

@@ -1,6 +1,7 @@
 """The pair that scores documents: a base model and its reference, loaded, compared and tried."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from common import cli
 from common.errors import InputError, one_line
+from common.model.attention import attention_modules
 from common.model.checkpoints import (
     Runtime,
     load_model,
@@ -20,7 +22,7 @@ from common.model.checkpoints import (
     vocabulary,
 )
 from common.model.heads import Head
-from common.model.masking import Masking, find_masked_heads
+from common.model.masking import Masking, find_masked_heads, require_maskable
 from common.scoring.loss import PairScorer
 from common.text.tokenization import TextTokenizer, Vocabulary
 
@@ -145,7 +147,7 @@ def _checked_scorer(
         print("compiling: up to a minute the first time")
     try:
         scorer = PairScorer(base, **models, tokens_per_batch=options.tokens_per_batch, compiled=compiled)
-        _check_losses(scorer, base, reference)
+        _check_losses(scorer, (base, reference))
     except InputError as error:
         if not compiled or options.compiled:
             raise
@@ -154,9 +156,24 @@ def _checked_scorer(
     return scorer
 
 
+def require_scorable(model: PreTrainedModel) -> None:
+    """Raise InputError for a model whose heads cannot be masked, or whose losses cannot be computed rightly.
+
+    Steps 2 and 3 call it, so that a class that step 5 refuses costs no work before.
+    """
+    require_maskable(model)
+    last = Head(max(attention_modules(model)), 0)
+    _check_losses(PairScorer(model, masked=Masking("zero", [last])), (model,))
+
+
 @torch.no_grad()
-def _check_losses(scorer: PairScorer, base: PreTrainedModel, reference: PreTrainedModel) -> None:
-    """Raise InputError unless two short documents, scored together, have the losses that the plain models compute."""
+def _check_losses(scorer: PairScorer, models: Sequence[PreTrainedModel]) -> None:
+    """Raise InputError unless two short documents, scored together, have the losses that the plain models compute.
+
+    Args:
+        models: the base, and the reference if it is to be checked too.
+    """
+    base = models[0]
     vocab_size = vocabulary(base).size
     documents = [np.arange(start, start + length) * 37 % vocab_size for start, length in ((1, 12), (50, 7))]
     try:
@@ -174,8 +191,10 @@ def _check_losses(scorer: PairScorer, base: PreTrainedModel, reference: PreTrain
         ) from None
     for document, losses in zip(documents, found, strict=True):
         ids = torch.tensor(document, device=base.device)[None]
-        for model, loss in zip((base, reference), losses, strict=True):
-            expected = model(input_ids=ids, labels=ids, use_cache=False).loss.item()
+        for model, loss in zip(models, losses, strict=False):
+            # not the model's own loss, to which a mixture of experts may add that of its router
+            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            expected = torch.nn.functional.cross_entropy(logits, ids[0, 1:]).item()
             tolerance = (FLOAT32_TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE) * expected
             if math.isfinite(expected) and not abs(loss - expected) <= tolerance:
                 raise InputError(

@@ -1,7 +1,7 @@
 """Step 7: the streams of the mixture, the training run, and the checkpoint it writes."""
 
 import json
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,15 @@ from common.files import atomic, claim, expand, read_json, refuse_folder, remove
 from common.shards.index import ShardInfo
 from common.text.tokenization import TextTokenizer, load_tokenizer
 from common.training.mixture import DocumentStream, Mixture
-from common.training.trainer import CHECKPOINT, TrainingOptions, make_trainer, training_arguments, whole_checkpoint
+from common.training.trainer import (
+    CHECKPOINT,
+    LossCurve,
+    TrainingOptions,
+    explained,
+    make_trainer,
+    training_arguments,
+    whole_checkpoint,
+)
 
 SELECTED, BASELINE, VALIDATION = "selected", "baseline", "validation"
 RECORD = "pretraining.json"  # in the model's folder: how it was trained
@@ -85,7 +93,9 @@ def matching_tokenizer(name: str | None, made_by: ShardInfo | None) -> TextToken
 
 def pretrain(run: Pretraining) -> None:
     """Train, from the newest checkpoint if there is one, and save the model with its tokenizer."""
-    args = training_arguments(run.options, run.out_dir)
+    curve, more = LossCurve(run.options.batch_size * run.mixture.seq_len), run.options.more
+    with explained(more, curve):
+        args = training_arguments(run.options, run.out_dir, run.validation)
     first, trained = args.process_index == 0, run.out_dir / "model"
     with sole_writer(run.out_dir) if first else nullcontext():
         with args.main_process_first(local=False):
@@ -98,16 +108,16 @@ def pretrain(run: Pretraining) -> None:
             if first:
                 print(f"{trained}/ is trained already; --overwrite trains it again")
             return
-        tokens_per_step = run.options.batch_size * run.mixture.seq_len
-        trainer = make_trainer(run.model, args, run.mixture, run.validation, tokens_per_step)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with closing(curve), explained(more, curve):
+            trainer = make_trainer(run.model, args, run.mixture, run.validation, curve)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         with atomic(trained, RECORD) if first else nullcontext(trained) as folder:
             trainer.save_model(str(folder))
             if first:
                 _complete(folder, run)
     if first:
-        curve = run.out_dir / "loss.png"
-        print(f"wrote {trained}/ after {run.mixture.num_tokens:,} tokens; its curve: {curve}, loss.jsonl")
+        picture = run.out_dir / "loss.png"
+        print(f"wrote {trained}/ after {run.mixture.num_tokens:,} tokens; its curve: {picture}, loss.jsonl")
         print(f"next: python evaluate.py --models {trained}")
 
 

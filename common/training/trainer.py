@@ -4,12 +4,15 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.dataclasses import type_validator
 from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
 
@@ -21,6 +24,23 @@ from common.training.mixture import Mixture
 
 CHECKPOINT = "checkpoint-*"
 WHOLE = "whole"  # the last file written to a checkpoint's folder; a folder without it is incomplete
+SCHEDULE = "warmup_stable_decay"
+OTHER_FLAGS, ORDER = "other flags determine it (--help)", "the order of the sequences depends only on --seed"
+# Arguments that --trainer cannot set, and why.
+REFUSED = {
+    "gradient_accumulation_steps": OTHER_FLAGS,
+    "num_train_epochs": OTHER_FLAGS,
+    "resume_from_checkpoint": "the same command continues a stopped run; --model starts from a checkpoint",
+    "train_sampling_strategy": ORDER,
+    "length_column_name": ORDER,
+    "data_seed": ORDER,
+    "save_only_model": "a stopped run could not continue",
+    "hub_token": "run.json would hold it; set HF_TOKEN",
+    "enable_jit_checkpoint": "--save_every says when checkpoints are written",
+}
+# Arguments, and values of lr_scheduler_type, that ask for a loss of held-out data.
+EVALUATING = ("eval_strategy", "eval_on_start", "load_best_model_at_end", "metric_for_best_model")
+EVALUATING_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 
 
 @dataclass(frozen=True)
@@ -51,22 +71,75 @@ class TrainingOptions:
     more: dict[str, Any]
 
 
-def training_arguments(options: TrainingOptions, folder: Path) -> transformers.TrainingArguments:
-    """The options in transformers' form; InputError for batches that do not divide, or an unknown argument."""
+def other_arguments(given: dict[str, str]) -> dict[str, Any]:
+    """The values of --trainer as their arguments take them: JSON, a number, or text.
+
+    Raises:
+        InputError: there is no such argument, other flags determine it, or it takes no such value.
+    """
+    fields = {field.name: field for field in dataclasses.fields(transformers.TrainingArguments)}
+    for name in given:
+        if name not in fields:
+            raise InputError(f"--trainer {name}: TrainingArguments of transformers has no such argument")
+        if name in REFUSED:
+            raise InputError(f"--trainer {name}: {REFUSED[name]}")
+    return {name: _value(fields[name], text) for name, text in given.items()}
+
+
+def _value(field: dataclasses.Field, text: str) -> Any:
+    for read in (json.loads, float, str):
+        try:
+            value = read(text)
+            if value is not field.metadata.get("const"):  # what the flag means without a value
+                type_validator(field.name, value, field.type)
+            return value
+        except (TypeError, ValueError):
+            continue
+    wanted = getattr(field.type, "__name__", field.type)
+    raise InputError(f"--trainer {field.name}: {text!r} is no value for it; it takes {wanted}, as JSON")
+
+
+@contextmanager
+def explained(more: dict[str, Any], curve: "LossCurve") -> Iterator[None]:
+    """Make an error of the block that ends before the first step is done an InputError that names --trainer.
+
+    Without arguments from --trainer, or after the first step, the error stays as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"out of GPU memory; lower --device_batch_size or --seq_len ({error})") from None
+    except Exception as error:  # the packages behind the arguments raise many types
+        if not more or curve.begun:
+            raise
+        names = [name for name in more if name in str(error)] or more
+        raise InputError(f"--trainer {', '.join(names)}: {type(error).__name__}: {error}") from None
+
+
+def training_arguments(
+    options: TrainingOptions, folder: Path, validation: Mixture | None
+) -> transformers.TrainingArguments:
+    """The options in transformers' form.
+
+    Raises:
+        InputError: batches do not divide, or arguments of --trainer contradict other flags.
+    """
     transformers.logging.disable_progress_bar()  # the bar for written checkpoints
     if options.warmup_pct + options.decay_pct > 100:
         raise InputError("--warmup_pct and --decay_pct are more than 100 together; lower one")
     cpu = options.cpu or not torch.cuda.is_available()
-    ours, defaults = _ours(options, folder, cpu), _defaults(options, cpu)
-    known = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
-    if unknown := options.more.keys() - known:
-        raise InputError(f"--trainer {min(unknown)}: TrainingArguments of transformers has no such argument")
-    if taken := options.more.keys() & {*ours, "gradient_accumulation_steps", "num_train_epochs"}:
-        raise InputError(f"--trainer {min(taken)}: other flags determine it (--help)")
-    try:
-        made = transformers.TrainingArguments(**{**defaults, **options.more, **ours})
-    except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"--trainer: {error}") from None
+    ours, defaults = _ours(options, folder, cpu), _defaults(options, cpu, validation)
+    if taken := options.more.keys() & ours.keys():
+        raise InputError(f"--trainer {min(taken)}: {OTHER_FLAGS}")
+    for name, value in options.more.items():
+        asks = value in EVALUATING_SCHEDULES or (name in EVALUATING and value not in (None, False, "no"))
+        if asks and not validation:
+            raise InputError(f"--trainer {name}: there is no data to evaluate on; give --val_data")
+    if options.more.get("metric_for_best_model") not in (None, "loss", "eval_loss"):
+        raise InputError("--trainer metric_for_best_model: only the loss is computed; leave it out")
+    made = transformers.TrainingArguments(**{**defaults, **options.more, **ours})
     if made.n_gpu > 1:
         raise InputError(
             f"{made.n_gpu} GPUs, but one process: torchrun --nproc_per_node {made.n_gpu} pretrain.py …, or show it one "
@@ -103,12 +176,14 @@ def _ours(options: TrainingOptions, folder: Path, cpu: bool) -> dict[str, Any]:
     }
 
 
-def _defaults(options: TrainingOptions, cpu: bool) -> dict[str, Any]:
+def _defaults(options: TrainingOptions, cpu: bool, validation: Mixture | None) -> dict[str, Any]:
     """The arguments that users can change with --trainer."""
     num_decay_steps = round(options.decay_pct / 100 * options.num_steps)
+    decay = {"num_decay_steps": num_decay_steps, "decay_type": "linear"}
     return {
-        "lr_scheduler_type": "warmup_stable_decay",
-        "lr_scheduler_kwargs": {"num_decay_steps": num_decay_steps, "decay_type": "linear"},
+        "lr_scheduler_type": SCHEDULE,
+        "lr_scheduler_kwargs": decay if options.more.get("lr_scheduler_type", SCHEDULE) == SCHEDULE else None,
+        "eval_strategy": "steps" if validation else "no",
         "adam_beta2": 0.95,
         "max_grad_norm": 1.0,
         "dataloader_pin_memory": not cpu,
@@ -133,14 +208,12 @@ def make_trainer(
     arguments: transformers.TrainingArguments,
     mixture: Mixture,
     validation: Mixture | None,
-    tokens_per_step: int,
+    curve: "LossCurve",
 ) -> MixtureTrainer:
     """A trainer that shows its progress in tokens, records the loss curve, and marks complete checkpoints."""
-    if validation:
-        arguments.eval_strategy = "steps"
     trainer = MixtureTrainer(model, arguments, train_dataset=mixture, eval_dataset=validation)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(LossCurve(tokens_per_step))
+    trainer.add_callback(curve)
     return trainer
 
 
@@ -149,11 +222,21 @@ def _diverged(step: int) -> InputError:
 
 
 class LossCurve(transformers.TrainerCallback):
-    """Shows a progress bar and writes `loss.jsonl` and `loss.png`, in the first process."""
+    """Shows a progress bar and writes `loss.jsonl` and `loss.png`, in the first process.
+
+    Attributes:
+        begun: whether a step is done.
+    """
 
     def __init__(self, tokens_per_step: int):
         self._tokens_per_step = tokens_per_step
         self._bar = None
+        self.begun = False
+
+    def close(self) -> None:
+        """End the bar's line, also after an error."""
+        if self._bar is not None:
+            self._bar.close()
 
     def on_train_begin(self, args, state, control, **_):
         if not state.is_world_process_zero:
@@ -165,6 +248,7 @@ class LossCurve(transformers.TrainerCallback):
         cli.skip(self._bar, state.global_step * self._tokens_per_step)
 
     def on_step_end(self, args, state, control, **_):
+        self.begun = True
         if self._bar is not None:
             self._bar.update(self._tokens_per_step)
 
@@ -191,7 +275,6 @@ class LossCurve(transformers.TrainerCallback):
 
     def on_train_end(self, args, state, control, **_):
         if self._bar is not None:
-            self._bar.close()
             self._draw()
 
     def _line(self, log: dict) -> str:

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ BEGUN = "begun"
 STREAMING = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
 PATIENCE = 60  # seconds until a warning about a worker that does not start
 REASON_CHARS = 200
+# The longest TMPDIR in which Ray can start: the path of a socket has at most 107 bytes, and Ray adds up to 68.
+TMPDIR_BYTES = 39
 
 
 class _Actor:
@@ -83,6 +86,7 @@ class RayTeam:
     ):
         self._make, self._rest_after, self._on_gpu = make, rest_after, on_gpu
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._from_environment = not address
         self.num_workers, self.on_failure = num_workers, on_failure
         self.description, self.failures, self.num_started, self.set_aside = None, 0, 0, []
         self._starting: dict[Any, Any] = {}
@@ -92,10 +96,17 @@ class RayTeam:
 
     def __enter__(self) -> "RayTeam":
         self._check_address()
+        self._folder = self._short_folder()
         stopping = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
         try:
-            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+            ray.init(
+                address=self._address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=self._folder and f"{self._folder.name}/ray",  # open to all; the folder around it is not
+            )
+        except (OSError, ValueError, RuntimeError, RayError) as error:
+            self._stop()
             raise self._not_reached(error) from None
         finally:
             for number, handler in stopping:  # Ray replaces them
@@ -109,12 +120,24 @@ class RayTeam:
             while self.description is None:
                 self._wait(PATIENCE)
         except BaseException:
-            ray.shutdown()
+            self._stop()
             raise
         return self
 
     def __exit__(self, *_error) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         ray.shutdown()
+        if self._folder:
+            self._folder.cleanup()
+
+    def _short_folder(self) -> tempfile.TemporaryDirectory | None:
+        """A private folder for a new cluster if TMPDIR, where Ray puts its own, is too long for sockets."""
+        usual = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", ""))
+        if self._address != "local" or len(os.fsencode(usual)) <= TMPDIR_BYTES:
+            return None
+        return tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
 
     def _check_address(self) -> None:
         """Raise InputError if nothing listens at `host:port`; Ray itself would wait without end."""
@@ -128,9 +151,12 @@ class RayTeam:
         reason = one_line(str(error))[:REASON_CHARS]
         if self._address == "local":
             return InputError(f"--engine ray: Ray does not start on this machine ({reason})")
+        source, without = f"--ray_address {self._address}", "leave the flag out"
+        if self._from_environment:
+            source, without = f"RAY_ADDRESS={self._address}", "unset RAY_ADDRESS"
         return InputError(
-            f"--ray_address {self._address}: no Ray cluster is reached there ({reason}); start one (ray start --head), "
-            "set RAY_AUTH_MODE=token if it wants a token, or leave the flag out for one on this machine"
+            f"{source}: no Ray cluster is reached there ({reason}); start one (ray start --head), set "
+            f"RAY_AUTH_MODE=token if it wants a token, or {without} for one on this machine"
         )
 
     def _share(self, nodes: list[dict]) -> tuple[dict, int]:

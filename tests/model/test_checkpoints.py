@@ -48,6 +48,15 @@ def test_a_masked_checkpoint_is_an_ordinary_one(tmp_path, spm, spm_folder, kind)
     assert model_digest(load_model(str(tmp_path), CPU)) == model_digest(reference) != model_digest(base)
 
 
+def test_generation_settings_are_saved_as_they_were_published(tmp_path, spm, spm_folder):
+    shutil.copytree(spm_folder, tmp_path / "base")
+    published = {"temperature": 0.9, "top_p": 0.6, "max_length": 4096, "eos_token_id": 2}  # and no do_sample: Llama 2
+    (tmp_path / "base/generation_config.json").write_text(json.dumps(published))
+    save_checkpoint(load_model(f"{tmp_path}/base", CPU), spm, tmp_path / "copy")
+    saved = json.loads((tmp_path / "copy/generation_config.json").read_text())
+    assert saved == {**published, "transformers_version": transformers.__version__}
+
+
 class Evil:
     """Unpickled, it makes a file."""
 

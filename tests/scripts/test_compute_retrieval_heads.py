@@ -66,6 +66,8 @@ BAD_INPUT = {
     "top_pct nan": ([*FIND, "--top_pct", "nan"], None, ["--top_pct"]),
     "no such model": ([compute_retrieval_heads, "--model", "./nowhere", "--out", "new.txt"], None, ["./nowhere"]),
     "no such device": ([*FIND, "--device", "warp"], None, ["warp"]),
+    "a device without memory": ([*FIND, "--device", "meta"], None, ["--device meta"]),
+    "a device of another make": ([*FIND, "--device", "hpu"], None, ["--device hpu"]),
     "a tokenizer alone is no model": ([compute_retrieval_heads, "--model", "BPE", "--out", "new.txt"], None, ["BPE"]),
     "heads into a folder": ([*FIND[:-1], "data/mine"], None, ["data/mine", "folder"]),
     "heads over the probes": ([*FIND[:-1], PROBES], None, [PROBES]),
@@ -119,6 +121,11 @@ BAD_INPUT = {
         [compute_retrieval_heads, *"--model small --out new.txt".split()],
         lambda d: misspelt_model(d, "config.json", b'"num_hidden_layers": 4', b'"num_hidden_layers": 3'),
         ["small", "more layers than the 3"],
+    ),
+    "no layers in the config": (
+        [compute_retrieval_heads, *"--model small --out new.txt".split()],
+        lambda d: misspelt_model(d, "config.json", b'"num_hidden_layers": 4', b'"num_hidden_layers": 0'),
+        ["small", "more layers than the 0"],
     ),
 }
 

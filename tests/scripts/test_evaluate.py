@@ -99,9 +99,11 @@ def test_a_model_that_changed_is_asked_again(two_models, evaluated, tmp_path):
     [
         ("--limit 3", "made with limit 6, now 3"),
         ("--tasks local_nothing", "--tasks local_nothing: neither"),
+        ("--tasks ,", "--tasks: no task is named"),
         ("--models nowhere", "nowhere: no causal language model"),
         ("--probes nowhere.jsonl", "nowhere.jsonl"),
         ("--tasks wikitext --out other.tsv", "--tasks wikitext"),
+        ("--tasks humaneval --out other.tsv", "--tasks humaneval: AttributeError"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_status_2_and_changes_no_file(

@@ -1,6 +1,7 @@
 """Training: equal to a plain loop, on one process or two, stopped or not; and what cannot be trained on."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -133,6 +134,22 @@ def test_the_learning_rate_rises_stays_and_falls(inside):
     assert [row["learning_rate"] for row in curve(inside / "out")] == pytest.approx(RATES)
 
 
+@pytest.mark.parametrize(
+    ("more", "falls"),
+    [
+        ("lr_scheduler_type=cosine", [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)]),
+        ("lr_scheduler_type=linear run_name=7 max_grad_norm=1", [1 - step / 10 for step in range(10)]),
+        ('lr_scheduler_type=cosine_with_min_lr lr_scheduler_kwargs={"min_lr":0.01}', [1] * 10),
+        ("lr_scheduler_type=warmup_stable_decay logging_first_step=true", [1] * 8 + [2 / 3, 1 / 3]),
+        ("lr_scheduler_type=reduce_lr_on_plateau load_best_model_at_end=true --val_data held_out/*.bin", None),
+    ],
+)
+def test_other_schedules_and_arguments_are_those_of_the_trainer(inside, more, falls):
+    pretrain.main([*TRAIN.split(), "--out_dir", str(inside / "out"), "--trainer", *more.split()])
+    rates = [row["learning_rate"] for row in curve(inside / "out") if "loss" in row]
+    assert rates == pytest.approx([0, 0.005, *(0.01 * share for share in falls)] if falls else [0.01] * STEPS)
+
+
 def test_small_forward_passes_and_loader_workers_change_nothing(inside, plain):
     flags = [*TRAIN.replace("--num_workers 0", "--num_workers 2").split(), "--device_batch_size", "2"]
     flags += ["--mix", "baseline=3", "selected=7"]
@@ -213,8 +230,11 @@ def test_the_loss_of_held_out_shards_is_that_of_the_model(inside):
 
 def test_training_goes_on_from_a_checkpoint(inside):
     pretrain.main([*TRAIN.split(), "--out_dir", str(inside / "one")])
+    published = {"temperature": 0.9, "top_p": 0.6, "eos_token_id": 0, "transformers_version": transformers.__version__}
+    (inside / "one/model/generation_config.json").write_text(json.dumps(published))
     flags = TRAIN.replace("--config config.json", f"--model {inside}/one/model").split()
     pretrain.main([*flags, "--out_dir", str(inside / "two")])
+    assert json.loads((inside / "two/model/generation_config.json").read_text()) == published
     assert curve(inside / "two")[0]["loss"] < curve(inside / "one")[0]["loss"] - 0.5
 
 
@@ -272,6 +292,23 @@ def test_other_settings_are_another_run(inside, capsys):
         ("--selected stale.parquet", "row 1, tokens 1 to 9 are no document of shards/fineweb_train_000001.bin"),
         ("--out_dir .", "is in this folder; give another folder"),
         ("--learning_rate 1e30", "not finite; lower --learning_rate"),
+        ("--trainer lr_scheduler_type=nothing", "--trainer lr_scheduler_type: ValueError: nothing is not a valid"),
+        ("--trainer lr_scheduler_type=cosine_with_min_lr", "--trainer lr_scheduler_type: ValueError: One of min_lr"),
+        ("--trainer lr_scheduler_type=reduce_lr_on_plateau", "--trainer lr_scheduler_type: there is no data"),
+        ("--trainer adam_beta1=much", "--trainer adam_beta1: 'much' is no value for it; it takes float"),
+        ("--trainer torch_compile=False", "--trainer torch_compile: 'False' is no value for it; it takes bool"),
+        ("--trainer save_total_limit=some", "--trainer save_total_limit: 'some' is no value"),
+        ("--trainer adam_beta1=0.8 adam_beta2=2", "--trainer adam_beta1, adam_beta2: ValueError: Invalid beta"),
+        ("--trainer adam_beta2=0.9 optim=lomo", "--trainer optim: ImportError: You need to install `lomo_optim`"),
+        ("--trainer report_to=wandb", "--trainer report_to: RuntimeError: WandbCallback requires wandb"),
+        ("--trainer eval_strategy=steps", "--trainer eval_strategy: there is no data to evaluate on; give --val_data"),
+        ("--val_data held_out/*.bin --trainer metric_for_best_model=bleu", "only the loss is computed"),
+        ("--trainer fsdp=true", "--trainer fsdp: ValueError: Using fsdp only works in distributed training"),
+        ("--trainer fsdp=true fsdp_config=nowhere.json", "No such file or directory: 'nowhere.json'"),
+        ("--trainer torch_compile_mode=fastest", "--trainer torch_compile_mode: RuntimeError: Unrecognized mode"),
+        ("--trainer push_to_hub=true", "--trainer push_to_hub: OfflineModeIsEnabled"),
+        ("--trainer hub_token=secret", "--trainer hub_token: run.json would hold it; set HF_TOKEN"),
+        ("--trainer save_only_model=true", "--trainer save_only_model: a stopped run could not continue"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_status_2_and_no_model(inside, bytes_folder, changed, says, capsys):
@@ -280,6 +317,7 @@ def test_bad_input_is_one_line_and_status_2_and_no_model(inside, bytes_folder, c
     with pytest.raises(SystemExit) as exit_:
         cli.run(lambda: pretrain.main([*TRAIN.split(), "--out_dir", str(inside / "out"), *changed.split()]))
     assert exit_.value.code == 2
-    [line] = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]  # at the end of a bar's line
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert line.startswith("error: ")
     assert says in line
     assert not (inside / "out/model").exists()
