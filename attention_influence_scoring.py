@@ -66,6 +66,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.model.checkpoints import Runtime, load_model_tokenizer
+    from common.scoring.known import known_flags
     from common.scoring.pair import PairOptions
     from common.scoring.plan import make_plan
     from common.scoring.run import Job, score_corpus
@@ -76,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix != ".tsv":
         raise InputError(f"--out {args.out}: end it with .tsv; the .parquet is written next to it")
     refuse_folder(args.out)
+    vars(args).update(known_flags(vars(args)))
     engine = cli.options(EngineOptions, args)
     pair = cli.options(PairOptions, args, runtime=cli.options(Runtime, args))
     if engine.num_workers and engine.engine == "local":

@@ -22,6 +22,7 @@ from pathlib import Path
 from common import cli, flags
 from common.errors import InputError
 from common.files import as_path
+from common.hub import DEFAULT_MODEL
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -38,13 +39,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--id_column", help="column that holds the source's id (default: id, or file and line)")
     parser.add_argument("--domain_column", help="column that holds the domain (default: all one domain)")
     flags.add_bad_row_flag(parser)
-    parser.add_argument("--tokenizer", default=flags.DEFAULT_MODEL, help="model name or folder, or tiktoken:gpt2")
+    parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="model name or folder, or tiktoken:gpt2")
     parser.add_argument(
         "--separator",
         help="special token that ends each document (default: the end of text in pretraining, such as <|endoftext|>)",
     )
     parser.add_argument("--out_dir", type=as_path, help="where the shards go (default: data/fineweb and the version)")
-    parser.add_argument("--shard_size", type=shard_size, default=10**8, help="most tokens in a shard")
+    parser.add_argument(
+        "--shard_size", type=shard_size, help="most tokens in a shard (default: 100_000_000, of the sample 30_000)"
+    )
     parser.add_argument(
         "--val_tokens",
         type=cli.non_negative_int,
@@ -93,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--chat_date: only the template of chats prints a date; give --chat too, or leave it out")
     engine = cli.options(EngineOptions, args)
     from_hub = not args.input and args.version != "sample"
+    args.shard_size = args.shard_size or (30_000 if args.version == "sample" and not args.input else 10**8)
     use_threads(args.num_workers)
     tokenizer = load_tokenizer(args.tokenizer, args.trust_remote_code)
     if args.separator is not None:
@@ -109,8 +113,10 @@ def main(argv: list[str] | None = None) -> None:
     corpus = open_corpus(args.version, args.input, reader, files_read_before(options.out_dir))
     make_dataset(corpus, reader, tokenizer, options, engine)
     reader.report()
+    model = "--tokenizer" if args.tokenizer.startswith("tiktoken:") else "--base_model"
+    out = f" --out {options.out_dir}/ai_scores.tsv" if args.input else ""
     shards = f"{options.out_dir}/{NAME}_train_*.bin"
-    print(f"next: python attention_influence_scoring.py --base_model MODEL --data '{shards}'")
+    print(f"next: python attention_influence_scoring.py {model} {args.tokenizer} --data '{shards}'{out}")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,14 @@ from pathlib import Path
 
 from common import cli, flags
 from common.files import atomic, expand, refuse_inputs, sole_writer
+from common.hub import DEFAULT_MODEL
 
 MAX_SENTENCES = 100_000
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--tokenizer", default=flags.DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument(
         "--corpus", nargs="+", help="files, globs or a hub data set (owner/name) to take sentences from"
     )

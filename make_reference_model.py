@@ -22,13 +22,14 @@ from statistics import median
 from common import cli, flags
 from common.errors import InputError
 from common.files import atomic, refuse_folder, sole_writer, write_json
+from common.hub import DEFAULT_MODEL
 
 CHECK_NAME = "causal_check.json"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--base_model", default=flags.DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument("--base_model", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument(
         "--retrieval_heads", type=Path, default=Path("data/retrieval_heads.txt"), help="heads from step 2"
     )
@@ -43,13 +44,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--draws", type=cli.positive_int, default=9, help="how often the check draws random heads")
     parser.add_argument("--seed", type=int, default=0, help="for the random heads of the check")
     parser.add_argument("--out", type=Path, default=Path("reference-model"), help="where the checkpoint goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace the masked copy of another model at --out")
     flags.add_runtime_flags(parser)
     return parser.parse_args(argv)
 
 
-def check_out(base_model: str, heads_path: Path, out: Path) -> None:
-    """Raise InputError if `out` would replace the base model, an input, or another program's folder."""
-    from common.model.reference import RECORD_NAME
+def check_out(base_model: str, heads_path: Path, out: Path, overwrite: bool) -> None:
+    """Raise InputError if `out` would replace the base model, an input, another model's copy or another's folder."""
+    from common.model.reference import RECORD_NAME, base_of
 
     if out.exists() and Path(base_model).exists() and out.samefile(base_model):
         raise InputError(f"--out {out}: this is the base model itself; give another folder")
@@ -57,6 +59,8 @@ def check_out(base_model: str, heads_path: Path, out: Path) -> None:
     for path in (Path(base_model), heads_path):
         if out.resolve() in path.resolve().parents:
             raise InputError(f"--out {out}: {path} is in this folder, which is replaced; give another folder")
+    if not overwrite and (before := base_of(out)) not in (None, base_model):
+        raise InputError(f"--out {out}: a masked copy of {before}; give another folder, or --overwrite")
 
 
 def causal_check(args: argparse.Namespace, masking, probes: list) -> dict:
@@ -108,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
 
     probes = read_probes(args.probes)[: args.max_probes] if args.probes else []
     with sole_writer(args.out):
-        check_out(args.base_model, args.retrieval_heads, args.out)
+        check_out(args.base_model, args.retrieval_heads, args.out, args.overwrite)
         runtime = cli.options(Runtime, args)
         tokenizer = load_model_tokenizer(args.base_model, runtime)
         model = load_model(args.base_model, replace(runtime, device="cpu", dtype="checkpoint"))

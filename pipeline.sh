@@ -64,7 +64,6 @@ if [ "$version" = sample ]; then
     probes=(--num_probes 24 --max_tokens 768)
     check=(--max_probes 8)
     seq_len=1024
-    shards=(--shard_size 30_000)
     config=examples/config-sample.json
     training=(--seq_len 256 --batch_size 16 --device_batch_size 4 --max_tokens 100_000 --learning_rate 2e-3)
     evaluation=(--tasks "probes,local_piqa,local_squad" --limit 8)
@@ -72,7 +71,6 @@ else
     probes=()
     check=()
     seq_len=4096
-    shards=()
     config=examples/config.json
     training=()
     evaluation=()
@@ -96,7 +94,7 @@ step "$data/probes.jsonl" "$data/retrieval_heads.txt" compute_retrieval_heads.py
 step "$data/retrieval_heads.txt" "$reference" make_reference_model.py --base_model "$model" \
     --retrieval_heads "$data/retrieval_heads.txt" --probes "$data/probes.jsonl" "${check[@]}" --out "$reference"
 # The next two scripts continue by themselves where they stopped.
-run fineweb.py --version "$version" --tokenizer "$model" "${shards[@]}" --out_dir "$data/fineweb$version"
+run fineweb.py --version "$version" --tokenizer "$model" --out_dir "$data/fineweb$version"
 run attention_influence_scoring.py --base_model "$model" --reference_model "$reference" \
     --data "$data/fineweb$version/fineweb_train_*.bin" --seq_len "$seq_len" --out "$data/ai_scores.tsv" "${overwrite[@]}"
 run rank_scores.py --scores "$data/ai_scores.tsv" --out "$data/top20.tsv"

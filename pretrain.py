@@ -36,6 +36,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     data.add_argument("--data", nargs="+", default=["data/fineweb10B/fineweb_train_*.bin"], help="shards of step 4")
     data.add_argument("--val_data", nargs="+", help="shards whose loss is computed at every checkpoint")
     data.add_argument(
+        "--allow_other_corpus", action="store_true", help="accept a selection that is not from the shards of --data"
+    )
+    data.add_argument(
         "--mix", nargs="+", type=share, default=[("selected", 0.7), ("baseline", 0.3)], help="shares of the tokens"
     )
     data.add_argument(
@@ -136,7 +139,9 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--mix: selected or baseline twice; give each share once")
     check_out_dir(args)
     require_checkpoint(args.config or args.model)
-    streams = pretraining.open_streams(mix, args.selected, args.data, args.val_data, args.eot_id)
+    streams = pretraining.open_streams(
+        mix, args.selected, args.data, args.val_data, args.eot_id, args.allow_other_corpus
+    )
     made_by = next(iter(streams.values())).made_by
     tokenizer = pretraining.matching_tokenizer(args.tokenizer, made_by)
     if args.config:

@@ -23,6 +23,7 @@ from pathlib import Path
 from common import cli
 from common.errors import InputError
 from common.files import as_path, refuse_inputs, scratch, sole_writer
+from common.table.names import beside
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -45,8 +46,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="of documents that are equal, or nearly equal (most 5-grams in common, by MinHash), keep one",
     )
     parser.add_argument(
-        "--out", type=as_path, help="the selection (default: data/top20.tsv, with the percentage in its name)"
+        "--out",
+        type=as_path,
+        help="the selection (default: top20.tsv next to --scores, with the percentage in its name)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the selection from another table at --out")
     return parser.parse_args(argv)
 
 
@@ -105,11 +109,11 @@ def draw(ranking, out: Path) -> list[Path]:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.table.ranking import Limits, Ranking, together
-    from common.table.selection import write_selection
+    from common.table.selection import refuse_selection_of_another_table, write_selection
 
     lowest = args.bottom_pct is not None
     percent = args.bottom_pct if lowest else args.top_pct
-    out = args.out or Path("data") / f"{'bottom' if lowest else 'top'}{percent:g}.tsv"
+    out = args.out or beside(args.scores, f"{'bottom' if lowest else 'top'}{percent:g}.tsv")
     if out.suffix != ".tsv":
         raise InputError(f"--out {out}: end it with .tsv; the .parquet is written next to it")
     refuse_inputs([out, out.with_suffix(".parquet")], [args.scores])
@@ -117,6 +121,8 @@ def main(argv: list[str] | None = None) -> None:
         refuse_inputs([out], [args.scores.with_suffix(".tsv")])  # the same table, written next to it
     limits = cli.options(Limits, args)
     with sole_writer(out), scratch(out) as folder:
+        if not args.overwrite:
+            refuse_selection_of_another_table(out, args.scores)
         ranking = Ranking(args.scores, percent, args.by, lowest, folder, limits, watch)
         selection = write_selection(ranking, out)
         pictures = draw(ranking, out)
@@ -130,8 +136,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"wrote {whole.selected_documents:,} documents to {out} and {out.with_suffix('.parquet')}")
     print(f"wrote the counts of each domain to {out.with_suffix('.json')}")
     print(f"see {' and '.join(map(str, pictures))}")
-    print(f"next: python validate_docs.py --base_model MODEL --scores {args.scores} --top 1 --bottom 1")
-    print(f"then: python report.py --base_model MODEL --scores {args.scores} --selection {out.with_suffix('.parquet')}")
+    print(f"next: python validate_docs.py --scores {args.scores} --top 1 --bottom 1")
+    print(f"then: python report.py --scores {args.scores} --selection {out.with_suffix('.parquet')}")
 
 
 if __name__ == "__main__":

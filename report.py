@@ -17,22 +17,25 @@ from pathlib import Path
 
 from common import cli, flags
 from common.files import as_path, sole_writer
+from common.table.names import beside
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--scores", type=as_path, default=Path("data/ai_scores.parquet"), help="table of step 5")
-    parser.add_argument("--selection", type=as_path, default=Path("data/top20.parquet"), help="table of step 6")
+    parser.add_argument("--selection", type=as_path, help="table of step 6 (default: top20.parquet next to --scores)")
     parser.add_argument(
-        "--retrieval_heads", type=Path, default=Path("data/retrieval_heads.tsv"), help="every head's score, of step 2"
+        "--retrieval_heads",
+        type=Path,
+        help="every head's score, of step 2 (default: retrieval_heads.tsv next to --scores, or in data/)",
     )
-    parser.add_argument("--reference_model", default="reference-model", help="its masked copy from step 3")
+    parser.add_argument("--reference_model", help="the masked copy (default: from the record of the scores)")
     flags.add_data_dir_flag(parser)
-    parser.add_argument("--base_model", default=flags.DEFAULT_MODEL, help="the model whose tokenizer made the shards")
+    parser.add_argument("--base_model", help="name or folder (default: from the record of the scores)")
     parser.add_argument("--tokenizer", help="model name or folder, or tiktoken:gpt2 (default: the base model's)")
     parser.add_argument("--max_docs", type=cli.positive_int, default=5000, help="most documents on the page")
     parser.add_argument("--max_chars", type=cli.positive_int, default=20_000, help="longer texts are cut here")
-    parser.add_argument("--out", type=as_path, default=Path("data/report.html"), help="the page")
+    parser.add_argument("--out", type=as_path, help="the page (default: report.html next to --scores)")
     flags.add_trust_flag(parser)
     flags.add_separator_flags(parser)
     return parser.parse_args(argv)
@@ -42,9 +45,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.pages.page import check_page
     from common.pages.report import ReportOptions, write_report
+    from common.scoring.known import known_flags
     from common.shards.reader import ShardReader
     from common.text.tokenization import load_tokenizer
 
+    vars(args).update(known_flags(vars(args), args.scores))
+    heads = args.scores.with_name("retrieval_heads.tsv")
+    args.retrieval_heads = args.retrieval_heads or (heads if heads.exists() else Path("data") / heads.name)
+    args.selection = args.selection or beside(args.scores, "top20.parquet")
+    args.out = args.out or beside(args.scores, "report.html")
     check_page(args.out)
     tokenizer = load_tokenizer(args.tokenizer or args.base_model, args.trust_remote_code)
     reader = cli.options(ShardReader, args, model_tokenizer=tokenizer)

@@ -45,9 +45,11 @@ def main(argv: list[str] | None = None) -> None:
     from common.model.heads import Head
     from common.pages.inspection import Entry, Viewer, list_ends, print_views, write_token_page
     from common.pages.page import check_page
+    from common.scoring.known import known_flags, scores_of
     from common.scoring.pair import PairOptions, load_pair
     from common.shards.reader import ShardReader
 
+    vars(args).update(known_flags(vars(args), args.scores or scores_of(args.doc_id)))
     if args.head and not args.html:
         raise InputError("--head: only the page of --html shows the attention of a head; give both or neither")
     head = Head.parse(args.head, "--head") if args.head else None

@@ -29,9 +29,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {one_line(message)} (--help lists the flags)\n")
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
+        default = action.default
+        if default is None or default is False or default == [] or default is argparse.SUPPRESS or not action.help:
+            return action.help
+        return f"{action.help} (default: {_shown(default)})".replace("%", "%%")
+
+
+def _shown(default: object) -> str:
+    """A default as it is typed."""
+    if isinstance(default, list):
+        return " ".join(map(_shown, default))
+    if isinstance(default, tuple):
+        return "=".join(map(_shown, default))
+    return f"{default:_}" if isinstance(default, int) and default > 9999 else str(default)
 
 
 def options(kind: type, args: argparse.Namespace, **more: Any) -> Any:

@@ -4,8 +4,6 @@ import argparse
 
 from common import cli
 
-DEFAULT_MODEL = "hfl/chinese-llama-2-1.3b"
-
 
 def add_bad_row_flag(parser: argparse.ArgumentParser) -> None:
     """--on_bad_row, for scripts that read text."""
@@ -41,15 +39,22 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     """The fields of `common.scoring.pair.PairOptions`, --score_separator, and what `add_runtime_flags` adds."""
-    parser.add_argument("--base_model", default=DEFAULT_MODEL, help="model name or folder")
-    parser.add_argument("--reference_model", default="reference-model", help="its masked copy from step 3")
-    parser.add_argument("--seq_len", type=cli.positive_int, default=4096, help="most tokens in a window")
+    parser.add_argument(
+        "--base_model", help="model name or folder (default: from the record of the scores, or of the reference)"
+    )
+    parser.add_argument(
+        "--reference_model", help="its masked copy from step 3 (default: from the scores' record, or reference-model)"
+    )
+    parser.add_argument(
+        "--seq_len",
+        type=cli.positive_int,
+        help="most tokens in a window (default: from the scores' record, or 4096, or the model's context if shorter)",
+    )
     parser.add_argument(
         "--score_separator",
         type=cli.yes_or_no,
-        default="yes",
         metavar="yes|no",
-        help="whether the token between documents counts in a document's loss",
+        help="whether the token between documents counts in the loss (default: from the scores' record, or yes)",
     )
     parser.add_argument(
         "--tokens_per_batch",

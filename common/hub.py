@@ -4,6 +4,7 @@ from pathlib import Path
 
 from common.errors import InputError, one_line
 
+DEFAULT_MODEL = "hfl/chinese-llama-2-1.3b"
 FILES = (
     "config.json",
     "tokenizer.json",
@@ -30,7 +31,7 @@ def require_checkpoint(name: str) -> None:
     except HFValidationError:
         is_path = True
     if is_path:
-        raise InputError(f"{name}: no such folder; check the path")
+        raise InputError(f"{name}: no such file or folder; check the path")
     if any(isinstance(huggingface_hub.try_to_load_from_cache(name, file), str) for file in FILES):
         return
     try:

@@ -35,7 +35,7 @@ def test_a_path_that_does_not_exist_is_no_name_of_the_hub(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     name = name.format(tmp_path)
-    with pytest.raises(InputError, match="no such folder; check the path"):
+    with pytest.raises(InputError, match="no such file or folder; check the path"):
         require_checkpoint(name)
     assert not asked[1]
 

@@ -16,6 +16,12 @@ def write_record(folder: Path, base_model: str, masking: Masking) -> None:
     write_json(folder / RECORD_NAME, {"base_model": base_model, "mask": masking.kind, "heads": masking.heads})
 
 
+def base_of(folder: str | Path) -> str | None:
+    """The base model that a reference model's record names; None if there is no record."""
+    path = as_path(folder) / RECORD_NAME
+    return read_json(path).get("base_model") if path.exists() else None
+
+
 def read_record(folder: str | Path) -> Masking | None:
     """The masking of a reference model, from the record in its folder; None if there is no record.
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import atomic, read_json, remove, write_json
+from common.files import as_path, atomic, read_json, remove, write_json
 from common.table.ranking import Domain, Ranking
 from common.table.schema import SLICES_SCHEMA
 from common.table.tables import table_writer, with_slices
@@ -60,6 +60,21 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
         write_json(tmp, asdict(record))
         remove(out.with_suffix(".json"))
     return record
+
+
+def refuse_selection_of_another_table(out: Path, scores: Path) -> None:
+    """Raise InputError if there is a selection at `out` that was made from another table than `scores`."""
+    path = out.with_suffix(".json")
+    if not path.exists():
+        return
+    before = read_json(path).get("scores")
+    if before is None or _table(before) != _table(str(scores)):
+        raise InputError(f"{out}: a selection from {before}, not from {scores}; give another --out, or --overwrite")
+
+
+def _table(scores: str) -> Path:
+    """A score table, which may be read as TSV or as parquet."""
+    return as_path(scores).resolve().with_suffix("")
 
 
 def read_selection_record(selection: Path) -> SelectionRecord:

@@ -14,7 +14,7 @@ has seen `n` sequences continues with number `n`. The order is already shuffled:
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -44,10 +44,11 @@ class DocumentStream:
         spans: for each document, its place in the shard, int64, shape [num_documents, 2].
         made_by: how the tokens were made, None if that is not known.
         digests: of the shards.
+        names: of the shards, as in `Shard`.
 
     Attributes:
-        num_tokens: in an epoch.
-        made_by: as above.
+        num_documents, num_tokens: in an epoch.
+        made_by, names: as above.
     """
 
     def __init__(
@@ -57,11 +58,12 @@ class DocumentStream:
         spans: np.ndarray,
         made_by: ShardInfo | None = None,
         digests: Sequence[str] = (),
+        names: Sequence[str] = (),
     ):
-        self.made_by = made_by
+        self.made_by, self.names = made_by, names
         self._shards, self._shard_of, self._digests = shards, shard_of, digests
         self._starts, self._lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
-        self.num_tokens = int(self._lengths.sum())
+        self.num_documents, self.num_tokens = len(spans), int(self._lengths.sum())
         self._orders: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
@@ -106,7 +108,8 @@ class DocumentStream:
         if len({shard.info and shard.info.fingerprint for shard in shards}) > 1:
             raise InputError(f"{name}: shards of different tokenizers, or some without an index; train on one kind")
         made_by = shards[0].info if shards else None
-        found = cls([s.tokens for s in shards], shard_of, spans, made_by, [s.digest() for s in shards])
+        digests, names = [shard.digest() for shard in shards], [shard.name for shard in shards]
+        found = cls([shard.tokens for shard in shards], shard_of, spans, made_by, digests, names)
         if not found.num_tokens:
             raise InputError(f"{name}: no tokens in it")
         return found
@@ -182,6 +185,15 @@ class Mixture(torch.utils.data.Dataset):
         fitting = min(streams[name].num_tokens / (share * seq_len) for name, share in self._shares.items())
         self._num_sequences = max(1, int(fitting)) if num_sequences is None else num_sequences
         self._block: tuple[int, np.ndarray, list[int]] = (-1, np.empty(0), [])
+
+    def sources(self) -> Iterator[str]:
+        """A line for each stream: its size, and how often it is read."""
+        for name, share in self._shares.items():
+            stream, drawn = self._streams[name], float(share * self.num_tokens)
+            yield (
+                f"{name}: {stream.num_documents:,} documents, {stream.num_tokens:,} tokens; "
+                f"{float(share):.0%} of the training, {drawn:,.0f} tokens, {drawn / stream.num_tokens:.2g} epochs"
+            )
 
     def __len__(self) -> int:
         return self._num_sequences

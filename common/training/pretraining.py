@@ -9,7 +9,7 @@ import transformers
 
 from common import cli
 from common.errors import InputError
-from common.files import atomic, claim, expand, read_json, refuse_folder, remove, sole_writer, write_json
+from common.files import as_path, atomic, claim, expand, read_json, refuse_folder, remove, sole_writer, write_json
 from common.shards.index import ShardInfo
 from common.text.tokenization import TextTokenizer, load_tokenizer
 from common.training.mixture import DocumentStream, Mixture
@@ -49,12 +49,18 @@ class Pretraining:
 
 
 def open_streams(
-    mix: dict[str, float], selected: Path, data: list[str], val_data: list[str] | None, eot_id: int | None
+    mix: dict[str, float],
+    selected: Path,
+    data: list[str],
+    val_data: list[str] | None,
+    eot_id: int | None,
+    allow_other_corpus: bool,
 ) -> dict[str, DocumentStream]:
     """The streams of the mix, and `validation` if there is one.
 
     Raises:
-        InputError: their tokens are of different tokenizers, or validation data is also trained on.
+        InputError: their tokens are of different tokenizers, validation data is also trained on, or the selection is
+            not from `data` and that is not allowed.
     """
     if val_data and (both := {*expand(val_data)} & {*expand(data)}):
         raise InputError(f"--val_data {min(both)}: also in --data, so it is trained on; give other shards")
@@ -63,11 +69,23 @@ def open_streams(
         streams[SELECTED] = DocumentStream.of_selection(selected, eot_id)
     if BASELINE in mix:
         streams[BASELINE] = DocumentStream.of_shards(data, eot_id)
+    if len(streams) == 2 and not allow_other_corpus:
+        _check_same_corpus(selected, *streams.values())
     if val_data:
         streams[VALIDATION] = DocumentStream.of_shards(val_data, eot_id)
     if len({stream.made_by and stream.made_by.fingerprint for stream in streams.values()}) > 1:
         raise InputError("the shards of --data, --selected and --val_data were tokenized in different ways")
     return streams
+
+
+def _check_same_corpus(path: Path, selected: DocumentStream, baseline: DocumentStream) -> None:
+    """Raise InputError if a selected document is in no shard of the baseline."""
+    known = {as_path(name).resolve() for name in baseline.names}
+    if others := [name for name in selected.names if as_path(name).resolve() not in known]:
+        raise InputError(
+            f"{path}: selected from {others[0]}.bin, which is not in --data, so these are two corpora; give the shards "
+            "that were scored as --data, or mix two corpora with --allow_other_corpus"
+        )
 
 
 def validation_mixture(stream: DocumentStream | None, seq_len: int) -> Mixture | None:

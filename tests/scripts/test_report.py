@@ -151,7 +151,9 @@ def test_the_guards_are_shown_where_a_table_has_them(site, browser, tmp_path):
             table.to_csv(path, sep="\t", index=False)
         else:
             table.to_parquet(path, index=False)
-        with opened(browser, report_page("--scores", str(path), out="data/guarded.html")) as page:
+        with opened(
+            browser, report_page("--scores", str(path), "--selection", "data/top20.parquet", out="data/guarded.html")
+        ) as page:
             titles = page.locator("#list thead button").all_inner_texts()
             assert [title.strip() for title in titles[-3:]] == ["Repeats", "Run", "Copy"]
             page.locator("#search").fill(table["doc_id"][1])
@@ -224,7 +226,10 @@ BAD_INPUT = {
     "a report over a folder": ([*REPORT[:-1], "folder.html"], ["folder.html", "folder"]),
     "a report of another name": ([*REPORT[:-1], "data/top20.parquet"], ["ends with .html"]),
     "no document": ([*REPORT, "--max_docs", "0"], ["--max_docs"]),
-    "a record of something else": ([*REPORT, "--scores", "odd.parquet"], ["odd.json", "record of a scoring run"]),
+    "a record of something else": (
+        [*REPORT, "--scores", "odd.parquet", "--selection", "data/top20.parquet"],
+        ["odd.json", "record of a scoring run"],
+    ),
     "a record that is not JSON": ([*REPORT, "--scores", "torn.parquet"], ["torn.json", "not JSON"]),
 }
 

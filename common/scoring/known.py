@@ -1,0 +1,65 @@
+"""The flags that earlier steps know: from the record of a score table, or of a reference model."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from common.files import as_path, read_json
+from common.hub import DEFAULT_MODEL, require_checkpoint
+from common.model.reference import base_of
+from common.shards.doc_id import parse_doc_id
+
+SEQ_LEN = 4096  # the paper's, where the model's context is not shorter
+REFERENCE = "reference-model"
+SCORES = Path("data/ai_scores.tsv")
+
+
+def known_flags(given: Mapping[str, Any], scores: Path | None = None) -> dict[str, Any]:
+    """The flags of the pair of models, each as given or, if it is None, as known.
+
+    What the record of `scores` says comes first, if there is one; then the base model in the reference's record.
+
+    Args:
+        given: flags by name; of base_model, reference_model, tokenizer, seq_len and score_separator, those that are in
+            it are filled in.
+
+    Raises:
+        InputError: a record is damaged.
+    """
+    path = scores and as_path(scores).with_suffix(".json")
+    record = read_json(path) if path and path.exists() else {}
+    reference = given.get("reference_model") or record.get("reference_model", REFERENCE)
+    base = given["base_model"] or record.get("base_model") or base_of(reference) or DEFAULT_MODEL
+    tokenizer = record.get("tokenizer") if record.get("tokenizer") != record.get("base_model") else None
+    found = {
+        "base_model": base,
+        "reference_model": reference,
+        "tokenizer": tokenizer,
+        "score_separator": record.get("score_separator", True),
+        "seq_len": record.get("seq_len"),
+    }
+    flags = {name: found[name] if given[name] is None else given[name] for name in found.keys() & given.keys()}
+    if flags.get("seq_len", 0) is None:
+        flags["seq_len"] = _context(base)
+    return flags
+
+
+def scores_of(doc_ids: Sequence[str]) -> Path | None:
+    """The usual score table, if it was made from the shards of these documents."""
+    path = SCORES.with_suffix(".json")
+    patterns = read_json(path).get("data", []) if path.exists() else []
+    shards = [str(parse_doc_id(doc_id)[0]) for doc_id in doc_ids]
+    return SCORES if all(any(fnmatch(shard, pattern) for pattern in patterns) for shard in shards) else None
+
+
+def _context(name: str) -> int:
+    """The window of the paper, or the model's whole context if that is shorter."""
+    require_checkpoint(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+    except Exception:  # it is reported when the model is loaded
+        return SEQ_LEN
+    return min(SEQ_LEN, getattr(config, "max_position_embeddings", None) or SEQ_LEN)

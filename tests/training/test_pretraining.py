@@ -1,0 +1,45 @@
+"""The sources of a training run belong together, and say how large they are."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common.errors import InputError
+from common.shards.reader import ShardReader
+from common.training.mixture import Mixture
+from common.training.pretraining import open_streams
+from tests.conftest import write_shards
+
+MIX = {"selected": 0.75, "baseline": 0.25}
+
+
+@pytest.fixture
+def corpora(tmp_path):
+    """Two folders of shards with 20 documents of 5 tokens, and a selection of 4 documents of the first."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        paths = write_shards(tmp_path / name, [[7] * 4] * 20, ["a"] * 20, shard_size=30)
+    paths = sorted((tmp_path / "one").glob("*.bin"))
+    rows = [(str(path), *map(int, ShardReader().open(path).spans[0])) for path in paths[:4]]
+    table = pa.table([list(column) for column in zip(*rows, strict=True)], names=["shard", "start", "end"])
+    pq.write_table(table, tmp_path / "top.parquet")
+    return tmp_path
+
+
+def streams(folder, *data: str, allow: bool = False):
+    return open_streams(MIX, folder / "top.parquet", [f"{folder}/{name}/*.bin" for name in data], None, None, allow)
+
+
+def test_a_selection_from_other_shards_is_refused_unless_allowed(corpora):
+    assert streams(corpora, "one").keys() == streams(corpora, "two", "one").keys() == MIX.keys()
+    with pytest.raises(InputError, match=r"top\.parquet: selected from .*one/.*\.bin, which is not in --data"):
+        streams(corpora, "two")
+    assert streams(corpora, "two", allow=True).keys() == MIX.keys()
+
+
+def test_each_source_says_how_often_it_is_read(corpora):
+    mixture = Mixture(streams(corpora, "one"), MIX, seq_len=8, num_sequences=20)
+    assert list(mixture.sources()) == [
+        "selected: 4 documents, 20 tokens; 75% of the training, 120 tokens, 6 epochs",
+        "baseline: 20 documents, 100 tokens; 25% of the training, 40 tokens, 0.4 epochs",
+    ]
