@@ -25,7 +25,7 @@ MIN_ACCURACY = 0.5
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument("--model", "--base_model", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument("--probes", type=Path, default=Path("data/probes.jsonl"), help="probes from step 1")
     parser.add_argument("--top_pct", type=cli.percentage, default=5, help="percent of all heads to take, rounded up")
     parser.add_argument("--out", type=Path, default=Path("data/retrieval_heads.txt"), help="where the heads go")

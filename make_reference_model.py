@@ -29,7 +29,7 @@ CHECK_NAME = "causal_check.json"
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--base_model", default=DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument("--base_model", "--model", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument(
         "--retrieval_heads", type=Path, default=Path("data/retrieval_heads.txt"), help="heads from step 2"
     )

@@ -4,8 +4,8 @@
 #   bash pipeline.sh                                                  SmolLM2-135M on the sample text, without a hub
 #   bash pipeline.sh --model hfl/chinese-llama-2-1.3b --version 10B   a model and FineWeb from the hub
 #
-# Makes .venv on the first run. A step runs again only if its command or its input file has changed; tokenizing and
-# scoring continue where they stopped. Other models and versions get their own folder in data/.
+# Makes .venv on the first run. A step runs again only if its command or its input file has changed, or a step before it
+# has run; tokenizing and scoring continue where they stopped. Other models and versions get their own folder in data/.
 # --overwrite scores again if the scores belong to other heads or another text.
 # --all trains a model of examples/config.json; on the sample, a very small model for a few steps.
 set -euo pipefail
@@ -93,19 +93,25 @@ step "$data/probes.jsonl" "$data/retrieval_heads.txt" compute_retrieval_heads.py
     --probes "$data/probes.jsonl" --out "$data/retrieval_heads.txt"
 step "$data/retrieval_heads.txt" "$reference" make_reference_model.py --base_model "$model" \
     --retrieval_heads "$data/retrieval_heads.txt" --probes "$data/probes.jsonl" "${check[@]}" --out "$reference"
-# The next two scripts continue by themselves where they stopped.
-run fineweb.py --version "$version" --tokenizer "$model" --out_dir "$data/fineweb$version"
-run attention_influence_scoring.py --base_model "$model" --reference_model "$reference" \
-    --data "$data/fineweb$version/fineweb_train_*.bin" --seq_len "$seq_len" --out "$data/ai_scores.tsv" "${overwrite[@]}"
-run rank_scores.py --scores "$data/ai_scores.tsv" --out "$data/top20.tsv"
-run validate_docs.py --base_model "$model" --reference_model "$reference" --seq_len "$seq_len" \
-    --scores "$data/ai_scores.tsv" --top 1 --bottom 1 --html "$data/documents.html"
+step "$reference" "$data/fineweb$version/fineweb_summary.json" fineweb.py --version "$version" --tokenizer "$model" \
+    --out_dir "$data/fineweb$version"
+step "$data/fineweb$version/fineweb_summary.json" "$data/ai_scores.json" attention_influence_scoring.py \
+    --base_model "$model" --reference_model "$reference" --data "$data/fineweb$version/fineweb_train_*.bin" \
+    --seq_len "$seq_len" --out "$data/ai_scores.tsv" "${overwrite[@]}"
+step "$data/ai_scores.json" "$data/top20.json" rank_scores.py --scores "$data/ai_scores.tsv" --out "$data/top20.tsv"
+step "$data/top20.json" "$data/documents.html" validate_docs.py --scores "$data/ai_scores.tsv" --top 1 --bottom 1 \
+    --html "$data/documents.html"
 if [ $all = yes ]; then
-    run pretrain.py --config "$config" --selected "$data/top20.parquet" \
+    step "$data/top20.json" "$data/pretrained/model" pretrain.py --config "$config" --selected "$data/top20.parquet" \
         --data "$data/fineweb$version/fineweb_train_*.bin" "${training[@]}" --out_dir "$data/pretrained" "${overwrite[@]}"
-    run evaluate.py --models "$data/pretrained/model" "$model" "$reference" --probes "$data/probes.jsonl" \
-        "${evaluation[@]}" --out "$data/evaluation.tsv" "${overwrite[@]}"
+    step "$data/pretrained/model" "$data/evaluation.json" evaluate.py --models "$data/pretrained/model" "$model" \
+        "$reference" --probes "$data/probes.jsonl" "${evaluation[@]}" --out "$data/evaluation.tsv" "${overwrite[@]}"
 fi
-echo "(before you type a command of your own: . .venv/bin/activate)"
-run report.py --base_model "$model" --reference_model "$reference" --scores "$data/ai_scores.parquet" \
+step "$data/top20.json" "$data/report.html" report.py --scores "$data/ai_scores.parquet" \
     --selection "$data/top20.parquet" --retrieval_heads "$data/retrieval_heads.tsv" --out "$data/report.html"
+if [ $stale = yes ]; then
+    run validate_docs.py --scores "$data/ai_scores.tsv" --top 1 --bottom 1
+fi
+echo
+echo "see $data/report.html (the whole run) and $data/documents.html (tokens) in a browser"
+echo "before you type a command of your own: . .venv/bin/activate"
