@@ -116,7 +116,8 @@ def test_fewer_tokens_after_a_run_with_gaps_give_the_beginning_alone(run, spm_fo
             part.unlink()
     attention_influence_scoring.main([*flags, "--max_tokens", "300"])
     beginning = pd.read_parquet("data/ai_scores.parquet")
-    pd.testing.assert_frame_equal(beginning, whole[:second])
+    starts = whole["doc_id"][:second].str.extract(r":(\d+)-")[0].astype(int)
+    pd.testing.assert_frame_equal(beginning, whole[:second][starts < 300])
 
 
 def test_max_tokens_can_be_raised_later_and_keeps_what_is_scored(run, spm_folder):
