@@ -198,7 +198,7 @@ def _record(team: Team, job: Job, health: Health) -> dict:
         "reference_model": job.pair.reference_model,
         "summary": models.summary,
         "data": job.data,
-        "sample": job.sample,
+        "sample": None if job.sample == 1 else job.sample,
         "num_shards": len({item.path for item in job.plan}),
         "tokenizer": job.pair.runtime.tokenizer or job.pair.base_model,
         "seq_len": job.pair.seq_len,

@@ -10,6 +10,7 @@ import pytest
 
 import attention_influence_scoring
 from common.scoring import estimate
+from common.scoring.units import UnitScorer
 from common.shards.reader import ShardReader
 from tests.conftest import error_of
 
@@ -71,9 +72,12 @@ def test_what_is_scored_already_is_not_counted(run, estimated, spm_folder, capsy
 
 
 def test_an_estimate_stops_after_its_time_and_leaves_a_warm_up_out(estimated, monkeypatch):
+    scorer, given = UnitScorer.__call__, []
+    monkeypatch.setattr(UnitScorer, "__call__", lambda self, unit: given.append(unit) or scorer(self, unit))
     monkeypatch.setattr(estimate, "SECONDS", 0)
     speed = estimated("--tokens_per_batch", "64")[2]
     assert 0 < int(re.search(r"on (\d+) documents", speed)[1]) < 45
+    assert given[0] is given[1]
     assert "on 16 of them" in estimated("--engine", "ray", "--num_workers", "16")[3]
 
 
