@@ -18,9 +18,15 @@ document (repetition, longest_run, compression), and copies (duplicate_of, near_
 represents all its copies). Documents longer than --seq_len are scored in windows. Finished work is saved in
 data/ai_scores.parts/ every 30 seconds and when the run is stopped; the same command continues from there. For many
 GPUs: --engine ray.
+
+--estimate scores for half a minute, writes nothing, and says how long all of it takes and how much disk. --sample 1%
+scores a fair sample of the documents; a later run with a larger share, or with all documents, continues from it.
 """
 
 import argparse
+import shlex
+import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +35,7 @@ from common.errors import InputError
 from common.files import as_path, expand, refuse_folder, sole_writer
 
 SECONDS_PER_PIECE = 1  # from a worker of a cluster, which may have hundreds
+WORKERS = 8  # for which --estimate shows the time
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -57,6 +64,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max_tokens", type=cli.positive_int, help="score up to this many tokens, to the end of a document"
     )
+    parser.add_argument(
+        "--sample",
+        type=cli.share,
+        metavar="SHARE",
+        help="score only this share of the documents, 1%% or 0.01, chosen by a hash of their tokens; with --max_tokens "
+        "the beginning of the sample",
+    )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="score for half a minute, write nothing, and say how long all of it takes and how much disk; with "
+        f"--engine ray one worker in this process is measured, for --num_workers (default: {WORKERS})",
+    )
     parser.add_argument("--out", type=as_path, default=Path("data/ai_scores.tsv"), help="the table; also as .parquet")
     parser.add_argument("--overwrite", action="store_true", help="delete another run's work at --out")
     flags.add_engine_flags(parser, "with --engine ray (default: one for each GPU; without GPUs, one for each machine)")
@@ -66,35 +86,57 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.model.checkpoints import Runtime, load_model_tokenizer
+    from common.scoring.estimate import estimate
     from common.scoring.known import known_flags
     from common.scoring.pair import PairOptions
-    from common.scoring.plan import make_plan
-    from common.scoring.run import Job, score_corpus
+    from common.scoring.plan import make_plan, ranges_of_hashes
+    from common.scoring.run import Job, parts_folder, score_corpus
     from common.scoring.units import StepOptions, Unit, UnitScorer
     from common.shards.reader import ShardReader
+    from common.table.parts import Parts
     from common.workers.team import EngineOptions, workers
 
-    if args.out.suffix != ".tsv":
-        raise InputError(f"--out {args.out}: end it with .tsv; the .parquet is written next to it")
-    refuse_folder(args.out)
+    check_args(args)
     vars(args).update(known_flags(vars(args)))
     engine = cli.options(EngineOptions, args)
+    if args.estimate:
+        engine = EngineOptions()  # one worker is measured
     pair = cli.options(PairOptions, args, runtime=cli.options(Runtime, args))
-    if engine.num_workers and engine.engine == "local":
-        raise InputError("--num_workers: only --engine ray has workers to count; give both or neither")
     separator = args.step_separator
-    if separator is not None and (args.granularity != "step" or not separator):
-        raise InputError("--step_separator: some text, and only with --granularity step")
-    if engine.engine == "ray" and ":" in args.device:
-        raise InputError(f"--device {args.device}: with --engine ray each worker gets a GPU; give cuda or auto")
     steps = StepOptions(args.granularity == "step", separator and separator.replace("\\n", "\n"))
     tokenizer = load_model_tokenizer(args.base_model, pair.runtime)
     reader = cli.options(ShardReader, args, model_tokenizer=tokenizer)
-    plan = make_plan(expand(args.data), reader, args.max_tokens)
     make = partial(UnitScorer, pair, steps, SECONDS_PER_PIECE if engine.engine == "ray" else 0)
     on_gpu = not args.device.startswith("cpu")
-    with sole_writer(args.out), workers(engine, make, Unit.rest_after, on_gpu) as team:
-        score_corpus(team, cli.options(Job, args, pair=pair, steps=steps, plan=plan, reader=reader))
+    with nullcontext() if args.estimate else sole_writer(args.out):
+        ranges = ranges_of_hashes(args.sample, Parts(parts_folder(args.out), args.overwrite))
+        plan = make_plan(expand(args.data), reader, args.max_tokens, ranges)
+        job = cli.options(Job, args, pair=pair, steps=steps, plan=plan, reader=reader)
+        with workers(engine, make, Unit.rest_after, on_gpu) as team:
+            if args.estimate:
+                estimate(team, job, args.num_workers or WORKERS, command_without_estimate(argv))
+            else:
+                score_corpus(team, job)
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Raise InputError for flags that do not go together."""
+    if args.out.suffix != ".tsv":
+        raise InputError(f"--out {args.out}: end it with .tsv; the .parquet is written next to it")
+    refuse_folder(args.out)
+    if args.num_workers and args.engine == "local":
+        raise InputError("--num_workers: only --engine ray has workers to count; give both or neither")
+    if args.step_separator is not None and (args.granularity != "step" or not args.step_separator):
+        raise InputError("--step_separator: some text, and only with --granularity step")
+    if args.engine == "ray" and ":" in args.device:
+        raise InputError(f"--device {args.device}: with --engine ray each worker gets a GPU; give cuda or auto")
+
+
+def command_without_estimate(argv: list[str] | None) -> str:
+    """The command that scores what `--estimate` measures."""
+    given = sys.argv[1:] if argv is None else argv
+    kept = [each for each in given if not (each.startswith("--es") and "--estimate".startswith(each))]  # or cut short
+    return shlex.join(["python", "attention_influence_scoring.py", *kept])
 
 
 if __name__ == "__main__":

@@ -77,6 +77,20 @@ positive_int = number(int, low=1)
 non_negative_int = number(int, low=0)
 
 
+def share(text: str) -> float:
+    """Argument type: `1%` or `0.01`; of numbers without % only those below 1, because 1 may be meant as 1%.
+
+    >>> share("0.7%"), share("0.007")
+    (0.007, 0.007)
+    """
+    if text.endswith("%"):
+        return round(percentage(text[:-1]) / 100, 12)
+    value = number(float, above=0)(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not below 1; write {text}% for a percentage")
+    return value
+
+
 def auto_or_positive_int(text: str) -> int | None:
     """Argument type: `auto`, which becomes None, or a whole number of at least 1."""
     return None if text == "auto" else positive_int(text)

@@ -285,23 +285,29 @@ def claim(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> N
     Args:
         outputs: a glob in the record's folder.
     """
+    folder, unclaimed = record_path.parent, is_unclaimed(record_path, settings, overwrite, outputs)
+    with writing(folder):
+        remove(*folder.glob(f".{outputs}.tmp"), folder / f".{record_path.name}.tmp")
+        remove(*(folder.glob(outputs) if overwrite else ()))
+    if unclaimed:
+        write_json(record_path, settings)
+
+
+def is_unclaimed(record_path: Path, settings: dict, overwrite: bool, outputs: str) -> bool:
+    """Whether `claim` would write the settings; changes nothing, and raises InputError as `claim` does."""
     folder = record_path.parent
     if not record_path.exists() and (foreign := sorted(folder.glob(outputs))):
         raise InputError(
             f"{foreign[0]}: made by another program, because {record_path} is missing; give another output"
         )
-    changed = []
-    if record_path.exists() and not overwrite:
-        before, now = read_json(record_path), json.loads(json.dumps(settings))
-        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        if changed and any(folder.glob(outputs)):
-            detail = "; ".join(_difference(key, before.get(key), now.get(key)) for key in changed)
-            raise InputError(f"{folder} holds the work of another run ({detail}): give another output, or --overwrite")
-    with writing(folder):
-        remove(*folder.glob(f".{outputs}.tmp"), folder / f".{record_path.name}.tmp")
-        remove(*(folder.glob(outputs) if overwrite else ()))
-    if overwrite or not record_path.exists() or changed:
-        write_json(record_path, settings)
+    if overwrite or not record_path.exists():
+        return True
+    before, now = read_json(record_path), json.loads(json.dumps(settings))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if changed and any(folder.glob(outputs)):
+        detail = "; ".join(_difference(key, before.get(key), now.get(key)) for key in changed)
+        raise InputError(f"{folder} holds the work of another run ({detail}): give another output, or --overwrite")
+    return bool(changed)
 
 
 def _difference(key: str, before: object, now: object) -> str:

@@ -15,20 +15,26 @@ from tqdm import tqdm
 from common import cli
 from common.errors import one_line
 from common.files import claim, read_json, write_json
-from common.scoring.pair import PairOptions
-from common.scoring.plan import ShardPlan, tokens_missing, units
-from common.scoring.units import Piece, StepOptions, Unit
+from common.scoring.pair import PairDescription, PairOptions
+from common.scoring.plan import ShardPlan, documents_missing, stretches, tokens_missing, units
+from common.scoring.units import Piece, Scored, StepOptions, Unit
 from common.shards.doc_id import format_doc_id
+from common.shards.documents import Document
 from common.shards.format import check_vocabulary
 from common.shards.reader import ShardReader
 from common.table.merging import Health, merge_parts
-from common.table.parts import Part, Parts
+from common.table.parts import Parts, Stretch
 from common.table.schema import PART_SCHEMA
 from common.workers.read_ahead import read_ahead
 from common.workers.team import Team
 
 INCOMPLETE = 3  # exit status
 TIMES = "time.json"
+
+
+def parts_folder(out: Path) -> Path:
+    """Where the finished parts of a table are."""
+    return out.with_suffix(".parts")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Job:
         plan: the documents to score.
         out: the table, `.tsv`.
         overwrite: delete another run's work first.
+        sample: the share of the documents that the plan was made for; None is all.
     """
 
     pair: PairOptions
@@ -49,11 +56,12 @@ class Job:
     reader: ShardReader
     out: Path
     overwrite: bool
+    sample: float | None = None
 
     @property
     def folder(self) -> Path:
         """The folder of the finished parts."""
-        return self.out.with_suffix(".parts")
+        return parts_folder(self.out)
 
     @property
     def steps_out(self) -> Path:
@@ -64,6 +72,19 @@ class Job:
         """What scoring has taken so far: tokens, seconds, and when it ended; empty if nothing was scored."""
         path = self.folder / TIMES
         return read_json(path) if path.exists() else {}
+
+    def binding(self, models: PairDescription) -> tuple[Path, dict, bool, str]:
+        """The arguments with which `files.claim` binds the parts to this run; the share and the end may change."""
+        settings = {
+            **models.identity,
+            "seq_len": self.pair.seq_len,
+            "columns": PART_SCHEMA.names,
+            "steps": [self.steps.wanted, self.steps.separator],
+            # runs from before it was an option had it
+            **({} if self.reader.score_separator else {"score_separator": False}),
+            "shards": {str(item.path): item.digest for item in self.plan},
+        }
+        return self.folder / "run.json", settings, self.overwrite, "*.parquet"
 
 
 @dataclass
@@ -78,19 +99,23 @@ class Tally:
 
     def add(self, unit: Unit, piece: Piece) -> None:
         """Save the scores of a piece."""
-        rows = []
-        for row, means, guards, steps in piece.scores:
-            document = unit.document(row)
-            about = {"doc_id": document.doc_id, "domain": document.domain, "num_tokens": len(document)}
-            measured = means._asdict() | guards._asdict()
-            rows.append(about | measured | {"steps": [step._asdict() for step in steps]})
-            if not self.found_not_finite and not math.isfinite(sum(means)):
+        for scored in piece.scores:
+            if not self.found_not_finite and not math.isfinite(sum(scored.means)):
                 self.found_not_finite = True
-                cli.warn(f"{document.doc_id}: its loss is not finite; all such documents are counted at the end")
-        self.parts.add(unit.shard_name, piece.first, piece.last, rows)
+                doc_id = unit.document(scored.row).doc_id
+                cli.warn(f"{doc_id}: its loss is not finite; all such documents are counted at the end")
+        rows = [row_of(unit.document(scored.row), scored) for scored in piece.scores]
+        self.parts.add(unit.shard_name, piece.first, piece.last, rows, unit.hashes)
         self.num_documents += piece.last - piece.first
         self.bar.set_postfix_str(f"{self.num_documents:,} documents{self.status()}", refresh=False)
         self.bar.update(sum(len(unit.document(row)) for row in range(piece.first, piece.last)))
+
+
+def row_of(document: Document, scored: Scored) -> dict:
+    """The row of a document in a part, by column name."""
+    about = {"doc_id": document.doc_id, "domain": document.domain, "num_tokens": len(document)}
+    measured = scored.means._asdict() | scored.guards._asdict()
+    return about | measured | {"steps": [step._asdict() for step in scored.steps]}
 
 
 def score_corpus(team: Team, job: Job) -> None:
@@ -100,19 +125,19 @@ def score_corpus(team: Team, job: Job) -> None:
         SystemExit: with status 3, after the table is written, if some documents could not be scored.
     """
     print(one_line(f"{job.out}: {team.description.summary}"))
-    parts = _score(team, job)
+    found, num_scored = _score(team, job)
     for unit, reason in team.set_aside:
         documents = format_doc_id(unit.shard_name, unit.documents[0].start, unit.documents[-1].end)
         print(
             f"set aside: {len(unit.documents)} documents, {documents}, whose worker was lost three times ({reason})",
             file=sys.stderr,
         )
-    if team.set_aside and not parts:
+    if team.set_aside and not found:
         sys.exit(INCOMPLETE)
     if job.overwrite and not job.steps.wanted:
         for old in (job.steps_out, job.steps_out.with_suffix(".parquet")):
             old.unlink(missing_ok=True)
-    health = _write_tables(parts, job)
+    health = _write_tables(found, num_scored, job)
     for warning in health.warnings(team.description.vocabulary.size):
         print(f"warning: {warning}")
     write_json(job.out.with_suffix(".json"), _record(team, job, health))
@@ -122,27 +147,22 @@ def score_corpus(team: Team, job: Job) -> None:
     print(f"next: python rank_scores.py --scores {job.out} --top_pct 20")
 
 
-def _score(team: Team, job: Job) -> list[Part]:
-    """Have the team score the missing documents into `job.folder`; returns the parts with the planned documents."""
+def _score(team: Team, job: Job) -> tuple[list[Stretch], int]:
+    """Have the team score the missing documents into `job.folder`; returns the parts, and how many documents they hold.
+
+    Both count only planned documents. There may be parts of a run that planned more.
+    """
     models, reader, plan = team.description, job.reader, job.plan
-    settings = {
-        **models.identity,
-        "seq_len": job.pair.seq_len,
-        "columns": PART_SCHEMA.names,
-        "steps": [job.steps.wanted, job.steps.separator],
-        **({} if reader.score_separator else {"score_separator": False}),  # runs from before it was an option had it
-        "shards": {str(item.path): item.digest for item in plan},
-    }
     if job.overwrite:  # faults in the shards must show before the old work is deleted
         for item in plan:
             check_vocabulary(item.path, reader.open(item.path).verified().tokens, models.vocabulary)
-    claim(job.folder / "run.json", settings, job.overwrite, "*.parquet")
+    claim(*job.binding(models))
     before = {} if job.overwrite else job.time_spent()
     begun = time.monotonic()
     with Parts(job.folder) as parts, cli.progress(sum(item.num_tokens for item in plan), "scoring") as bar:
         cli.skip(bar, sum(item.num_tokens - tokens_missing(item, parts, reader) for item in plan))
-        finished = sum(part.last - part.first for item in plan for part in parts.of_shard(item.name))
-        tally = Tally(parts, bar, team.status, finished)
+        planned = sum(item.num_documents for item in plan)
+        tally = Tally(parts, bar, team.status, planned - documents_missing(plan, parts))
         missing = units(plan, parts, reader, job.overwrite, models)
         try:
             for _, unit, piece in team.run(read_ahead(missing, 2 * team.num_workers)):
@@ -155,18 +175,17 @@ def _score(team: Team, job: Job) -> list[Part]:
                     "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
                 }
                 write_json(job.folder / TIMES, now)
-    # After the planned documents there may be parts of a run that planned more, with gaps between them.
-    return [part for item in plan for part in parts.of_shard(item.name) if part.first < item.num_documents]
+    return stretches(plan, parts), planned - documents_missing(plan, parts)
 
 
-def _write_tables(parts: list[Part], job: Job) -> Health:
+def _write_tables(found: list[Stretch], num_scored: int, job: Job) -> Health:
     """Merge the parts into the tables, and print what was written."""
-    health = merge_parts([part.path for part in parts], job.out, job.steps_out if job.steps.wanted else None)
+    health = merge_parts(found, job.out, job.steps_out if job.steps.wanted else None)
     print(f"wrote {health.num_rows:,} scores to {job.out} and {job.out.with_suffix('.parquet')}")
     if job.steps.wanted:
         print(f"wrote the scores of their steps to {job.steps_out} and {job.steps_out.with_suffix('.parquet')}")
         print(f"select from those: python rank_scores.py --scores {job.steps_out} --max_repetition 1 --dedup none")
-    if skipped := sum(part.last - part.first for part in parts) - health.num_rows:
+    if skipped := num_scored - health.num_rows:
         print(f"skipped {skipped:,} documents with nothing to predict: less than two tokens, or chats without answer")
     return health
 
@@ -179,10 +198,13 @@ def _record(team: Team, job: Job, health: Health) -> dict:
         "reference_model": job.pair.reference_model,
         "summary": models.summary,
         "data": job.data,
-        "num_shards": len(job.plan),
+        "sample": None if job.sample == 1 else job.sample,
+        "num_shards": len({item.path for item in job.plan}),
         "tokenizer": job.pair.runtime.tokenizer or job.pair.base_model,
         "seq_len": job.pair.seq_len,
         "score_separator": job.reader.score_separator,
+        "eot_id": job.reader.eot_id,
+        "eot_side": job.reader.eot_side,
         "steps": job.steps.wanted,
         "step_separator": job.steps.separator,
         "device": models.device,

@@ -16,7 +16,7 @@ from common.scoring.batches import KeyedWindows
 from common.scoring.document_steps import Step, score_steps
 from common.scoring.loss import Means, TokenLosses
 from common.scoring.pair import PairOptions, load_pair
-from common.shards.documents import Document
+from common.shards.documents import ALL_HASHES, Document
 from common.shards.reader import Shard
 from common.table.guards import Guards, measure
 
@@ -40,7 +40,7 @@ class Scored(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Scores of the documents [first, last) of a shard; documents without a target have none."""
+    """Scores of the documents [first, last) of a unit's shard; documents without a target have none."""
 
     first: int
     last: int
@@ -60,12 +60,13 @@ class Unit:
     """Successive documents of one shard with their tokens, so that a worker needs no file.
 
     Attributes:
-        first: row of the first document in the shard.
+        first: row of the first document, among the shard's documents with these hashes.
         documents: at least one.
     """
 
     first: int
     documents: list[Document]
+    hashes: range = ALL_HASHES
 
     @property
     def shard_name(self) -> str:
@@ -85,7 +86,7 @@ class Unit:
         """The documents after a piece, or None if there are none."""
         if piece.last == self.last:
             return None
-        return Unit(piece.last, self.documents[piece.last - self.first :])
+        return replace(self, first=piece.last, documents=self.documents[piece.last - self.first :])
 
 
 def tokens_per_unit(num_tokens: int, device: str) -> int:
@@ -94,16 +95,19 @@ def tokens_per_unit(num_tokens: int, device: str) -> int:
     return min(max(num_tokens // UNITS, least), MAX_UNIT_TOKENS)
 
 
-def cut(shard: Shard, rows: range, size: int) -> Iterator[Unit]:
-    """Cut documents of a shard into units, at each multiple of `size` tokens of the shard.
+def cut(shard: Shard, rows: range, size: int, hashes: range = ALL_HASHES) -> Iterator[Unit]:
+    """Cut documents of a shard into units, at each multiple of `size` tokens of the shard's documents.
+
+    Args:
+        hashes: of all the shard's documents.
 
     For example, rows 1 to 3 of a shard with documents of 4 tokens become, with `size` 10, the rows [1, 2] and [3].
     """
-    starts = shard.spans[rows.start : rows.stop, 0] // size
+    starts = (np.cumsum(shard.lengths) - shard.lengths)[rows.start : rows.stop] // size
     edges = [rows.start, *(rows.start + 1 + np.flatnonzero(np.diff(starts))).tolist(), rows.stop]
     for first, last in pairwise(edges):
         documents = map(shard.document, range(first, last))
-        yield Unit(first, [replace(document, token_ids=np.array(document.token_ids)) for document in documents])
+        yield Unit(first, [replace(document, token_ids=np.array(document.token_ids)) for document in documents], hashes)
 
 
 class UnitScorer:

@@ -1,11 +1,26 @@
 """A document as tokens: its place, the windows in which it is scored, and which of its tokens are scored."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common.shards.doc_id import format_doc_id
+
+ALL_HASHES = range(2**32)
+
+
+def token_hash(token_ids: np.ndarray, separator_id: int) -> int:
+    """A document's number in `ALL_HASHES`, from its tokens without separators: it says in which samples it is.
+
+    Parts of scores rely on it, so it must never change.
+
+    >>> token_hash(np.array([5, 6, 0]), 0) == token_hash(np.array([0, 5, 6], np.uint16), 0)
+    True
+    """
+    ids = token_ids[token_ids != separator_id].astype("<u4")
+    return int.from_bytes(hashlib.blake2b(ids, digest_size=4).digest(), "little")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Shards of llm.c and modded-nanogpt have no index; there the id of the separator 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import as_path, file_digest
 from common.shards.doc_id import format_doc_id
-from common.shards.documents import Document
+from common.shards.documents import Document, token_hash
 from common.shards.format import Digests, read_shard
 from common.shards.index import INDEX_SUFFIX, ShardInfo, read_documents
 from common.text.corpus import DEFAULT_DOMAIN
@@ -55,6 +55,21 @@ class Shard:
             return document
         begins, ends = (int(tokens[place] == self.separator_id) for place in (0, -1))
         return document.within(begins, len(document) - ends)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each document, int64, shape [num_documents]."""
+        return self.spans[:, 1] - self.spans[:, 0]
+
+    def hashes(self) -> np.ndarray:
+        """`token_hash` of each document, int64, shape [num_documents]."""
+        tokens = np.asarray(self.tokens)  # slices of a memory map are slow
+        return np.array([token_hash(tokens[start:end], self.separator_id) for start, end in self.spans.tolist()], int)
+
+    def only(self, rows: np.ndarray) -> "Shard":
+        """The shard with some of its documents, by row; `row_of` needs all of them."""
+        domains, answers = ([each[row] for row in rows.tolist()] for each in (self.domains, self.answers))
+        return replace(self, spans=self.spans[rows], domains=domains, answers=answers)
 
     def row_of(self, start: int, end: int) -> int:
         """The row of the document that holds the tokens [start, end).

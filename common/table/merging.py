@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.files import scratch
 from common.shards.doc_id import DOC_ID_PATTERN
 from common.table.guards import NUM_KEYS, representatives
-from common.table.parts import read_part
+from common.table.parts import Stretch, read_stretch
 from common.table.schema import EXACT, NEAR, SCORES, STEPS_SCHEMA, TABLE_SCHEMA
 from common.table.tables import table_writer
 
@@ -78,8 +78,8 @@ class Health:
             )
 
 
-def merge_parts(parts: Sequence[Path], out: Path, steps_out: Path | None = None) -> Health:
-    """Write `out` (TSV) and the same as `.parquet` from the parts, one part at a time.
+def merge_parts(stretches: Sequence[Stretch], out: Path, steps_out: Path | None = None) -> Health:
+    """Write `out` (TSV) and the same as `.parquet` from the parts, one stretch at a time.
 
     Call it as the sole writer of `out`.
 
@@ -92,13 +92,13 @@ def merge_parts(parts: Sequence[Path], out: Path, steps_out: Path | None = None)
     """
     health = Health()
     with scratch(out) as folder, ExitStack() as stack:
-        of_each = dict(zip((EXACT, NEAR), _representatives(parts, folder, out), strict=True))
+        of_each = dict(zip((EXACT, NEAR), _representatives(stretches, folder, out), strict=True))
         for_others = [of[of != np.arange(len(of))] for of in of_each.values()]
-        names = _names(parts, np.unique(np.concatenate(for_others)))
+        names = _names(stretches, np.unique(np.concatenate(for_others)))
         append = stack.enter_context(table_writer(out, TABLE_SCHEMA))
         append_steps = stack.enter_context(table_writer(steps_out, STEPS_SCHEMA)) if steps_out else None
-        for part in parts:
-            table = read_part(part)
+        for stretch in stretches:
+            table = read_stretch(stretch)
             whole = table.drop_columns(["keys", "steps"])
             for name, of in of_each.items():
                 alike = np.full(len(table), "", object)
@@ -113,13 +113,13 @@ def merge_parts(parts: Sequence[Path], out: Path, steps_out: Path | None = None)
     return health
 
 
-def _representatives(parts: Sequence[Path], folder: Path, out: Path) -> tuple[np.ndarray, np.ndarray]:
+def _representatives(stretches: Sequence[Stretch], folder: Path, out: Path) -> tuple[np.ndarray, np.ndarray]:
     """As `guards.representatives`, for all documents in the parts; of copies, the one that repeats least."""
     repetition, not_finite = [], []
     with ExitStack() as stack:
         spills = [stack.enter_context((folder / f"keys{number}").open("wb")) for number in range(NUM_KEYS)]
-        for part in parts:
-            table = read_part(part, ["AI_Score", "repetition", "keys"])
+        for stretch in stretches:
+            table = read_stretch(stretch, ["AI_Score", "repetition", "keys"])
             repetition.append(table["repetition"].to_numpy())
             not_finite.append(~np.isfinite(table["AI_Score"].to_numpy()))
             keys = np.frombuffer(b"".join(table["keys"].to_pylist()), np.uint64).reshape(-1, NUM_KEYS)
@@ -131,11 +131,11 @@ def _representatives(parts: Sequence[Path], folder: Path, out: Path) -> tuple[np
     return representatives([np.memmap(spill.name, np.uint64, "r") for spill in spills], order)
 
 
-def _names(parts: Sequence[Path], rows: np.ndarray) -> dict[int, str]:
+def _names(stretches: Sequence[Stretch], rows: np.ndarray) -> dict[int, str]:
     """The doc_ids of some rows, ascending."""
     names, first = {}, 0
-    for part in parts:
-        doc_ids = read_part(part, ["doc_id"])["doc_id"]
+    for stretch in stretches:
+        doc_ids = read_stretch(stretch, ["doc_id"])["doc_id"]
         here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + len(doc_ids))]
         names.update(zip(here.tolist(), doc_ids.take(here - first).to_pylist(), strict=True))
         first += len(doc_ids)

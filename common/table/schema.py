@@ -9,7 +9,7 @@ The columns after AI_Score come from guards.py: repetition, longest_run, compres
 represents all that equal this one, and the one that represents all near copies; empty for a document that represents
 itself. Tables of other programs may lack these columns; then they are read as nulls.
 
-To add a column: a field here; its value in `common.scoring.run.Tally.add`, or for a measure in guards.py; and its merge
+To add a column: a field here; its value in `common.scoring.run.row_of`, or for a measure in guards.py; and its merge
 in merging.py if it needs one.
 """
 

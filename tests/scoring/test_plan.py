@@ -5,7 +5,8 @@ import pytest
 
 from common.errors import InputError
 from common.scoring.pair import PairDescription
-from common.scoring.plan import make_plan, tokens_missing, units
+from common.scoring.plan import documents_missing, make_plan, ranges_of_hashes, stretches, tokens_missing, units
+from common.shards.documents import ALL_HASHES, token_hash
 from common.shards.reader import ShardReader
 from common.table.parts import Parts
 from common.text.tokenization import Vocabulary
@@ -128,6 +129,60 @@ def test_units_hold_the_documents_that_are_missing(paths, parts, monkeypatch, sc
             start += length
     found = [document.doc_id for unit in units(plan, parts, READER, False, MODELS) for document in unit.documents]
     assert found == expected
+
+
+RANGES = [[range(0, 2**31)], [range(0, 2**30), range(2**30, 2**31)], [range(0, 2**31), range(2**31, 2**32)]]
+
+
+@pytest.mark.parametrize("max_tokens", [None, *range(1, sum(LENGTHS) + 2, 3)])
+@pytest.mark.parametrize("ranges", RANGES)
+def test_documents_of_some_hashes_are_chosen_up_to_max_tokens(paths, parts, monkeypatch, ranges, max_tokens):
+    monkeypatch.setattr("common.scoring.plan.tokens_per_unit", lambda *_: 7)
+    plan = make_plan(paths, READER, max_tokens, ranges)
+    expected, left = [], max_tokens or 10**9
+    for path in paths:
+        shard = READER.open(path)
+        for document in map(shard.document, range(len(shard.spans))):
+            number = token_hash(document.token_ids, SEPARATOR)
+            if number < ranges[-1].stop and left > 0:
+                expected.append((path, [number in each for each in ranges].index(True), document))
+                left -= len(document)
+    found = {document.doc_id for unit in units(plan, parts, READER, False, MODELS) for document in unit.documents}
+    assert found == {document.doc_id for *_, document in expected}
+    assert documents_missing(plan, parts) == len(expected)
+    wanted = [(path, number) for path in paths for number in range(len(ranges))]
+    for item, (path, number) in zip(plan, wanted, strict=True):
+        own = [document for *place, document in expected if place == [path, number]]
+        assert (item.path, item.hashes, item.num_documents) == (path, ranges[number], len(own))
+        assert item.num_tokens == sum(map(len, own)) == tokens_missing(item, parts, READER)
+
+
+def test_the_ranges_are_those_of_the_parts_and_what_a_share_adds(tmp_path, parts):
+    quarter, half = 2**30, 2**31
+    assert ranges_of_hashes(None, parts) == ranges_of_hashes(1.0, parts) == [ALL_HASHES]
+    assert ranges_of_hashes(0.25, parts) == [range(quarter)]
+    parts.add("x", 0, 1, [], range(quarter))
+    parts.flush()
+    assert ranges_of_hashes(0.25, parts) == [range(quarter)]
+    assert ranges_of_hashes(0.5, parts) == [range(quarter), range(quarter, half)]
+    parts.add("x", 0, 1, [], range(quarter, half))
+    parts.flush()
+    assert ranges_of_hashes(None, parts) == [range(quarter), range(quarter, half), range(half, 2**32)]
+    assert ranges_of_hashes(0.25, parts) == [range(quarter)]
+    with pytest.raises(InputError, match=r"^--sample 0\.3: .*parts holds a larger share, 0\.5,"):
+        ranges_of_hashes(0.3, parts)
+
+
+def test_parts_of_several_ranges_of_a_shard_are_read_together(paths, parts):
+    ranges = [range(2**31), range(2**31, 2**32)]
+    plan = make_plan(paths, READER, 18, ranges)
+    for item in plan:
+        parts.add(item.name, 0, len(item.rows), [], item.hashes)
+    parts.flush()
+    found = stretches(plan, parts)
+    assert [len(each.paths) for each in found] == [2] * len(found)
+    assert [each.end for each in found] == [item.end for item in plan[::2] if item.num_tokens or item.end != 0]
+    assert len({path for each in found for path in each.paths}) == 2 * len(found)
 
 
 def test_a_unit_is_as_large_as_all_tokens_of_the_shards_ask_for(paths, parts, monkeypatch):

@@ -87,6 +87,17 @@ def test_the_rest_of_a_unit_is_what_comes_after_a_piece():
     assert unit.rest_after(Piece(1, 5, [])) is None
     assert unit.rest_after(Piece(2, 4, [])).first == 4
     assert len(unit.rest_after(Piece(2, 4, [])).documents) == 1
+    [unit] = cut(shard_of(4, 4, 4), range(3), 10**9, range(5, 7))
+    assert unit.rest_after(Piece(0, 1, [])).hashes == unit.hashes == range(5, 7)
+
+
+def test_units_of_some_documents_are_cut_by_the_tokens_of_these():
+    shard = shard_of(*[4] * 50).only(np.arange(0, 50, 10))
+    assert rows(cut(shard, range(5), 8)) == [[0, 1], [2, 3], [4]]
+    assert rows(cut(shard, range(1, 4), 8)) == [[1], [2, 3]]
+    [unit] = cut(shard, range(3, 5), 10**9)
+    assert [document.doc_id for document in unit.documents] == ["data/x:120-124", "data/x:160-164"]
+    assert unit.document(4).domain == "domain 40"
 
 
 @pytest.mark.parametrize(

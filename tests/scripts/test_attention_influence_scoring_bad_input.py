@@ -58,6 +58,31 @@ BAD_INPUT = {
         lambda d: spoil(d / SHARD, lambda b: b[:1100] + bytes([b[1100] ^ 1]) + b[1101:]),
         [SHARD, "checksum"],
     ),
+    "a flipped bit among the tokens of a sample": (
+        [*SCORE, "--sample", "1%"],
+        lambda d: spoil(d / SHARD, lambda b: flipped(b, 1100)),
+        [SHARD, "checksum"],
+    ),
+    "an estimate of tokens beyond the vocabulary": (
+        [*SCORE[:-4], *"--data theirs.bin --eot_id 2 --seq_len 64 --out new.tsv --estimate".split()],
+        lambda d: write_llm_c_shard(d / "theirs.bin", [[5, 6, 7], [65535, 8, 9]], 2),
+        ["theirs:4-8", "65535", "offset 1"],
+    ),
+    "an estimate of nothing to score": (
+        [*SCORE[:-4], *"--data theirs.bin --eot_id 2 --seq_len 64 --out new.tsv --estimate".split()],
+        lambda d: write_llm_c_shard(d / "theirs.bin", [[], [7], []], 2),
+        ["new.tsv", "two or more tokens"],
+    ),
+    "an estimate next to scores of another run": (
+        [*SCORE[:-2], *"--seq_len 32 --out data/ai_scores.tsv --estimate".split()],
+        None,
+        ["data/ai_scores.parts", "seq_len was 64, is 32", "--overwrite"],
+    ),
+    "a share that is smaller than what is scored": (
+        [*SCORE[:-2], *"--sample 1% --out data/ai_scores.tsv".split()],
+        None,
+        ["--sample 0.01", "data/ai_scores.parts", "larger share, 1,"],
+    ),
     "a flipped bit in the index": (
         SCORE,
         lambda d: spoil((d / SHARD).with_suffix(".index.parquet"), lambda b: b[:200] + bytes([b[200] ^ 1]) + b[201:]),

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.shards.documents import token_hash
 from tests.conftest import document_of
 
 
@@ -126,3 +127,13 @@ def test_a_chat_needs_a_token_of_an_answer_after_the_first_token(answers, scorab
 def test_scored_tokens_are_those_of_a_plain_loop(spans, first):
     found = document_of(list(range(10)), -1, np.array(spans, int).reshape(-1, 2)).scored(first)
     assert found.tolist() == [place for place in range(first, 10) if any(start <= place < end for start, end in spans)]
+
+
+@pytest.mark.parametrize(
+    ("ids", "number"),
+    [([1, 2, 3, 9], 1052736275), ([9, 1, 9, 2, 3], 1052736275), ([70_000], 1129069126), ([9], 634351890)],
+)
+@pytest.mark.parametrize("dtype", ["<u2", "<u4", "<i8"])
+def test_the_hash_that_chooses_samples_never_changes(ids, number, dtype):
+    if max(ids) < 2**16 or dtype != "<u2":
+        assert token_hash(np.array(ids, dtype), 9) == number

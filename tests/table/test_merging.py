@@ -9,7 +9,7 @@ import pytest
 
 from common.table.guards import measure
 from common.table.merging import Health, merge_parts
-from common.table.parts import Parts
+from common.table.parts import Parts, Stretch
 from common.table.schema import SCHEMA
 from common.table.tables import read_scores
 from tests.table.conftest import table
@@ -31,7 +31,7 @@ def test_parts_merge_into_equal_tsv_and_parquet(tmp_path):
         parts.add("data/x_000001", 2, 3, rows[2:])
     found = parts.of_shard("data/x_000001")
     assert [span for *span, _ in found] == [[0, 2], [2, 3]]
-    assert merge_parts([path for *_, path in found], tmp_path / "out.tsv").num_rows == 3
+    assert merge_parts([Stretch([path]) for *_, path in found], tmp_path / "out.tsv").num_rows == 3
     tsv, parquet = read_scores(tmp_path / "out.tsv"), read_scores(tmp_path / "out.parquet")
     pd.testing.assert_frame_equal(tsv, parquet, rtol=1e-9)
     assert parquet["AI_Score"].tolist()[2] == -1 / 3
@@ -45,7 +45,7 @@ def test_the_copy_that_is_kept_has_a_score_and_repeats_least(tmp_path):
     rows = table([("a", 9, math.nan), ("a", 9, 0.9), ("a", 9, 0.2), ("a", 9, 0.2), ("a", 9, 0.5)])
     with Parts(tmp_path / "parts") as parts:
         parts.add("x", 0, 5, parts_rows(rows, [once, once * 2, once, once, list(range(200, 300))]))
-    merge_parts([path for *_, path in parts.of_shard("x")], tmp_path / "out.tsv")
+    merge_parts([Stretch([path]) for *_, path in parts.of_shard("x")], tmp_path / "out.tsv")
     found = read_scores(tmp_path / "out.parquet")
     best = found["doc_id"][2]
     assert found["near_duplicate_of"].tolist() == [best, best, "", best, ""]

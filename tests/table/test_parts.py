@@ -19,6 +19,22 @@ def test_parts_say_what_is_missing_and_join_what_touches(tmp_path):
         assert parts.missing("other", 0) == []
 
 
+def test_parts_of_some_hashes_are_apart_from_those_of_others(tmp_path):
+    few, rest = range(5), range(5, 2**32)
+    with Parts(tmp_path) as parts:
+        parts.add("a", 0, 2, [], few)
+        parts.add("a", 2, 4, [], rest)
+    for found in (parts, Parts(tmp_path)):
+        assert found.edges == {0, 5, 2**32}
+        assert found.missing("a", 4, few) == [range(2, 4)]
+        assert found.missing("a", 4, rest) == [range(2)]
+        assert found.missing("a", 4) == [range(4)]
+    assert Parts(tmp_path, afresh=True).edges == set()
+    with Parts(tmp_path / "whole") as parts:
+        parts.add("a", 0, 1, [])
+    assert Parts(tmp_path / "whole").edges == {0, 2**32}
+
+
 def test_parts_are_written_when_the_work_is_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt), Parts(tmp_path) as parts:
         parts.add("a", 0, 1, [])
