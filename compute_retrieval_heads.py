@@ -5,7 +5,7 @@
 Reads   data/probes.jsonl
 Writes  data/retrieval_heads.txt, a `layer,head` line for each retrieval head, best first:    18,6
         data/retrieval_heads.tsv, every head:    layer, head, retrieval_score, selected
-        data/retrieval_heads.png, the same as a picture
+        data/retrieval_heads.png, the same as a picture; data/retrieval_heads.json, the model and how well it did
 
 The retrieval score of a head is the share of answer tokens that it copies. It copies a token if, in the row that
 predicts the token, the position with its highest attention is in the answer's span in the context and holds the same
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common import cli, flags
 from common.errors import InputError
-from common.files import atomic, refuse_folder, refuse_inputs, sole_writer
+from common.files import atomic, refuse_folder, refuse_inputs, sole_writer, write_json
 from common.hub import DEFAULT_MODEL
 
 MIN_ACCURACY = 0.5
@@ -29,6 +29,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--probes", type=Path, default=Path("data/probes.jsonl"), help="probes from step 1")
     parser.add_argument("--top_pct", type=cli.percentage, default=5, help="percent of all heads to take, rounded up")
     parser.add_argument("--out", type=Path, default=Path("data/retrieval_heads.txt"), help="where the heads go")
+    parser.add_argument("--overwrite", action="store_true", help="replace the heads of another model at --out")
     flags.add_runtime_flags(parser)
     return parser.parse_args(argv)
 
@@ -36,17 +37,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.model.checkpoints import Runtime, load_model, load_model_tokenizer, require_tokenizer
-    from common.model.heads import choose_heads, write_head_scores, write_heads
+    from common.model.heads import choose_heads, model_of, write_head_scores, write_heads
     from common.model.probes import read_probes
     from common.model.retrieval import encode_probes, score_heads
     from common.pages.pictures import heads_picture, save_picture
     from common.scoring.pair import require_scorable
 
-    if args.out.suffix in (".tsv", ".png"):
+    if args.out.suffix in (".tsv", ".png", ".json"):
         raise InputError(f"--out {args.out}: {args.out.suffix} is the name of another output; end it with .txt")
     refuse_folder(args.out)
-    table, picture = args.out.with_suffix(".tsv"), args.out.with_suffix(".png")
-    refuse_inputs([args.out, table, picture], [args.probes])
+    table, picture, record = (args.out.with_suffix(suffix) for suffix in (".tsv", ".png", ".json"))
+    refuse_inputs([args.out, table, picture, record], [args.probes])
+    if not args.overwrite and (before := model_of(args.out)) not in (None, args.model):
+        raise InputError(f"--out {args.out}: the heads of {before}; give another output, or --overwrite")
     probes, runtime = read_probes(args.probes), cli.options(Runtime, args)
     tokenizer = load_model_tokenizer(args.model, runtime)
     model = load_model(args.model, runtime)
@@ -61,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
         with atomic(args.out) as tmp, atomic(table) as tmp_scores:
             write_heads(tmp, heads)
             write_head_scores(tmp_scores, scores, heads)
+        probed = {"probes": str(args.probes), "num_probes": len(probes), "probe_accuracy": accuracy}
+        write_json(record, {"model": args.model, **probed, "top_pct": args.top_pct})
     print(f"the model predicts {accuracy:.1%} of the answers' tokens ({len(probes)} probes)")
     if accuracy < MIN_ACCURACY:
         print(

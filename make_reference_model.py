@@ -29,7 +29,9 @@ CHECK_NAME = "causal_check.json"
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--base_model", "--model", default=DEFAULT_MODEL, help="model name or folder")
+    parser.add_argument(
+        "--base_model", "--model", help="model name or folder (default: the one whose heads step 2 found)"
+    )
     parser.add_argument(
         "--retrieval_heads", type=Path, default=Path("data/retrieval_heads.txt"), help="heads from step 2"
     )
@@ -103,13 +105,17 @@ def show_check(check: dict, num_heads: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.model.checkpoints import Runtime, load_model, load_model_tokenizer, require_tokenizer, save_checkpoint
-    from common.model.heads import read_heads
+    from common.model.heads import model_of, read_heads
     from common.model.masking import Masking, head_shape, mask_heads
     from common.model.probes import read_probes
     from common.model.reference import RECORD_NAME, write_record
     from common.model.retrieval import encode_probes
     from common.scoring.pair import require_scorable
 
+    found_in = model_of(args.retrieval_heads)
+    args.base_model = args.base_model or found_in or DEFAULT_MODEL
+    if found_in not in (None, args.base_model):
+        cli.warn(f"{args.retrieval_heads}: the heads of {found_in}, not of {args.base_model}")
     probes = read_probes(args.probes)[: args.max_probes] if args.probes else []
     with sole_writer(args.out):
         check_out(args.base_model, args.retrieval_heads, args.out, args.overwrite)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
+from common.files import read_json
 
 MAKE_HEADS = "make it with compute_retrieval_heads.py for this model"
 
@@ -62,6 +63,12 @@ def _heads(layers: Iterable, indices: Iterable) -> list[Head]:
 def write_heads(path: Path, heads: Sequence[Head]) -> None:
     """Write one `layer,head` per line, best first."""
     Path(path).write_text("".join(f"{head}\n" for head in heads), encoding="utf-8")
+
+
+def model_of(heads: Path) -> str | None:
+    """The model whose heads are in a file, from the record next to it; None if there is no record."""
+    record = heads.with_suffix(".json")
+    return read_json(record).get("model") if record.exists() else None
 
 
 def read_heads(path: Path, shape: tuple[int, int]) -> list[Head]:

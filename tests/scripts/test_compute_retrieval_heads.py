@@ -3,12 +3,15 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import transformers
 
 import compute_retrieval_heads
+import make_reference_model
+from tests.conftest import error_of
 from tests.scripts.conftest import PROBES, small_model, spoil
 
 FIND = [compute_retrieval_heads, *"--model BASE --out new.txt".split()]
@@ -19,6 +22,25 @@ def test_a_model_that_cannot_answer_the_probes_gets_a_warning(run, spm_folder, c
     out = capsys.readouterr().out
     assert float(re.search(r"predicts ([\d.]+)%", out)[1]) < 50
     assert "the scores mean little" in out
+
+
+def test_the_heads_of_another_model_are_kept_unless_told_otherwise(run, spm_folder, capsys):
+    compute_retrieval_heads.main(["--model", spm_folder, "--out", "new.txt"])
+    accuracy = float(re.search(r"predicts ([\d.]+)%", capsys.readouterr().out)[1])
+    record = json.loads(Path("new.json").read_text())
+    assert record["model"] == spm_folder and record["probes"] == PROBES
+    assert record["probe_accuracy"] == pytest.approx(accuracy / 100, abs=6e-4)
+    shutil.copytree(spm_folder, "copy")
+    line = error_of(compute_retrieval_heads, "--model copy --out new.txt", capsys)
+    assert f"--out new.txt: the heads of {spm_folder}; give another output, or --overwrite" in line
+    make_reference_model.main(["--base_model", "copy", "--retrieval_heads", "new.txt", "--out", "other"])
+    assert f"warning: new.txt: the heads of {spm_folder}, not of copy" in capsys.readouterr().err
+    make_reference_model.main(["--retrieval_heads", "new.txt", "--out", "masked"])
+    assert json.loads(Path("masked/attention_influence.json").read_text())["base_model"] == spm_folder
+    line = error_of(make_reference_model, "--base_model copy --retrieval_heads new.txt --out masked", capsys)
+    assert f"--out masked: a masked copy of {spm_folder}; give another folder, or --overwrite" in line
+    compute_retrieval_heads.main(["--model", "copy", "--out", "new.txt", "--overwrite"])
+    assert json.loads(Path("new.json").read_text())["model"] == "copy"
 
 
 def misspelt_model(folder, file, right, wrong):
