@@ -24,8 +24,6 @@ from common.errors import InputError
 from common.files import atomic, refuse_folder, sole_writer, write_json
 from common.hub import DEFAULT_MODEL
 
-CHECK_NAME = "causal_check.json"
-
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
@@ -108,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.model.heads import model_of, read_heads
     from common.model.masking import Masking, head_shape, mask_heads
     from common.model.probes import read_probes
-    from common.model.reference import RECORD_NAME, write_record
+    from common.model.reference import CHECK_NAME, RECORD_NAME, write_record
     from common.model.retrieval import encode_probes
     from common.scoring.pair import require_scorable
 

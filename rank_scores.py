@@ -7,6 +7,7 @@ Reads   data/ai_scores.tsv or .parquet
 Writes  data/top20.tsv and data/top20.parquet: the selected rows, best first within each domain, with what a loader
         needs to read each document from its shard: shard, start, end (tokens)
         data/top20.json: the options, and for each domain its counts, mean score and threshold
+        data/top20.states.parquet: what became of each document of the table; validate_docs.py and report.py read it
         data/top20.png: the distribution of scores in each domain, and its threshold
         data/top20.repetition.png: score against repetition, with the documents that were left out
 
@@ -95,7 +96,8 @@ def draw(ranking, out: Path) -> list[Path]:
     from common.pages.pictures import distributions_picture, repetition_picture, save_picture
 
     spread = {
-        name: (drawn.scores, drawn.counts, ranking.domains[name].threshold) for name, drawn in ranking.drawn.items()
+        name: (drawn.scores, drawn.ranked, drawn.left_out, ranking.domains[name].threshold)
+        for name, drawn in ranking.drawn.items()
     }
     figures = {out.with_suffix(".png"): distributions_picture(spread)}
     samples = {name: drawn.sample for name, drawn in ranking.drawn.items()}
@@ -109,14 +111,14 @@ def draw(ranking, out: Path) -> list[Path]:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.table.ranking import Limits, Ranking, together
-    from common.table.selection import refuse_selection_of_another_table, write_selection
+    from common.table.selection import STATES_SUFFIX, refuse_selection_of_another_table, write_selection
 
     lowest = args.bottom_pct is not None
     percent = args.bottom_pct if lowest else args.top_pct
     out = args.out or beside(args.scores, f"{'bottom' if lowest else 'top'}{percent:g}.tsv")
     if out.suffix != ".tsv":
         raise InputError(f"--out {out}: end it with .tsv; the .parquet is written next to it")
-    refuse_inputs([out, out.with_suffix(".parquet")], [args.scores])
+    refuse_inputs([out, out.with_suffix(".parquet"), out.with_suffix(STATES_SUFFIX)], [args.scores])
     if args.scores.name:
         refuse_inputs([out], [args.scores.with_suffix(".tsv")])  # the same table, written next to it
     limits = cli.options(Limits, args)
@@ -135,9 +137,11 @@ def main(argv: list[str] | None = None) -> None:
     show_rounding(whole, percent, args.by, len(selection.domains))
     print(f"wrote {whole.selected_documents:,} documents to {out} and {out.with_suffix('.parquet')}")
     print(f"wrote the counts of each domain to {out.with_suffix('.json')}")
+    print(f"wrote what became of each document to {out.with_suffix(STATES_SUFFIX)}")
     print(f"see {' and '.join(map(str, pictures))}")
-    print(f"next: python validate_docs.py --scores {args.scores} --top 1 --bottom 1")
-    print(f"then: python report.py --scores {args.scores} --selection {out.with_suffix('.parquet')}")
+    both = f"--scores {args.scores} --selection {out.with_suffix('.parquet')}"
+    print(f"next: python validate_docs.py {both} --top 1 --bottom 1")
+    print(f"then: python report.py {both}")
 
 
 if __name__ == "__main__":

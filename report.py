@@ -1,11 +1,11 @@
-"""One page about a run: its facts, its heads, its scores and thresholds, and its documents to search and read.
+"""One page about a run: whether its model is good enough, its scores and thresholds, its documents to search and read.
 
     python report.py --base_model data/SmolLM2-135M-Instruct
     python report.py --scores data/ai_scores.parquet --selection data/top20.parquet --out data/report.html
 
-Reads   data/ai_scores.parquet, and data/ai_scores.json next to it if it is there; data/top20.parquet and its record
-        data/top20.json; data/retrieval_heads.tsv; the record in the reference model's folder; the shards of the
-        documents shown
+Reads   data/ai_scores.parquet, and data/ai_scores.json next to it if it is there; data/top20.parquet with its record
+        data/top20.json and data/top20.states.parquet; data/retrieval_heads.tsv; the record and causal_check.json in the
+        reference model's folder; the shards of the documents shown
 Writes  data/report.html, a single file that makes no request to any network. No model runs.
 
 The page shows the 24 largest domains, and up to --max_docs documents: all, or of each domain the best, the lowest and

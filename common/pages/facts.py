@@ -11,18 +11,22 @@ from common.pages.overview import Overview
 from common.table.ranking import SHOWN
 
 
-def facts(known: dict, record_path: Path, masking: Masking | None, chosen: list[Head]) -> list[tuple[str, str]]:
+def read_run(record_path: Path) -> dict:
+    """The record of a scoring run; empty if there is none."""
+    return read_json(record_path) if record_path.exists() else {}
+
+
+def facts(record: dict, record_path: Path, masking: Masking | None, chosen: list[Head]) -> list[tuple[str, str]]:
     """(name, value) of each known fact about a run.
 
     Args:
-        known: entries of a scoring run's record that are known without it.
-        record_path: the record next to the score table; it, or any of its fields, may be missing.
+        record: of a scoring run; any of its fields may be missing.
+        record_path: where it was read.
         masking: from the reference model's record, if there is one.
         chosen: the heads that the table of heads selects, best first; listed if `masking` is not known.
     Raises:
         InputError: the record is damaged.
     """
-    record = known | (read_json(record_path) if record_path.exists() else {})
     try:
         found = _facts(record, masking.kind if masking else None, masking.heads if masking else chosen)
     except (AttributeError, TypeError, ValueError, OverflowError) as error:

@@ -21,6 +21,7 @@ from common.shards.format import check_vocabulary
 from common.shards.reader import ShardReader
 from common.table.ranking import domain_sizes, ends, largest, smaller
 from common.table.schema import NO_DOMAIN
+from common.table.selection import read_ranked
 from common.text.tokenization import TextTokenizer
 
 SNIPPET_CHARS = 90
@@ -83,14 +84,16 @@ class Viewer:
             return View(doc_id, document, part, None)
         return View(doc_id, document.within(part.start, part.stop), part, document.doc_id)
 
-    def ends(self, scores: Path, top: int, bottom: int) -> Iterator[tuple[str, int, list[tuple[Entry, float]]]]:
+    def ends(
+        self, scores: Path, selection: Path | None, top: int, bottom: int
+    ) -> Iterator[tuple[str, int, list[tuple[Entry, float]]]]:
         """(domain, its number of documents, the best and the lowest of them with their scores) of a score table.
 
-        Prints how many domains are too small to be among them.
+        With a selection, of the documents that were ranked. Prints how many domains are too small to be among them.
         """
-        sizes = domain_sizes(scores)
+        sizes = domain_sizes(read_ranked(scores, selection))
         shown = largest(sizes)
-        for domain, best, lowest in ends(scores, shown, top, bottom):
+        for domain, best, lowest in ends(read_ranked(scores, selection), shown, top, bottom):
             name = domain or NO_DOMAIN
             rows = [("best", row) for row in best.to_pylist()] + [("lowest", row) for row in lowest.to_pylist()]
             found = [(Entry(self.view(row["doc_id"]), name, mark), row["AI_Score"]) for mark, row in rows]
@@ -133,24 +136,44 @@ def _print_rises(
         )
 
 
-def list_ends(viewer: Viewer, scores: Path, top: int, bottom: int) -> None:
-    """Print the best and the lowest documents of each domain, and how they begin."""
-    for domain, count, entries in viewer.ends(scores, top, bottom):
+def about_ends(scores: Path, selection: Path | None) -> str:
+    """Which documents of a score table the best and the lowest are of."""
+    if selection:
+        return f"The best and the lowest of the documents that were ranked for {selection}."
+    return (
+        f"No selection from {scores} is given, so copies and repetitive documents are included; make one with "
+        "rank_scores.py and name it with --selection."
+    )
+
+
+def list_ends(viewer: Viewer, scores: Path, selection: Path | None, top: int, bottom: int) -> str | None:
+    """Print the best and the lowest documents of each domain, and how they begin; returns the first doc_id."""
+    first = None
+    print(about_ends(scores, selection))
+    for domain, count, entries in viewer.ends(scores, selection, top, bottom):
         print(f"\n{domain}: {count:,} documents")
         for entry, score in entries:
             text = viewer.tokenizer.decode(entry.view.token_ids[:64].tolist())
+            first = first or entry.view.doc_id
             print(f"  {entry.mark:6} {score:8.4f}  {entry.view.doc_id}")
             print(" " * 19 + one_line(text)[:SNIPPET_CHARS])
+    return first
 
 
 def write_token_page(
-    out: Path, entries: list[Entry], options: PairOptions, wanted_head: Head | None, num_tokens: int
+    out: Path,
+    entries: list[Entry],
+    options: PairOptions,
+    wanted_head: Head | None,
+    num_tokens: int,
+    note: str | None = None,
 ) -> None:
     """Write a page on which each token is coloured by how much its loss rises.
 
     Args:
         wanted_head: the head whose attention is shown; None is the first in the reference's record.
         num_tokens: how many of the tokens whose loss rises most are listed for each document.
+        note: for the reader, above the documents.
     """
     pair = load_pair(options)
     head = strongest_head(pair, options.reference_model, wanted_head)
@@ -168,6 +191,7 @@ def write_token_page(
         "head": head,
         "record": f"{options.reference_model}/{RECORD_NAME}",
         "num_tokens": num_tokens,
+        "note": note,
         "documents": records,
     }
     write_page(out, "tokens.html", data)

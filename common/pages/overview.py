@@ -1,6 +1,6 @@
 """An overview of a score table: its domains, its sources, and documents to show.
 
-Only 32 bytes of each row are kept in memory, so that tables of many million rows fit.
+Under 50 bytes of each row are kept in memory, so that tables of many million rows fit.
 """
 
 import math
@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 
 from common.errors import InputError
 from common.pages.origins import Origins
-from common.table.ranking import largest
-from common.table.schema import GUARD_COLUMNS
-from common.table.tables import read_score_batches
+from common.table.ranking import id_hashes, largest
+from common.table.schema import GUARD_COLUMNS, RANKED
+from common.table.selection import with_states
 
-END = 0.2  # the share of a domain that counts as its best, and as its lowest
+END = 0.2  # the share of a domain's ranked documents that counts as its best, and as its lowest
 SOURCES_SHOWN = 12
 
 
@@ -30,7 +30,9 @@ class Overview:
     Attributes:
         rows: their places in the table, int64, shape [num_finite], like all arrays below.
         domains, sources: names; `domain_of` and `source_of` are indices into them.
-        num_tokens, scores: of each row.
+        num_tokens, scores, repetition: of each row; an unknown repetition is NaN.
+        ranked: whether a row was ranked, or left out before.
+        hashes: of the doc_ids.
         num_rows: of the whole table.
     """
 
@@ -41,12 +43,15 @@ class Overview:
     source_of: np.ndarray
     num_tokens: np.ndarray
     scores: np.ndarray
+    repetition: np.ndarray
+    ranked: np.ndarray
+    hashes: np.ndarray
     num_rows: int
 
     @cached_property
     def of_domains(self) -> list[tuple[str, np.ndarray]]:
-        """Each domain with its rows (indices into the arrays), best first."""
-        order = np.lexsort((-self.scores, self.domain_of))
+        """Each domain with its rows (indices into the arrays): the ranked best first, then those left out."""
+        order = np.lexsort((-self.scores, ~self.ranked, self.domain_of))
         edges = np.searchsorted(self.domain_of[order], np.arange(len(self.domains) + 1))
         return list(zip(self.domains, np.split(order, edges[1:-1]), strict=True))
 
@@ -57,20 +62,23 @@ class Overview:
         return [(name, rows) for name, rows in self.of_domains if name in shown]
 
 
-def read_overview(path: Path, origins: Origins) -> Overview:
-    """Read a table's numbers; InputError as in `read_score_batches` and `Origins.of`, and if no score is finite."""
+def read_overview(path: Path, selection: Path, origins: Origins) -> Overview:
+    """Read a table's numbers; InputError as in `with_states` and `Origins.of`, and if no score is finite."""
     columns, domains, sources, num_rows = [], [], [], 0
-    for table in read_score_batches(path):
+    for table in with_states(path, selection):
         finite = np.flatnonzero(np.isfinite(table["AI_Score"].to_numpy()))
         kept = table.take(finite)
         if len(kept):
-            columns.append([finite + num_rows, kept["num_tokens"].to_numpy(), kept["AI_Score"].to_numpy()])
+            numbers = [kept[name].to_numpy() for name in ("num_tokens", "AI_Score", "repetition")]
+            ranked = pc.is_in(kept["state"], pa.array(RANKED)).to_numpy()
+            columns.append([finite + num_rows, *numbers, ranked, id_hashes(kept)])
             domains.append(kept["domain"].combine_chunks().dictionary_encode())
             sources.append(origins.of(kept))
         num_rows += len(table)
     if not columns:
         raise InputError(f"{path}: no row has a finite AI_Score; check L_base and L_ref in it")
-    rows, num_tokens, scores = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    rows, num_tokens, scores, *others = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    repetition, ranked, hashes = others
     names, domain_of = _unified(domains)
     order = np.argsort(np.array(names.to_pylist(), dtype=object))
     domain_of = np.argsort(order)[domain_of].astype(np.int32)
@@ -83,6 +91,9 @@ def read_overview(path: Path, origins: Origins) -> Overview:
         source_of=source_of,
         num_tokens=num_tokens,
         scores=scores,
+        repetition=repetition,
+        ranked=ranked,
+        hashes=hashes,
         num_rows=num_rows,
     )
 
@@ -91,14 +102,6 @@ def _unified(chunks: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
     """The names in dictionary arrays, and for each entry the index of its name."""
     whole = pa.chunked_array(chunks).unify_dictionaries()
     return whole.chunk(0).dictionary, np.concatenate([chunk.indices.to_numpy() for chunk in whole.chunks])
-
-
-def selected_among(path: Path, doc_ids: set[str]) -> set[str]:
-    """The `doc_ids` that are in a selection."""
-    wanted, found = pa.array(doc_ids, pa.string()), set()
-    for table in read_score_batches(path):
-        found.update(table["doc_id"].filter(pc.is_in(table["doc_id"], wanted)).to_pylist())
-    return found
 
 
 def evenly(counts: list[int], limit: int) -> list[int]:
@@ -117,25 +120,25 @@ def evenly(counts: list[int], limit: int) -> list[int]:
 def choose(overview: Overview, limit: int, seed: int = 0) -> np.ndarray:
     """Documents to show, as ascending indices into the overview: all, or `limit` of them.
 
-    Domains share the limit evenly. A third of a domain's documents are its best, a third its lowest, and a third are
-    random others.
+    Domains share the limit evenly. A third of a domain's documents are the best that were ranked, a third the lowest,
+    and a third are random others, also of those left out.
     """
     if len(overview.rows) <= limit:
         return np.arange(len(overview.rows))
     generator, chosen = np.random.default_rng(seed), []
     domains = [rows for _, rows in overview.of_domains]
     for rows, count in zip(domains, evenly(list(map(len, domains)), limit), strict=True):
-        best, lowest = -(-count // 3), count // 3
-        rest = rows[best : len(rows) - lowest]
-        some = generator.choice(rest, count - best - lowest, replace=False)
-        chosen += [rows[:best], rows[len(rows) - lowest :], some]
+        best, rest = np.split(rows[overview.ranked[rows]], [-(-count // 3)])
+        ends = np.concatenate([best, rest[max(0, len(rest) - count // 3) :]])
+        others = np.setdiff1d(rows, ends)
+        chosen += [ends, generator.choice(others, count - len(ends), replace=False)]
     return np.sort(np.concatenate(chosen))
 
 
-def read_rows(path: Path, rows: np.ndarray) -> pa.Table:
-    """The rows of a table at the given, ascending places."""
+def read_rows(path: Path, selection: Path, rows: np.ndarray) -> pa.Table:
+    """The rows of a table at the given, ascending places, with their states."""
     parts, first = [], 0
-    for table in read_score_batches(path):
+    for table in with_states(path, selection):
         here = rows[(rows >= first) & (rows < first + len(table))]
         parts.append(table.take(here - first))
         first += len(table)
@@ -143,14 +146,17 @@ def read_rows(path: Path, rows: np.ndarray) -> pa.Table:
 
 
 def count_sources(overview: Overview) -> list[dict]:
-    """The largest sources of the largest domains: their shares in all documents, in the best and in the lowest.
+    """The largest sources of the largest domains: their shares in all ranked documents, the best and the lowest.
 
     Returns:
-        A record for each domain: name, number of documents and of sources, and `rows` of (source, documents, share in
-        all, in the best, in the lowest); without rows if no two documents share a source.
+        A record for each domain with ranked documents: name, number of documents and of sources, and `rows` of (source,
+        documents, share in all, in the best, in the lowest); without rows if no two documents share a source.
     """
     found = []
-    for name, rows in overview.largest_domains:
+    for name, every in overview.largest_domains:
+        rows = every[overview.ranked[every]]
+        if not len(rows):
+            continue
         source_of, end = overview.source_of[rows], math.ceil(END * len(rows))
         present, local = np.unique(source_of, return_inverse=True)
         counts = [np.bincount(part, minlength=len(present)) for part in (local, local[:end], local[len(rows) - end :])]
@@ -173,26 +179,23 @@ def seven_digits(value: float | None) -> float | None:
 def columns_of(
     table: pa.Table,
     read: Iterable[tuple[int, str, str, str]],
-    selected: set[str],
     source_of: Sequence[str],
     max_chars: int,
 ) -> dict[str, list]:
     """The documents of a page, as one list per column.
 
     Args:
-        table: rows of the score table.
+        table: rows of the score table, with their states.
         read: their texts, from `origins.texts`.
-        selected: doc_ids that are in the selection.
         source_of: the source of each row.
         max_chars: longer texts are cut; `length` is the number of characters before the cut.
     """
     guards = [name for name in GUARD_COLUMNS if table[name].null_count < len(table)]
-    columns = {name: table[name].to_pylist() for name in ("doc_id", "domain", "num_tokens")}
+    columns = {name: table[name].to_pylist() for name in ("doc_id", "domain", "num_tokens", "state")}
     for name in ("AI_Score", "L_base", "L_ref", *guards):
         values = table[name].to_pylist()
         is_text = pa.types.is_string(table.schema.field(name).type)
         columns[name] = values if is_text else [seven_digits(value) for value in values]
-    columns["selected"] = [doc_id in selected for doc_id in columns["doc_id"]]
     columns["source"] = list(source_of)
     for name in ("text", "id", "url", "length"):
         columns[name] = [None] * len(table)

@@ -60,13 +60,8 @@ def embedded(data: dict) -> str:
     return text.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair becomes a JSON escape
 
 
-def picture(light: "Figure", dark: "Figure", alt: str) -> str:
-    """A drawing as an HTML element that shows `dark` if the reader's system is dark."""
-    urls = []
-    for figure in (light, dark):
-        figure.savefig(png := io.BytesIO(), format="png", dpi=DOTS_PER_INCH)
-        urls.append("data:image/png;base64," + base64.b64encode(png.getvalue()).decode())
-    return (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{urls[1]}">'
-        f'<img src="{urls[0]}" alt="{html.escape(alt)}"></picture>'
-    )
+def picture(figure: "Figure", alt: str) -> str:
+    """A drawing as an HTML element."""
+    figure.savefig(png := io.BytesIO(), format="png", dpi=DOTS_PER_INCH)
+    url = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    return f'<img src="{url}" alt="{html.escape(alt)}">'

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -18,33 +17,39 @@ from common.table.schema import NO_DOMAIN
 
 COLUMNS, BINS = 3, 40
 MOST = 1e100  # what is drawn; the width of a larger axis is no number
-LIGHT = {"text": "#1f2328", "figure": "#ffffff", "bars": "#8fb3d9", "chosen": "#d1242f"}
-DARK = {"text": "#e6edf3", "figure": "#16191d", "bars": "#46719f", "chosen": "#ff7b72"}
+TEXT, RANKED, LEFT_OUT, CHOSEN = "#1f2328", "#5b91c9", "#a9aeb5", "#d1242f"
+# The ground is that of the page, which inverts the brightness of its pictures where the reader's system is dark.
+STYLE = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), TEXT),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "legend.facecolor"), "none"),
+    "axes.titlesize": "small",
+    "xtick.labelsize": "x-small",
+    "ytick.labelsize": "x-small",
+    "text.parse_math": False,  # a domain's name may hold a $
+}
 
 
 def save_picture(figure: Figure, path: Path, dpi: int = 110) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG on white, whole or not at all: other programs may show it on any ground."""
     with atomic(path) as tmp:
-        figure.savefig(tmp, format="png", dpi=dpi)
+        figure.savefig(tmp, format="png", dpi=dpi, facecolor="white")
 
 
-def heads_picture(scores: np.ndarray, chosen: Sequence[Head], dark: bool = False) -> Figure:
+def heads_picture(scores: np.ndarray, chosen: Sequence[Head]) -> Figure:
     """Retrieval scores as layers × heads, the chosen heads outlined.
 
     Args:
         scores: in [0, 1], shape [num_hidden_layers, num_attention_heads].
     """
     num_layers, num_heads = scores.shape
-    with _colours(dark) as colours:
+    with rc_context(STYLE):
         figure = Figure(
             figsize=(max(4, 1.6 + 0.28 * num_layers), max(2.6, 1.1 + 0.28 * num_heads)), layout="constrained"
         )
         axes = figure.subplots()
-        image = axes.imshow(scores.T, cmap=colormaps["cividis" if dark else "Blues"], vmin=0, aspect="auto")
+        image = axes.imshow(scores.T, cmap="Blues", vmin=0, aspect="auto")
         for layer, index in chosen:
-            axes.add_patch(
-                Rectangle((layer - 0.5, index - 0.5), 1, 1, fill=False, edgecolor=colours["chosen"], linewidth=1.6)
-            )
+            axes.add_patch(Rectangle((layer - 0.5, index - 0.5), 1, 1, fill=False, edgecolor=CHOSEN, linewidth=1.6))
         axes.set(
             xlabel="layer", ylabel="query head", title=f"retrieval scores; the {len(chosen)} chosen heads outlined"
         )
@@ -53,49 +58,65 @@ def heads_picture(scores: np.ndarray, chosen: Sequence[Head], dark: bool = False
     return figure
 
 
-def distributions_picture(domains: dict[str, tuple[np.ndarray, np.ndarray, float]], dark: bool = False) -> Figure:
-    """The distribution of scores in each domain, and its threshold.
+def distributions_picture(domains: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, float | None]]) -> Figure:
+    """The distribution of scores in each domain, and its threshold; a grey part of a bar was left out.
 
     Args:
-        domains: by name: scores, the number of documents with each, and the threshold.
+        domains: by name: scores, the numbers of documents with each that were ranked and that were left out, and the
+            threshold, None if none was ranked.
     """
-    with _colours(dark) as colours:
+    with rc_context(STYLE):
         figure = Figure()
         for axes, name in _panels(figure, list(domains)):
-            scores, counts, threshold = domains[name]
+            scores, *parts, threshold = domains[name]
+            counts = sum(parts)
             if not counts.sum():
                 continue
-            scores, threshold = np.clip(scores, -MOST, MOST), np.clip(threshold, -MOST, MOST)
+            scores = np.clip(scores, -MOST, MOST)
             low, high = _inner_range(scores, counts)
-            axes.hist(scores.clip(low, high), np.linspace(low, high, BINS + 1), weights=counts, color=colours["bars"])
-            axes.axvline(threshold, color=colours["chosen"], linewidth=1.4)
-            axes.set_title(f"{name or NO_DOMAIN}: {counts.sum():,} documents, threshold {threshold:.3f}")
+            bars = min(BINS, 2 * math.isqrt(counts.sum()) - 1)
+            axes.hist(
+                [scores.clip(low, high)] * 2,
+                np.linspace(low, high, bars + 1),
+                weights=parts,
+                stacked=True,
+                color=[RANKED, LEFT_OUT],
+                label=["ranked", "left out"],
+            )
+            axes.locator_params(axis="y", integer=True)
+            title = f"{name or NO_DOMAIN}: {parts[0].sum():,} documents"
+            title += f" + {parts[1].sum():,} left out" if parts[1].any() else ""
+            if threshold is not None:
+                threshold = np.clip(threshold, -MOST, MOST)
+                axes.axvline(threshold, color=CHOSEN, linewidth=1.4)
+                title += f", threshold {threshold:.3f}"
+            axes.set_title(title)
         figure.supxlabel("AI_Score (the outermost bars include all scores beyond them)", fontsize="small")
         figure.supylabel("documents", fontsize="small")
+        _legend(figure)
     return figure
 
 
-def repetition_picture(domains: dict[str, pd.DataFrame], dark: bool = False) -> Figure:
+def repetition_picture(domains: dict[str, pd.DataFrame]) -> Figure:
     """Score against repetition, and the documents left out; Spearman's rank correlation with and without them.
 
     Args:
         domains: by name: a row per document: repetition, AI_Score, kept (it was ranked).
     """
-    with _colours(dark) as colours:
+    with rc_context(STYLE):
         figure = Figure()
         for axes, name in _panels(figure, list(domains)):
             sample = domains[name].dropna(subset="repetition")
             sample = sample.assign(**sample[["repetition", "AI_Score"]].clip(-MOST, MOST))
             kept = sample[sample["kept"]]
             left_out = sample[~sample["kept"]]
-            axes.scatter(left_out["repetition"], left_out["AI_Score"], s=8, color=colours["chosen"], label="left out")
-            axes.scatter(kept["repetition"], kept["AI_Score"], s=8, color=colours["bars"], label="ranked")
+            axes.scatter(left_out["repetition"], left_out["AI_Score"], s=8, color=LEFT_OUT, label="left out")
+            axes.scatter(kept["repetition"], kept["AI_Score"], s=8, color=RANKED, label="ranked")
             before, after = (_correlation(rows) for rows in (sample, kept))
             axes.set_title(f"{name or NO_DOMAIN}: ρ {before:.2f}, of the ranked {after:.2f}")
         figure.supxlabel("repetition (share of tokens in 10-grams that occurred before)", fontsize="small")
         figure.supylabel("AI_Score", fontsize="small")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize="small")
+        _legend(figure)
     return figure
 
 
@@ -106,11 +127,17 @@ def loss_picture(rows: Sequence[dict]) -> Figure:
     for name, label in (("loss", "training"), ("eval_loss", "validation")):
         points = [(row["tokens"], row[name]) for row in rows if name in row]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if name == "eval_loss" else None)
+            marked = name == "eval_loss" or len(points) == 1
+            axes.plot(*zip(*points, strict=True), label=label, marker="o" if marked else None)
     axes.set(xlabel="tokens", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+def _legend(figure: Figure) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize="small")
 
 
 def _correlation(rows: pd.DataFrame) -> float:
@@ -137,21 +164,3 @@ def _panels(figure: Figure, names: list[str]) -> Iterator[tuple[Axes, str]]:
     for axes, name in zip(grid, names, strict=False):
         axes.spines[["top", "right"]].set_visible(False)
         yield axes, name
-
-
-@contextmanager
-def _colours(dark: bool) -> Iterator[dict[str, str]]:
-    """Use light or dark colours for the drawings in the block."""
-    colours = DARK if dark else LIGHT
-    text = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    surfaces = ("figure.facecolor", "axes.facecolor", "legend.facecolor")
-    settings = {
-        **dict.fromkeys(text, colours["text"]),
-        **dict.fromkeys(surfaces, colours["figure"]),
-        "axes.titlesize": "small",
-        "xtick.labelsize": "x-small",
-        "ytick.labelsize": "x-small",
-        "text.parse_math": False,  # a domain's name may hold a $
-    }
-    with rc_context(settings):
-        yield colours

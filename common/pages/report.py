@@ -1,17 +1,18 @@
 """The report of a run: what was scored with which models, the heads, the thresholds, and documents to read."""
 
-import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from common import cli
-from common.errors import InputError
 from common.model.heads import Head, read_head_scores
-from common.model.reference import read_record
-from common.pages.facts import facts, notes
+from common.model.masking import Masking
+from common.model.reference import read_check, read_record
+from common.pages.facts import facts, notes, read_run
 from common.pages.origins import Origins, texts
 from common.pages.overview import (
     Overview,
@@ -20,13 +21,13 @@ from common.pages.overview import (
     count_sources,
     read_overview,
     read_rows,
-    selected_among,
     seven_digits,
 )
 from common.pages.page import picture, write_page
-from common.pages.pictures import distributions_picture, heads_picture
+from common.pages.pictures import distributions_picture, heads_picture, repetition_picture
+from common.pages.verdict import judge
 from common.shards.reader import ShardReader
-from common.table.ranking import lines, together
+from common.table.ranking import lines, sample_limit, together
 from common.table.schema import GUARD_COLUMNS
 from common.table.selection import SelectionRecord, read_selection_record
 
@@ -44,6 +45,10 @@ class ReportOptions:
     max_docs: int
     max_chars: int
     out: Path
+    tokenizer: str | None = None
+    trust_remote_code: bool = False
+    eot_id: int | None = None
+    eot_side: str = "first"
 
 
 def write_report(options: ReportOptions, reader: ShardReader) -> None:
@@ -57,60 +62,84 @@ def write_report(options: ReportOptions, reader: ShardReader) -> None:
     head_scores, chosen = read_head_scores(options.retrieval_heads)
     masking, record_path = read_record(options.reference_model), options.scores.with_suffix(".json")
     selection = read_selection_record(options.selection)
-    overview = read_overview(options.scores, Origins(options.data_dir))
-    _check_selection(selection, overview, options)
+    heads = masking.heads if masking else chosen
+    overview = read_overview(options.scores, options.selection, Origins(options.data_dir))
     shown = choose(overview, options.max_docs)
-    known = {"base_model": options.base_model, "reference_model": options.reference_model}
-    documents = _documents(overview, shown, selection, options, reader)
+    run = {"base_model": options.base_model, "reference_model": options.reference_model} | read_run(record_path)
+    documents = _documents(overview, shown, options, reader)
+    check = read_check(options.reference_model)
     data = {
         "totals": _totals(overview, selection),
-        "facts": facts(known, record_path, masking, chosen),
+        "model": judge(check, head_scores, heads, options.reference_model, _check_command(options, masking)),
+        "facts": facts(run, record_path, masking, chosen),
         "notes": notes(overview, len(shown), record_path, options.reference_model, masking, chosen),
         "thresholds": list(_thresholds(selection)),
         "guards": [name for name in GUARD_COLUMNS if name in documents],
         "sources": count_sources(overview),
         "max_chars": options.max_chars,
+        "lowest": selection.end == "lowest",
+        "command": _token_page_command(options, run),
         "documents": documents,
     }
-    drawings = _drawings(overview, selection, head_scores, masking.heads if masking else chosen)
+    drawings = _drawings(overview, selection, head_scores, heads)
     write_page(options.out, "report.html", data, **drawings)
     print(f"wrote {options.out}; open it in a browser")
 
 
-def _check_selection(selection: SelectionRecord, overview: Overview, options: ReportOptions) -> None:
-    sizes = {name: len(rows) for name, rows in overview.of_domains}
-    selected_from = {name: domain.num_finite for name, domain in selection.domains.items()}
-    if sizes != selected_from or selection.num_rows != overview.num_rows:
-        raise InputError(
-            f"{options.selection}: selected from another table ({selection.num_rows:,} documents in "
-            f"{len(selected_from):,} domains) than {options.scores} ({overview.num_rows:,} in {len(sizes):,}); select "
-            "from that with rank_scores.py"
-        )
+def _command(script: str, **values: object) -> str:
+    """A command with these flags; None and False leave a flag out, True gives it without a value."""
+    parts = ["python", script]
+    for name, value in values.items():
+        if value is not None and value is not False:
+            given = [] if value is True else value if isinstance(value, list) else [value]
+            parts += [f"--{name}", *(shlex.quote(str(each)) for each in given)]
+    return " ".join(parts)
 
 
-def _documents(
-    overview: Overview, shown: np.ndarray, selection: SelectionRecord, options: ReportOptions, reader: ShardReader
-) -> dict[str, list]:
-    table = read_rows(options.scores, overview.rows[shown])
+def _check_command(options: ReportOptions, masking: Masking | None) -> str:
+    return _command(
+        "make_reference_model.py",
+        base_model=options.base_model,
+        retrieval_heads=options.retrieval_heads.with_suffix(".txt"),
+        mask=masking.kind if masking else None,
+        probes=options.retrieval_heads.with_name("probes.jsonl"),
+        out=options.reference_model,
+    )
+
+
+def _token_page_command(options: ReportOptions, run: dict) -> str:
+    """The command that shows a document token by token, without its id."""
+    return _command(
+        "validate_docs.py",
+        base_model=run["base_model"],
+        reference_model=run["reference_model"],
+        seq_len=run.get("seq_len"),
+        tokenizer=options.tokenizer,
+        trust_remote_code=options.trust_remote_code,
+        eot_id=options.eot_id,
+        eot_side=None if options.eot_id is None else options.eot_side,
+        score_separator="no" if run.get("score_separator") is False else None,
+        data_dir=None if list(options.data_dir) == [Path()] else list(options.data_dir),
+        html=options.out.with_name("tokens.html"),
+    )
+
+
+def _documents(overview: Overview, shown: np.ndarray, options: ReportOptions, reader: ShardReader) -> dict[str, list]:
+    table = read_rows(options.scores, options.selection, overview.rows[shown])
     doc_ids = table["doc_id"].to_pylist()
-    selected = selected_among(options.selection, set(doc_ids))
-    num_selected = together(selection.domains.values()).selected_documents
-    if len(doc_ids) == len(overview.rows) and len(selected) < num_selected:
-        raise InputError(
-            f"{options.selection}: selected from another table than {options.scores}; select from that with "
-            "rank_scores.py"
-        )
     source_of = overview.sources.take(overview.source_of[shown]).to_pylist()
     with cli.progress(len(doc_ids), "reading", "documents", texts(doc_ids, reader)) as reading:
-        return columns_of(table, reading, selected, source_of, options.max_chars)
+        return columns_of(table, reading, source_of, options.max_chars)
 
 
 def _totals(overview: Overview, selection: SelectionRecord) -> dict[str, int]:
+    whole = together(selection.domains.values())
     return {
         "documents": len(overview.rows),
         "tokens": int(overview.num_tokens.sum()),
         "domains": len(overview.domains),
-        "selected": together(selection.domains.values()).selected_documents,
+        "left out": sum(whole.left_out.values()),
+        "selected": whole.selected_documents,
     }
 
 
@@ -123,20 +152,28 @@ def _thresholds(selection: SelectionRecord) -> Iterator[dict]:
 def _drawings(
     overview: Overview, selection: SelectionRecord, head_scores: np.ndarray, heads: list[Head]
 ) -> dict[str, str]:
-    """The two drawings of the page, as HTML."""
-    domains = {}
+    """The drawings of the page, as HTML."""
+    spread, samples = {}, {}
     for name, rows in overview.largest_domains:
-        threshold = selection.domains[name].threshold
-        spread = np.unique(overview.scores[rows], return_counts=True)
-        domains[name] = (*spread, math.nan if threshold is None else threshold)
-    light_and_dark = (False, True)
-    return {
+        scores, score_of = np.unique(overview.scores[rows], return_inverse=True)
+        ranked = np.bincount(score_of[overview.ranked[rows]], minlength=len(scores))
+        left_out = np.bincount(score_of, minlength=len(scores)) - ranked
+        spread[name] = (scores, ranked, left_out, selection.domains[name].threshold)
+        some = rows[overview.hashes[rows] < sample_limit(len(rows))]
+        samples[name] = pd.DataFrame(
+            {"repetition": overview.repetition[some], "AI_Score": overview.scores[some], "kept": overview.ranked[some]}
+        )
+    drawings = {
         "heads_picture": picture(
-            *(heads_picture(head_scores, heads, dark) for dark in light_and_dark),
+            heads_picture(head_scores, heads),
             "The retrieval score of every head, by layer; the masked heads are outlined",
         ),
         "distributions_picture": picture(
-            *(distributions_picture(domains, dark) for dark in light_and_dark),
+            distributions_picture(spread),
             "The distribution of scores in each domain, and its threshold",
         ),
+        "repetition_picture": "<p>The table does not say how much its documents repeat.</p>",
     }
+    if any(sample["repetition"].notna().any() for sample in samples.values()):
+        drawings["repetition_picture"] = picture(repetition_picture(samples), "Score against repetition in each domain")
+    return drawings

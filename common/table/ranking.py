@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from common.table.schema import EXACT, NEAR, NO_DOMAIN, TABLE_SCHEMA
+from common.table.schema import EXACT, NEAR, NO_DOMAIN, STATES_SCHEMA, TABLE_SCHEMA
 from common.table.tables import BATCH_ROWS, count_rows, few, read_score_batches
 
 MEMORY = "1GB"
@@ -120,13 +120,25 @@ class Drawn(NamedTuple):
     """The data of a domain's pictures.
 
     Attributes:
-        scores, counts: scores of ranked documents, rounded to three digits, and the number of documents with each.
+        scores: scores of documents, rounded to three digits.
+        ranked, left_out: the number of documents with each score that were ranked, and that were left out.
         sample: repetition, AI_Score and kept (it was ranked) of about `SAMPLE` documents, chosen by hashes of ids.
     """
 
     scores: np.ndarray
-    counts: np.ndarray
+    ranked: np.ndarray
+    left_out: np.ndarray
     sample: pd.DataFrame
+
+
+def id_hashes(table: pa.Table) -> np.ndarray:
+    """A hash of each doc_id, uint64; the same in every run."""
+    return pd.util.hash_array(table["doc_id"].to_numpy(), categorize=False)
+
+
+def sample_limit(size: int) -> int:
+    """Of `size` documents, about `SAMPLE` have a hash below this."""
+    return min(2**64 - 1, 2**64 * SAMPLE // size)
 
 
 class Ranking:
@@ -171,8 +183,7 @@ class Ranking:
             InputError: as in `read_score_batches`; no row has a finite score, or all are left out; a doc_id is there
                 twice; the table lacks a column for the limits; or nearly every document is a domain of its own.
         """
-        settings = {"memory_limit": MEMORY, "temp_directory": str(self._scratch / "spilled")}
-        with self._errors(), duckdb.connect(str(self._scratch / "ranking.duckdb"), config=settings) as database:
+        with self._database() as database:
             self._load(database)
             self._select(database)
             self._draw(database)
@@ -184,11 +195,24 @@ class Ranking:
                 tables, "writing", sum(domain.selected_documents for domain in self.domains.values())
             )
 
+    def states(self) -> Iterator[pa.Table]:
+        """What became of each row, in the table's order, as in `STATES_SCHEMA`; call it after `selected`."""
+        with self._database() as database:
+            found = database.sql("""
+                SELECT doc_id, domain, AI_Score, CASE WHEN row IN (SELECT row FROM chosen) THEN 'selected'
+                    WHEN isfinite(AI_Score) THEN coalesce(left_out, 'not selected') END AS state
+                FROM documents ORDER BY row
+            """)
+            for batch in self._watch(found.to_arrow_reader(BATCH_ROWS), "writing states", self.num_rows):
+                yield pa.Table.from_batches([batch]).cast(STATES_SCHEMA)
+
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn a full disk or too little memory into an InputError, and an interrupted query into the interrupt."""
+    def _database(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The rows on disk; a full disk or too little memory is an InputError, an interrupted query the interrupt."""
+        settings = {"memory_limit": MEMORY, "temp_directory": str(self._scratch / "spilled")}
         try:
-            yield
+            with duckdb.connect(str(self._scratch / "ranking.duckdb"), config=settings) as database:
+                yield database
         except duckdb.OperationalError as error:
             raise InputError(
                 f"{self._scratch}: the table cannot be ranked there ({error}); fix that and run the same command again"
@@ -203,32 +227,31 @@ class Ranking:
         return f"domain, AI_Score {'ASC' if self.lowest else 'DESC'}, row"
 
     def _load(self, database: duckdb.DuckDBPyConnection) -> None:
-        """Read the table into the database's `scores`, without the rows that have no finite score."""
+        """Read the table into the database's `documents`; its `scores` are those with a finite score."""
         for batch in self._watch(read_score_batches(self.path), "reading", count_rows(self.path)):
             rows = pa.array(np.arange(self.num_rows, self.num_rows + len(batch)))
             left_out = self.limits.left_out_by(self.path, batch)
-            hashes = pa.array(pd.util.hash_array(batch["doc_id"].to_numpy(), categorize=False))
             numbered = batch.append_column("row", rows).append_column("left_out", left_out)
-            numbered = numbered.append_column("id_hash", hashes)
+            numbered = numbered.append_column("id_hash", pa.array(id_hashes(batch)))
             database.register("batch", numbered)
-            create = "INSERT INTO scores" if self.num_rows else "CREATE OR REPLACE TABLE scores AS"
+            create = "INSERT INTO documents" if self.num_rows else "CREATE OR REPLACE TABLE documents AS"
             database.sql(f"{create} SELECT * FROM batch")
             self.num_rows += len(batch)
-        groups = "SELECT doc_id FROM scores GROUP BY doc_id"
+        groups = "SELECT doc_id FROM documents GROUP BY doc_id"
         if repeated := database.sql(f"{groups} HAVING count(*) > 1 LIMIT 1").fetchone():
             raise InputError(
                 f"{self.path}: doc_id {repeated[0]} is there twice; make it with attention_influence_scoring.py"
             )
-        not_finite = "scores WHERE NOT coalesce(isfinite(AI_Score), false)"
-        [self.num_not_finite] = database.sql(f"SELECT count(*) FROM {not_finite}").fetchone()
-        database.sql(f"DELETE FROM {not_finite}")
+        database.sql("CREATE OR REPLACE VIEW scores AS SELECT * FROM documents WHERE isfinite(AI_Score)")
+        [num_finite] = database.sql("SELECT count(*) FROM scores").fetchone()
+        self.num_not_finite = self.num_rows - num_finite
         if self.limits.dedup != "none":
             self._replace_absent(database, COPY_OF[self.limits.dedup])
 
     def _replace_absent(self, database: duckdb.DuckDBPyConnection, copy_of: str) -> None:
         """Of copies whose document is not there, or has no finite score, keep the one that repeats least."""
         database.sql(f"""
-            UPDATE scores SET left_out = NULL WHERE row IN (
+            UPDATE documents SET left_out = NULL WHERE row IN (
                 SELECT row FROM scores AS copies ANTI JOIN scores AS others ON copies.{copy_of} = others.doc_id
                 WHERE left_out = 'duplicates'
                 QUALIFY row_number() OVER (PARTITION BY {copy_of} ORDER BY repetition, row) = 1
@@ -286,35 +309,38 @@ class Ranking:
         digits = "CAST(2 - floor(log10(greatest(abs(AI_Score), 1e-300))) AS INT)"
         for name in largest(sizes):
             histogram = database.execute(
-                f"SELECT round(AI_Score, {digits}) AS score, count(*) AS documents FROM scores "
-                "WHERE domain = ? AND left_out IS NULL GROUP BY score ORDER BY score",
+                f"SELECT round(AI_Score, {digits}) AS score, count(*) FILTER (left_out IS NULL) AS ranked, "
+                "count(*) FILTER (left_out IS NOT NULL) AS left_out FROM scores WHERE domain = ? "
+                "GROUP BY score ORDER BY score",
                 [name],
             ).fetchnumpy()
             sample = database.execute(
                 "SELECT repetition, AI_Score, left_out IS NULL AS kept FROM scores "
                 "WHERE domain = ? AND id_hash < ? ORDER BY row",
-                [name, min(2**64 - 1, 2**64 * SAMPLE // sizes[name])],
+                [name, sample_limit(sizes[name])],
             ).df()
-            self.drawn[name] = Drawn(histogram["score"], histogram["documents"], sample)
+            self.drawn[name] = Drawn(*(histogram[column] for column in ("score", "ranked", "left_out")), sample)
 
 
-def domain_sizes(path: Path) -> dict[str, int]:
-    """The number of documents with a finite score in each domain, by name; InputError as in `read_score_batches`."""
+def domain_sizes(batches: Iterable[pa.Table]) -> dict[str, int]:
+    """The number of documents with a finite score in each domain, by name."""
     sizes: Counter[str] = Counter()
-    for batch in read_score_batches(path):
+    for batch in batches:
         counts = pc.value_counts(batch["domain"].filter(pc.is_finite(batch["AI_Score"])))
         sizes.update({count["values"]: count["counts"] for count in counts.to_pylist()})
     return dict(sorted(sizes.items()))
 
 
-def ends(path: Path, domains: Sequence[str], top: int, bottom: int) -> Iterator[tuple[str, pa.Table, pa.Table]]:
+def ends(
+    batches: Iterable[pa.Table], domains: Sequence[str], top: int, bottom: int
+) -> Iterator[tuple[str, pa.Table, pa.Table]]:
     """The best and the lowest documents of some domains, in one pass; none is in both.
 
     Yields:
         (domain, the best, the lowest in descending order), domains by name.
     """
     kept: dict[str, tuple[int, pa.Table, pa.Table]] = {}
-    for batch in read_score_batches(path):
+    for batch in batches:
         wanted = pc.is_in(batch["domain"], pa.array(domains, pa.string()))
         table = batch.filter(pc.and_(pc.is_finite(batch["AI_Score"]), wanted))
         for name in pc.unique(table["domain"]).to_pylist():

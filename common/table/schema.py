@@ -27,6 +27,10 @@ GUARD_COLUMNS = [*(name for name, _ in MEASURES), EXACT, NEAR]
 TABLE_SCHEMA = pa.schema([*SCHEMA, *MEASURES, (EXACT, pa.string()), (NEAR, pa.string())])
 # A selection: also the place of each document, `shard` (its `.bin` file) and its first and last + 1 token.
 SLICES_SCHEMA = pa.schema([*TABLE_SCHEMA, ("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
+# What became of each row of a ranked table; `state` is one of STATES, or null without a finite score.
+RANKED = ["selected", "not selected"]
+STATES = [*RANKED, "repetitive", "duplicates"]
+STATES_SCHEMA = pa.schema([("doc_id", pa.string()), ("domain", pa.string()), SCORES[-1], ("state", pa.string())])
 STEPS_SCHEMA = pa.schema([*SCHEMA, ("document", pa.string()), ("step", pa.int64())])
 # A part: its steps count tokens from the first token of their document, and `keys` find the copies.
 _STEPS = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), *SCORES]))

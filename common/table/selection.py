@@ -5,19 +5,29 @@
      "domains": {"code": {"left_out": {"repetitive": 2}, "documents": 68, "tokens": 14983, "mean_score": 0.2453,
                           "threshold": 0.3176, "selected_documents": 14, "selected_tokens": 4207}, …}}
 
-`documents` to `threshold` are of the documents that were ranked, without those left out.
+`documents` to `threshold` are of the documents that were ranked, without those left out. `top20.states.parquet` says
+what became of each row of the score table, so that every page shows what ranking decided.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from common.errors import InputError
-from common.files import as_path, atomic, read_json, remove, write_json
+from common.files import as_path, atomic, for_pyarrow, read_json, remove, write_json
+from common.table.names import beside
 from common.table.ranking import Domain, Ranking
-from common.table.schema import SLICES_SCHEMA
-from common.table.tables import table_writer, with_slices
+from common.table.schema import RANKED, SLICES_SCHEMA, STATES, STATES_SCHEMA
+from common.table.tables import BATCH_ROWS, few, read_score_batches, table_writer, with_slices
 
 MAKE_SELECTION = "make it with rank_scores.py"
+STATES_SUFFIX = ".states.parquet"
+ROUNDING = 1e-9  # of scores in a TSV
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class SelectionRecord:
 
 
 def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
-    """Write the selected documents to `out` (TSV), its parquet and its record; returns the record.
+    """Write the selected documents to `out` (TSV), its parquet, its states and its record; returns the record.
 
     Call it as the sole writer of `out`.
 
@@ -44,9 +54,16 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
         InputError: as in `Ranking.selected` and `with_slices`.
     """
     # An old record goes first and the new one comes last, so that a record never describes other tables.
-    with atomic(out.with_suffix(".json")) as tmp, table_writer(out, SLICES_SCHEMA) as append:
+    with (
+        atomic(out.with_suffix(".json")) as tmp,
+        atomic(out.with_suffix(STATES_SUFFIX)) as states,
+        table_writer(out, SLICES_SCHEMA) as append,
+    ):
         for table in ranking.selected():
             append(with_slices(table, f"{ranking.path}: doc_id"))
+        with pq.ParquetWriter(states, STATES_SCHEMA) as writer:
+            for table in ranking.states():
+                writer.write_table(table)
         record = SelectionRecord(
             str(ranking.path),
             ranking.percent,
@@ -95,3 +112,57 @@ def read_selection_record(selection: Path) -> SelectionRecord:
         return SelectionRecord(**{**record, "domains": domains})
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the record of a selection ({error}); {MAKE_SELECTION}") from None
+
+
+def with_states(scores: Path, selection: Path) -> Iterator[pa.Table]:
+    """The batches of a score table, with one more column: `state`, one of STATES, or null without a finite score.
+
+    Raises:
+        InputError: as in `read_score_batches`; the selection's states are missing, damaged or of another table.
+    """
+    path = selection.with_suffix(STATES_SUFFIX)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; a selection has the state of each document there, {MAKE_SELECTION}")
+    other = InputError(f"{selection}: selected from another table than {scores}; select from that with rank_scores.py")
+    try:
+        with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:
+            if (names := file.schema_arrow.names) != STATES_SCHEMA.names:
+                raise pa.ArrowInvalid(f"its columns are {few(names)}")
+            batches, waiting = file.iter_batches(BATCH_ROWS), STATES_SCHEMA.empty_table()
+            for table in read_score_batches(scores):
+                while len(waiting) < len(table) and (batch := next(batches, None)) is not None:
+                    waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(STATES_SCHEMA)])
+                states, waiting = waiting.slice(0, len(table)), waiting.slice(len(table))
+                if not _are_of(states, table):
+                    raise other
+                yield table.append_column("state", states["state"])
+            if len(waiting) or next(batches, None) is not None:
+                raise other
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not the states of a selection ({error}); {MAKE_SELECTION}") from None
+
+
+def _are_of(states: pa.Table, table: pa.Table) -> bool:
+    """Whether these are states of these rows."""
+    if not all(states[name].equals(table[name]) for name in ("doc_id", "domain")):
+        return False
+    before, now = (part["AI_Score"].to_numpy() for part in (states, table))
+    known = pc.is_in(states["state"], pa.array(STATES)).to_numpy()
+    return np.allclose(before, now, ROUNDING, 0, equal_nan=True) and np.array_equal(known, np.isfinite(now))
+
+
+def read_ranked(scores: Path, selection: Path | None) -> Iterator[pa.Table]:
+    """The batches of a score table: the rows that were ranked, or without a selection all."""
+    if selection is None:
+        yield from read_score_batches(scores)
+    else:
+        for table in with_states(scores, selection):
+            yield table.filter(pc.is_in(table["state"], pa.array(RANKED)))
+
+
+def selection_next_to(scores: Path) -> Path | None:
+    """`top20.parquet` next to a score table, if its record says that it was selected from that table."""
+    selection = beside(scores, "top20.parquet")
+    if not selection.with_suffix(".json").exists():
+        return None
+    return selection if _table(read_selection_record(selection).scores) == _table(str(scores)) else None

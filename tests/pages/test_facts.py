@@ -8,7 +8,7 @@ from common.errors import InputError
 from common.files import write_json
 from common.model.heads import Head
 from common.model.masking import Masking
-from common.pages.facts import duration, facts, notes
+from common.pages.facts import duration, facts, notes, read_run
 from common.pages.overview import Overview
 from common.table.ranking import SHOWN
 
@@ -51,7 +51,8 @@ def test_a_duration_has_two_units(seconds, text):
 
 def test_the_facts_of_a_whole_record(tmp_path):
     write_json(tmp_path / "s.json", RECORD)
-    assert facts({}, tmp_path / "s.json", Masking("uniform", HEADS), []) == [
+    path = tmp_path / "s.json"
+    assert facts(read_run(path), path, Masking("uniform", HEADS), []) == [
         ("base model", "base"),
         ("reference model", "reference"),
         ("how they relate", "2 heads masked (uniform)"),
@@ -68,13 +69,15 @@ def test_the_facts_of_a_whole_record(tmp_path):
 
 def test_without_a_record_the_facts_are_those_that_are_known(tmp_path):
     known = {"base_model": "base", "reference_model": "reference"}
-    assert facts(known, tmp_path / "gone.json", None, HEADS[:1]) == [
+    gone = tmp_path / "gone.json"
+    assert facts(known | read_run(gone), gone, None, HEADS[:1]) == [
         ("base model", "base"),
         ("reference model", "reference"),
         ("1 heads, best first", "2,5"),
     ]
     write_json(tmp_path / "s.json", {"base_model": "other", "dtype": "float32", "scoring": {"seconds": 0}})
-    assert dict(facts(known, tmp_path / "s.json", Masking("zero", HEADS), HEADS[:1])) == {
+    path = tmp_path / "s.json"
+    assert dict(facts(known | read_run(path), path, Masking("zero", HEADS), HEADS[:1])) == {
         "base model": "other",
         "reference model": "reference",
         "mask": "zero",
@@ -100,14 +103,14 @@ def test_without_a_record_the_facts_are_those_that_are_known(tmp_path):
 def test_a_damaged_record_is_refused_by_name(tmp_path, damage):
     write_json(tmp_path / "s.json", RECORD | damage)
     with pytest.raises(InputError, match=rf"^{tmp_path}/s\.json: not the record of a scoring run"):
-        facts({}, tmp_path / "s.json", None, HEADS)
+        facts(read_run(tmp_path / "s.json"), tmp_path / "s.json", None, HEADS)
 
 
 def overview(num_finite: int, num_rows: int, num_domains: int = 2) -> Overview:
     """An overview with so many rows; the notes only count them."""
     column = np.zeros(num_finite)
     domains = [f"domain {n}" for n in range(num_domains)]
-    return Overview(np.arange(num_finite), domains, column, pa.array([""]), column, column, column, num_rows)
+    return Overview(np.arange(num_finite), domains, column, pa.array([""]), *[column] * 6, num_rows)
 
 
 def test_a_report_that_lacks_nothing_has_no_notes(tmp_path):

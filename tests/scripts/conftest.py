@@ -248,6 +248,18 @@ def site(made_site, monkeypatch):
     return made_site
 
 
+@pytest.fixture
+def guarded(site, tmp_path):
+    """A table of which a domain's best is repetitive and its second a copy, and the selection from it."""
+    table = pd.read_parquet("data/ai_scores.parquet").assign(repetition=0.01, near_duplicate_of="")
+    best = table[table["domain"] == "domain a"].sort_values("AI_Score").index[::-1]
+    table.loc[best[0], "repetition"] = 0.9
+    table.loc[best[1], "near_duplicate_of"] = table["doc_id"][best[2]]
+    table.to_parquet(tmp_path / "ai_scores.parquet", index=False)
+    rank_scores.main(["--scores", f"{tmp_path}/ai_scores.parquet", "--out", f"{tmp_path}/top20.tsv"])
+    return tmp_path, table.loc[best]
+
+
 def doc_id_of(number):
     """The doc_id of one of TEXTS."""
     return pd.read_parquet("data/ai_scores.parquet")["doc_id"][number]
@@ -271,11 +283,13 @@ def no_page(site, spm_folder, capsys):
         script, *flags = command
         (site / "folder.html/full").mkdir(parents=True, exist_ok=True)
         table = pd.read_parquet("data/ai_scores.parquet")
-        table.assign(doc_id="data/gone/x:0-5").to_parquet("moved.parquet")
-        pd.concat([table, table.head(1)]).assign(domain="domain a").to_parquet("more.parquet")
-        selection = json.loads(Path("data/top20.json").read_text())
-        Path("moved.json").write_text(json.dumps(selection))
-        Path("more.json").write_text(json.dumps(selection | {"num_rows": len(table) + 1}))
+        moved = table.assign(doc_id=[f"data/gone/x:{i}-{i + 5}" for i in range(len(table))])
+        moved.to_parquet("moved_scores.parquet", index=False)
+        more = pd.concat([table, moved.head(1)])
+        more.to_parquet("more_scores.parquet", index=False)
+        for name in ("moved", "more"):
+            ranking = f"--scores {name}_scores.parquet --out {name}.tsv --max_repetition 1 --dedup none"
+            rank_scores.main(ranking.split())
         Path("headers.tsv").write_text("layer\thead\tretrieval_score\tselected\n")
         for name, text in (("odd", '{"scoring": {"seconds": "long"}}'), ("torn", "{")):
             table.to_parquet(f"{name}.parquet")

@@ -39,6 +39,9 @@ def test_the_list_sorts_filters_and_searches(site, browser, capsys):
     by_score = table["AI_Score"].argsort()
     with opened(browser, path) as page:
         head = page.locator("#list thead button")
+        page.locator("#state").select_option("")
+        assert column(page, 2) == [scores[i] for i in np.lexsort((-table["AI_Score"], table["domain"]))]
+        head.nth(1).click()
         assert column(page, 2) == [scores[i] for i in by_score[::-1]]
         head.nth(1).click()
         assert column(page, 2) == [scores[i] for i in by_score]
@@ -57,16 +60,17 @@ def test_the_list_sorts_filters_and_searches(site, browser, capsys):
         page.locator("#search").fill("")
         page.locator("#domain").select_option(label="domain b")
         expect(page.locator("#list tr.row")).to_have_count(DOMAINS.count("domain b"))
-        page.locator("#chosen").select_option("yes")
+        page.locator("#state").select_option("selected")
         expect(page.locator("#list tr.row")).to_have_count(int((top["domain"] == "domain b").sum()))
-        assert set(column(page, 3)) == {"✓ yes"}
-        page.locator("#chosen").select_option("no")
-        assert set(column(page, 3)) == {""}
+        assert set(column(page, 3)) == {"✓ selected"}
+        page.locator("#state").select_option("not selected")
+        assert set(column(page, 3)) == {"below"}
 
 
 def test_a_document_opens_with_its_exact_text(site, browser):
     tokenizer = load_tokenizer("base")
     with opened(browser, report_page()) as page:
+        page.locator("#state").select_option("")
         for number in range(4):
             page.locator("#search").fill(doc_id_of(number))
             page.wait_for_function("number => state.order.length === 1 && state.order[0] === number", arg=number)
@@ -108,6 +112,7 @@ def test_facts_thresholds_and_sources_are_those_of_the_tables(site, browser):
         "documents": len(table),
         "tokens": table["num_tokens"].sum(),
         "domains": table["domain"].nunique(),
+        "left out": 0,
         "selected": len(top),
     }
     table["source"] = ["part0", *(f"site{i % 3}.example" for i in range(1, len(table)))]
@@ -154,6 +159,7 @@ def test_the_guards_are_shown_where_a_table_has_them(site, browser, tmp_path):
         with opened(
             browser, report_page("--scores", str(path), "--selection", "data/top20.parquet", out="data/guarded.html")
         ) as page:
+            page.locator("#state").select_option("")
             titles = page.locator("#list thead button").all_inner_texts()
             assert [title.strip() for title in titles[-3:]] == ["Repeats", "Run", "Copy"]
             page.locator("#search").fill(table["doc_id"][1])
@@ -198,6 +204,7 @@ def test_a_report_of_5000_documents_opens_within_a_second_or_so(tmp_path, browse
     path = report_page()
     with opened(browser, path) as page:
         drawn = float(page.evaluate("document.documentElement.dataset.drawn"))
+        page.locator("#state").select_option("")
         assert page.locator("#list tr.row").count() == 100
         size = path.stat().st_size / 2**20
         print(f"5,000 documents, {size:.1f} MB: first rows after {drawn:.0f} ms")
@@ -215,13 +222,16 @@ REPORT = [report, *"--base_model base --out new.html".split()]
 BAD_INPUT = {
     "no scores to report": ([*REPORT, "--scores", "gone.parquet"], ["gone.parquet", "no such file"]),
     "no selection": ([*REPORT, "--selection", "gone.parquet"], ["gone.parquet", "no such file"]),
-    "a selection of more": ([*REPORT, "--selection", "more.parquet"], ["more.parquet", "46 documents"]),
+    "a selection of more": ([*REPORT, "--selection", "more.parquet"], ["more.parquet", "another table"]),
     "a selection of another table": ([*REPORT, "--selection", "moved.parquet"], ["moved.parquet", "another table"]),
     "no heads": ([*REPORT, "--retrieval_heads", "gone.tsv"], ["gone.tsv", "compute_retrieval_heads.py"]),
     "a table of no heads": ([*REPORT, "--retrieval_heads", "headers.tsv"], ["headers.tsv", "no heads"]),
     "heads of another table": ([*REPORT, "--retrieval_heads", "data/top20.tsv"], ["data/top20.tsv", "head"]),
     "documents elsewhere": ([*REPORT, "--data_dir", "other"], ["leads outside of other", "--data_dir"]),
-    "shards that are gone": ([*REPORT, "--scores", "moved.parquet"], ["data/gone/x.bin", "no such file"]),
+    "shards that are gone": (
+        [*REPORT, *"--scores moved_scores.parquet --selection moved.parquet".split()],
+        ["data/gone/x.bin", "no such file"],
+    ),
     "another tokenizer": ([*REPORT, "--tokenizer", "BOS"], ["tokenizer"]),
     "a report over a folder": ([*REPORT[:-1], "folder.html"], ["folder.html", "folder"]),
     "a report of another name": ([*REPORT[:-1], "data/top20.parquet"], ["ends with .html"]),

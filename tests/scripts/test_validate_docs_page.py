@@ -126,6 +126,29 @@ def test_the_ends_of_each_domain_have_headings_and_a_table_of_contents(site, bro
         expect(articles.nth(4)).to_be_in_viewport()
 
 
+def test_the_ends_are_of_the_documents_that_were_ranked(guarded, capsys, browser):
+    folder, best = guarded
+    scores = ["--scores", f"{folder}/ai_scores.parquet", "--top", "1", "--bottom", "0"]
+    list_ends = ["--base_model", "base", *scores]
+    capsys.readouterr()
+    for flags in ([], ["--selection", f"{folder}/top20.tsv"]):
+        validate_docs.main([*list_ends, *flags])
+        out = capsys.readouterr().out
+        assert out.startswith("The best and the lowest of the documents that were ranked for")
+        assert f"  {best['doc_id'].iloc[2]}\n" in out
+        assert not [doc_id for doc_id in best["doc_id"][:2] if doc_id in out]
+    path = token_page(*scores)
+    assert page_data(path)["documents"][0]["doc_id"] == best["doc_id"].iloc[2]
+    with opened(browser, path) as page:
+        expect(page.locator("#note")).to_contain_text("that were ranked for")
+    (folder / "top20.json").unlink()
+    validate_docs.main(list_ends)
+    out = capsys.readouterr().out
+    assert "copies and repetitive documents are included" in out.splitlines()[1]
+    assert f"  {best['doc_id'].iloc[0]}\n" in out
+    assert page_data(token_page(*scores))["documents"][0]["doc_id"] == best["doc_id"].iloc[0]
+
+
 def test_without_a_record_the_page_says_that_looks_are_not_shown(site, browser, tmp_path):
     shutil.copytree("reference-model", tmp_path / "bare")
     (tmp_path / "bare/attention_influence.json").unlink()
@@ -165,6 +188,10 @@ BAD_INPUT = {
     ),
     "a page over a folder": ([*SHOW, "--html", "folder.html", "--doc_id", "ID"], ["folder.html", "folder"]),
     "a page of another name": ([*SHOW, "--html", "data/ai_scores.parquet", "--doc_id", "ID"], ["ends with .html"]),
+    "ends of a selection of another table": (
+        [*SHOW, *"--scores data/ai_scores.parquet --selection moved.parquet --html new.html".split()],
+        ["moved.parquet", "another table", "rank_scores.py"],
+    ),
     "a head without a page": ([*SHOW, "--head", "1,2", "--doc_id", "ID"], ["--head", "--html"]),
     "half a head": ([*SHOW, *"--html new.html --head 5 --doc_id ID".split()], ["--head", "'5'", "layer,head"]),
     "a head of no layer": (

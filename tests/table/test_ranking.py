@@ -135,9 +135,9 @@ def test_the_ends_of_each_domain_are_those_of_a_plain_loop(tmp_path_factory, row
         patch.setattr(tables, "BATCH_ROWS", size)
         found = {
             domain: [[row_of(doc_id) for doc_id in part["doc_id"].to_pylist()] for part in both]
-            for domain, *both in ends(path, ["a", "c d"], top, bottom)
+            for domain, *both in ends(tables.read_score_batches(path), ["a", "c d"], top, bottom)
         }
-        sizes = domain_sizes(path)
+        sizes = domain_sizes(tables.read_score_batches(path))
     expected = {}
     for domain, order in plainly(rows, 100, "documents", False).items():
         rest = order[len(order[:top]) :]

@@ -18,7 +18,7 @@ from common.table.selection import SelectionRecord, read_selection_record, write
 from tests.conftest import ROOT
 
 LIMITS = Limits(0.3, "near")
-FILES = ("top.tsv", "top.parquet", "top.json")
+FILES = ("top.tsv", "top.parquet", "top.states.parquet", "top.json")
 
 
 def scores() -> pd.DataFrame:
