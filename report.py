@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 
 from common import cli, flags
+from common.errors import InputError
 from common.files import as_path, sole_writer
 from common.table.names import beside
 
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     from common.shards.reader import ShardReader
     from common.text.tokenization import load_tokenizer
 
+    if not args.scores.exists():
+        raise InputError(f"{args.scores}: no such file; make it with attention_influence_scoring.py")
     vars(args).update(known_flags(vars(args), args.scores))
     heads = args.scores.with_name("retrieval_heads.tsv")
     args.retrieval_heads = args.retrieval_heads or (heads if heads.exists() else Path("data") / heads.name)

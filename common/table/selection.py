@@ -85,7 +85,9 @@ def refuse_selection_of_another_table(out: Path, scores: Path) -> None:
     if not path.exists():
         return
     before = read_json(path).get("scores")
-    if before is None or _table(before) != _table(str(scores)):
+    if before is None:
+        raise InputError(f"{path}: not the record of a selection, so it is not replaced; give another --out")
+    if _table(before) != _table(str(scores)):
         raise InputError(f"{out}: a selection from {before}, not from {scores}; give another --out, or --overwrite")
 
 

@@ -82,13 +82,13 @@ def test_domains_with_odd_names_are_text_in_every_table_and_page(site, monkeypat
     table.to_parquet("odd_names.parquet", index=False)
     table.to_csv("odd_names.tsv", sep="\t", index=False)
     for name in ("odd_names.tsv", "odd_names.parquet"):
-        for out in ("odd.tsv", "again.tsv"):  # `again` from the TSV of the first selection
-            scores = name if out == "odd.tsv" else "odd.tsv"
+        for out in ("chosen.tsv", "again.tsv"):  # `again` from the TSV of the first selection
+            scores = name if out == "chosen.tsv" else "chosen.tsv"
             rank_scores.main(f"--scores {scores} --out {out} --max_repetition 1 --dedup none".split())
             assert "(no domain)" in capsys.readouterr().out
             assert list(json.loads(Path(out).with_suffix(".json").read_text())["domains"]) == sorted(ODD)
             assert pd.read_parquet(Path(out).with_suffix(".parquet"))["domain"].unique().tolist() == sorted(ODD)
-        for selection in ("odd.tsv", "odd.parquet"):
+        for selection in ("chosen.tsv", "chosen.parquet"):
             data = page_data(report_page("--scores", name, "--selection", selection, out="data/odd.html"))
             assert [line["domain"] or "(no domain)" for line in data["sources"]] == [
                 line["domain"] for line in data["thresholds"]

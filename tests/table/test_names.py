@@ -38,7 +38,7 @@ def test_each_table_has_its_own_selection(capsys):
     }
     next_lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("next:", "then:"))]
     assert next_lines[:2] == [
-        "next: python validate_docs.py --scores data/ai_scores.tsv --top 1 --bottom 1",
+        "next: python validate_docs.py --scores data/ai_scores.tsv --selection data/top20.parquet --top 1 --bottom 1",
         "then: python report.py --scores data/ai_scores.tsv --selection data/top20.parquet",
     ]
 
