@@ -75,7 +75,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--estimate",
         action="store_true",
         help="score for half a minute, write nothing, and say how long all of it takes and how much disk; with "
-        f"--engine ray one worker in this process is measured, for --num_workers (default: {WORKERS})",
+        f"--engine ray one worker in this process is measured, for --num_workers of them, or {WORKERS}",
     )
     parser.add_argument("--out", type=as_path, default=Path("data/ai_scores.tsv"), help="the table; also as .parquet")
     parser.add_argument("--overwrite", action="store_true", help="delete another run's work at --out")

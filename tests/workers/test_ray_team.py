@@ -130,6 +130,17 @@ def test_two_workers_give_the_rows_of_one_process(on_cluster, capfd):
     assert "tokens/s, 700 documents, 2 of 2 workers, 0 failures" in err
 
 
+def test_a_sample_of_two_workers_grows_to_the_whole(on_cluster):
+    command, whole = (
+        [*SCORES.split(), *on_cluster.split(), "--out", "data/grown.tsv"],
+        pd.read_parquet("data/ai_scores.parquet"),
+    )
+    attention_influence_scoring.main([*command, "--sample", "30%"])
+    assert 100 < len(pd.read_parquet("data/grown.parquet")) < 300
+    attention_influence_scoring.main(command)
+    pd.testing.assert_frame_equal(pd.read_parquet("data/grown.parquet"), whole, rtol=1e-5, atol=1e-6)
+
+
 def test_the_work_of_a_killed_worker_is_done_by_another_once(on_cluster, capfd):
     out = Path("data/killed.tsv")
     with during(once_parts_are_written(out), lambda found: found[0].kill()):
