@@ -17,6 +17,7 @@ class Family:
         trait: how its attention is special.
         settings: of its config, in addition to those that all tiny models share.
         eager: whether plain transformers is exact only with eager attention.
+        since: the version of transformers from which on the class computes attention through its interface.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Family:
     trait: str
     settings: dict = field(default_factory=dict)
     eager: bool = False
+    since: str = "5.17"
 
 
 FAMILIES = [
@@ -53,7 +55,13 @@ FAMILIES = [
     Family("GPTNeoX", "GPT-NeoX, Pythia", "query, key and value of each head in turn, partial RoPE"),
     Family("GPT2", "GPT-2", "Conv1D projections, learned positions"),
     Family("GPTBigCode", "StarCoder, SantaCoder", "multi-query, one projection for all, learned positions"),
-    Family("GPTJ", "GPT-J", "partial RoPE, attention parallel to the MLP", {"rotary_dim": 4}),
+    Family(
+        "GPTJ",
+        "GPT-J (transformers 5.24)",
+        "partial RoPE, attention parallel to the MLP",
+        {"rotary_dim": 4},
+        since="5.24",
+    ),
     Family("Cohere", "Command R", "a norm on each query head, attention parallel to the MLP", {"use_qk_norm": True}),
     Family("Mixtral", "Mixtral", "a mixture of experts", {"num_local_experts": 4}),
 ]

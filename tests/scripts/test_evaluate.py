@@ -100,7 +100,7 @@ def test_a_model_that_changed_is_asked_again(two_models, evaluated, tmp_path):
         ("--limit 3", "made with limit 6, now 3"),
         ("--tasks local_nothing", "--tasks local_nothing: neither"),
         ("--tasks ,", "--tasks: no task is named"),
-        ("--models nowhere", "nowhere: no causal language model"),
+        ("--models nowhere", "nowhere: no such folder"),
         ("--probes nowhere.jsonl", "nowhere.jsonl"),
         ("--tasks wikitext --out other.tsv", "--tasks wikitext"),
         ("--tasks humaneval --out other.tsv", "--tasks humaneval: AttributeError"),
