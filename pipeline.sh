@@ -55,6 +55,7 @@ step() {
     stale=yes
     rm -f "$stamp"
     run "$@"
+    touch "$output"
     mkdir -p "$data/.steps"
     printf '%s' "$*" >"$stamp"
 }

@@ -43,7 +43,7 @@ def known_flags(given: Mapping[str, Any], scores: Path | None = None) -> dict[st
     }
     flags = {name: found[name] if given[name] is None else given[name] for name in found.keys() & given.keys()}
     if flags.get("seq_len", 0) is None:
-        flags["seq_len"] = _context(base)
+        flags["seq_len"] = _context(base, given.get("trust_remote_code", False))
     return flags
 
 
@@ -55,11 +55,11 @@ def scores_of(doc_ids: Sequence[str]) -> Path | None:
     return SCORES if all(any(fnmatch(shard, pattern) for pattern in patterns) for shard in shards) else None
 
 
-def _context(name: str) -> int:
+def _context(name: str, trust_remote_code: bool) -> int:
     """The window of the paper, or the model's whole context if that is shorter."""
     require_checkpoint(name)
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception:  # it is reported when the model is loaded
         return SEQ_LEN
     return min(SEQ_LEN, getattr(config, "max_position_embeddings", None) or SEQ_LEN)

@@ -59,10 +59,11 @@ def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
     return table, info
 
 
-def read_text_hashes(path: Path) -> list[int | None]:
-    """`SourceDocument.text_hash` of each document in a shard's index; None in an older index."""
+def read_sources(path: Path) -> list[tuple[int | None, str, str, str]]:
+    """text_hash (None in an older index), id, domain and url of each document in a shard's index."""
     table, _ = read_index(path)
-    return table["text_hash"].to_pylist() if "text_hash" in table.column_names else [None] * len(table)
+    hashes = table["text_hash"].to_pylist() if "text_hash" in table.column_names else [None] * len(table)
+    return list(zip(hashes, *(table[name].to_pylist() for name, _ in NAMES), strict=True))
 
 
 def read_documents(path: Path, tokens: np.ndarray) -> tuple[np.ndarray, list[str], list[np.ndarray | None], ShardInfo]:

@@ -154,7 +154,7 @@ def _known_sources(record: Path, settings: dict) -> object:
 def _after(
     documents: Iterator[SourceDocument], writer: DatasetWriter, folder: Path, same_files: bool
 ) -> Iterator[SourceDocument]:
-    """The documents after those that the writer has; InputError if one of them has another text now.
+    """The documents after those that the writer has; InputError if one of them has another text, id, domain or url now.
 
     Args:
         same_files: no file has changed, which is relied upon where older shards do not know the texts.
@@ -162,10 +162,10 @@ def _after(
     if not writer.num_documents:
         return documents
     with cli.progress(writer.num_documents, "reading what is tokenized", unit="documents") as bar:
-        for expected in writer.text_hashes():
+        for text_hash, *about in writer.sources():
             document = next(documents, None)
-            known = document and (same_files if expected is None else expected == document.text_hash)
-            if not known:
+            same_text = document and (same_files if text_hash is None else text_hash == document.text_hash)
+            if not same_text or about != [document.id, document.domain, document.url]:
                 changed = f"document {document.id}" if document else "one of the files"
                 raise InputError(
                     f"{folder} holds the work of another run: {changed} has changed since; give another output, or "

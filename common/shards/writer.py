@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.shards.format import ShardWriter, token_dtype
-from common.shards.index import INDEX_SUFFIX, ShardInfo, read_text_hashes, write_index
+from common.shards.index import INDEX_SUFFIX, ShardInfo, read_sources, write_index
 from common.shards.reader import ShardReader
 from common.text.corpus import SourceDocument
 from common.text.tokenization import TextTokenizer
@@ -38,10 +38,10 @@ class DatasetWriter:
             self._found.append(path)
             self._count(len(shard.spans), len(shard.tokens))
 
-    def text_hashes(self) -> Iterator[int | None]:
-        """`SourceDocument.text_hash` of each document of an earlier run, None if it is not known."""
+    def sources(self) -> Iterator[tuple[int | None, str, str, str]]:
+        """As `read_sources`, of each document of an earlier run."""
         for path in self._found:
-            yield from read_text_hashes(path.with_suffix(INDEX_SUFFIX))
+            yield from read_sources(path.with_suffix(INDEX_SUFFIX))
 
     @property
     def num_added(self) -> int:

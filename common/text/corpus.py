@@ -13,9 +13,9 @@ from common.text.chat import ChatTemplate
 from common.text.rows import Row, rows_of
 
 DEFAULT_DOMAIN = "default"
-# Documents after which the number of domains is looked at, and the largest share of them that may be domains. Early,
-# only a column that is different in every row is refused; a corpus has at least MANY documents.
-EARLY, EARLY_SHARE = 10_000, 0.99
+# After how many documents the number of domains is looked at, and the largest share of them that may be domains. Early,
+# only a column that is different in nearly every row is refused; a corpus has at least MANY documents.
+EARLY = {1_000: 0.99, 10_000: 0.99, 100_000: 0.9, 1_000_000: 0.75}
 MANY, SHARE = 20, 0.5
 SHOWN = 3  # domains in a message
 HEAD = 100  # rows of a file in which each column must be once
@@ -125,8 +125,8 @@ def few_domains(documents: Iterable[SourceDocument], columns: Columns) -> Iterat
     domains, number = set(), 0
     for number, document in enumerate(documents, 1):
         domains.add(document.domain)
-        if number == EARLY:
-            _refuse_many(domains, number, EARLY_SHARE, columns)
+        if number in EARLY:
+            _refuse_many(domains, number, EARLY[number], columns)
         yield document
     if number >= MANY:
         _refuse_many(domains, number, SHARE, columns)

@@ -68,23 +68,27 @@ def _kind(path: Path) -> str:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The parquet and JSON files in a folder and the folders in it, or, if there are none, its text files; by name.
+    """The files in a folder and in the folders in it, by name: all data (parquet, lines of JSON) or all text.
 
-    Names that begin with a dot or an underscore are left out, as those of other programs' notes.
+    Names that begin with a dot or an underscore are left out: other programs' notes.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no file, the format of one is not known, or there are both data and texts.
     """
     paths = [
         path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part[0] in "._" for part in path.relative_to(folder).parts)
     ]
-    data = [path for path in paths if _kind(path) in {".parquet", *JSON_LINES}]
-    found = data or [path for path in paths if _kind(path)]
-    if not found:
-        raise InputError(f"{folder}: no parquet, JSON or text file in this folder; name the files")
-    return found
+    texts = [path for path in paths if (_kind(path) or _kind_by_content(path)) in TEXT]
+    if texts and len(texts) < len(paths):
+        data = next(path for path in paths if path not in texts)
+        raise InputError(
+            f"{folder}: holds data ({data.name}) and texts ({texts[0].name}); name those to read by a glob"
+        )
+    if not paths:
+        raise InputError(f"{folder}: no file in this folder; name the files")
+    return paths
 
 
 def text_bytes(path: Path, text_column: str) -> int:

@@ -28,6 +28,11 @@ FINGERPRINT_TEXT = (
     "naïve café Größe señor Привет мир Γειά σου שלום مرحبا नमस्ते 你好,世界。我们今天去学习 こんにちは 안녕하세요 "
     "∑∫√ 🙂👩‍🚀"
 )
+# Where classes of transformers differ from the files: long numbers, composed characters, upper case, white space.
+HARD_TEXT = (
+    "In 1999 and 20231 of 1234567 and 123456789012; I'LL DON'T WE'VE they'Re e\u0301 A\u030a ﬁ Ａ１ Ⅳ ｶﾞ \u00a0 \u3000\n"
+    "          deep\n\n\n\t\t\tdeeper   \r\n ///// ====== ....... !!!?? #### __init__ <b></b>\u200b\ufeff   "
+)
 # The end of a text in pretraining, where a chat model's end-of-text token is the end of a turn; the first found counts.
 ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>", "<EOS_TOKEN>", "</s>")
 # tiktoken's patterns overflow their stack on white space of about a million characters.
@@ -135,7 +140,7 @@ class _HuggingFaceTokenizer(TextTokenizer):
         require_checkpoint(name)
         self.name = name
         try:
-            self.hf = _load(name, trust_remote_code)
+            self.hf, self._for_chats = _load(name, trust_remote_code)
             self._read()
             readable = self.encode("a")
         except Exception as error:  # readers raise many types for a file that is missing or broken
@@ -190,7 +195,7 @@ class _HuggingFaceTokenizer(TextTokenizer):
 
     def encode_with_offsets(self, text, special=False):
         try:
-            encoded = self.hf(
+            encoded = (self._for_chats if special else self.hf)(
                 text, add_special_tokens=False, split_special_tokens=not special, return_offsets_mapping=True
             )
             return encoded["input_ids"], encoded["offset_mapping"]
@@ -238,19 +243,24 @@ class _TiktokenTokenizer(TextTokenizer):
         return self._encoding.decode(token_ids)
 
 
-def _load(name: str, trust_remote_code: bool) -> transformers.PreTrainedTokenizerBase:
-    """transformers' tokenizer, which must cut text as the checkpoint's own files say."""
+def _load(name: str, trust_remote_code: bool) -> tuple[transformers.PreTrainedTokenizerBase, ...]:
+    """transformers' tokenizer, which must cut text as the checkpoint's own files say; and the one for chats.
+
+    They differ only if SentencePiece's own file is all there is: a chat is cut as transformers cuts it, so that nothing
+    is put between a special token and the text after it.
+    """
     hf = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     path = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
     if path is None:
+        for_chats = copy.deepcopy(hf)
         _keep_leading_space(hf)
-        return hf
+        return hf, for_chats
     file = tokenizers.Tokenizer.from_file(path)
     if not _cuts_like(hf, file):  # the model's type or a declared class has overruled the file
         hf = transformers.PreTrainedTokenizerFast.from_pretrained(name)
         if not _cuts_like(hf, file):
             raise InputError("transformers cuts text otherwise than its tokenizer.json does; save it again")
-    return hf
+    return hf, hf
 
 
 def _auto_cuts_like_file(folder: Path) -> bool:
@@ -264,7 +274,7 @@ def _cuts_like(hf: transformers.PreTrainedTokenizerBase, file: tokenizers.Tokeni
     file.no_padding()
     return all(
         hf(text, add_special_tokens=False)["input_ids"] == file.encode(text, add_special_tokens=False).ids
-        for text in (FINGERPRINT_TEXT, "  " + FINGERPRINT_TEXT)
+        for text in (FINGERPRINT_TEXT, "  " + FINGERPRINT_TEXT, HARD_TEXT)
     )
 
 

@@ -126,6 +126,8 @@ def pretrain(run: Pretraining) -> None:
             if first:
                 print(f"{trained}/ is trained already; --overwrite trains it again")
             return
+        if first:
+            print(*run.mixture.sources(), sep="\n")
         with closing(curve), explained(more, curve):
             trainer = make_trainer(run.model, args, run.mixture, run.validation, curve)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -77,3 +77,13 @@ def test_a_damaged_record_is_named():
     Path("data/ai_scores.json").write_text("{")
     with pytest.raises(InputError, match=r"data/ai_scores\.json: not JSON"):
         known_flags(NONE, Path("data/ai_scores.tsv"))
+
+
+def test_a_checkpoint_s_code_does_not_run_and_nobody_is_asked(monkeypatch):
+    config = json.loads(Path("small/config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    Path("small/config.json").write_text(json.dumps(config))
+    Path("small/own.py").write_text("import os\nos.system('touch pwned')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    assert known_flags(NONE | {"trust_remote_code": False})["seq_len"] == 4096
+    assert not Path("pwned").exists()

@@ -96,6 +96,17 @@ def test_a_changed_document_is_another_run_and_nothing_is_lost(tokenize, change,
     assert SENTENCES[7] in texts()
 
 
+def test_a_changed_domain_is_another_run(tmp_path, bpe_folder, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = f"--tokenizer {bpe_folder} --out_dir new --domain_column site --input x.jsonl"
+    for site in ("old", "new"):
+        rows = [{"text": text, "site": site, "id": str(number)} for number, text in enumerate(SENTENCES[:3])]
+        Path("x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        if site == "old":
+            fineweb.main(flags.split())
+    assert "document 0 has changed since" in error_of(fineweb, flags, capsys)
+
+
 def test_a_file_that_is_gone_is_another_run_in_a_short_line(tokenize, capsys):
     for number in range(40):
         write(f"x{number}.jsonl", SENTENCES[number % 7])

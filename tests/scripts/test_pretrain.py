@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,10 @@ def test_it_equals_a_plain_loop(inside, plain, capsys):
     same_as(plain, inside / "out")
     assert plain[0][0] - plain[0][-1] > 0.5
     out, err = capsys.readouterr()
+    assert re.search(
+        r"^selected: \d+ documents, [\d,]+ tokens; 70% of the training, [\d,]+ tokens, [\d.e+]+ epochs$", out, re.M
+    )
+    assert "baseline: 40 documents" in out
     assert f"after {STEPS * BATCH * SEQ_LEN:,} tokens" in out
     assert "training: 100%" in err
     assert (inside / "out/loss.png").read_bytes().startswith(b"\x89PNG")

@@ -15,6 +15,7 @@ from backports import zstd
 from common.errors import InputError
 from common.files import expand
 from common.text.corpus import Columns, RowReader, SourceDocument, few_domains, read_files, read_hub
+from common.text.fineweb import open_corpus
 from common.text.rows import files_in, text_bytes
 
 ROWS = [
@@ -171,7 +172,7 @@ def test_a_nested_domain_is_refused_with_a_sample_also_where_bad_rows_are_skippe
     [(20, 11, True), (20, 10, False), (19, 19, False), (5000, 2501, True), (5000, 2500, False)],
 )
 def test_a_domain_for_nearly_every_document_is_refused(count, domains, refused):
-    documents = [SourceDocument("a", str(n), f"domain {n % domains}") for n in range(count)]
+    documents = [SourceDocument("a", str(n), f"domain {n * domains // count}") for n in range(count)]
     assert list(few_domains(documents, Columns())) == documents
     if not refused:
         assert list(few_domains(documents, Columns(domain="site"))) == documents
@@ -182,7 +183,7 @@ def test_a_domain_for_nearly_every_document_is_refused(count, domains, refused):
 
 def test_a_domain_for_each_document_is_refused_early():
     documents = (SourceDocument("a", str(n), str(n)) for n in itertools.count())
-    with pytest.raises(InputError, match="10,000 domains for 10,000 documents"):
+    with pytest.raises(InputError, match="1,000 domains for 1,000 documents"):
         list(few_domains(documents, Columns(domain="site")))
 
 
@@ -205,25 +206,34 @@ def test_a_column_that_only_some_rows_lack_makes_those_bad_rows(tmp_path):
         list(read_files([path], RowReader(Columns())))
 
 
-def test_a_folder_gives_its_data_or_else_its_texts(tmp_path):
-    for name in (
-        "b/y.parquet",
-        "a/x.jsonl.gz",
-        "README.md",
-        "_SUCCESS",
-        ".hidden/z.jsonl",
-        "_temporary/z.jsonl",
-        "c.csv",
-    ):
+def test_a_folder_gives_all_its_data_or_all_its_texts(tmp_path):
+    data = ["a/x.jsonl.gz", "b/y.parquet", "part-00000"]
+    for name in (*data, "_SUCCESS", ".hidden/z.jsonl", "_temporary/z.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, ROWS)
-    assert files_in(tmp_path) == [tmp_path / "a/x.jsonl.gz", tmp_path / "b/y.parquet"]
-    (tmp_path / "texts/deep").mkdir(parents=True)
-    for name in ("deep/b.TXT", "a.md", "picture.png"):
-        (tmp_path / "texts" / name).touch()
-    assert files_in(tmp_path / "texts") == [tmp_path / "texts/a.md", tmp_path / "texts/deep/b.TXT"]
-    with pytest.raises(InputError, match="no parquet, JSON or text file"):
-        files_in(tmp_path / "texts" / "none")
+    assert files_in(tmp_path) == [tmp_path / name for name in data]
+    texts = tmp_path / "_texts"
+    (texts / "deep").mkdir(parents=True)
+    for name in ("deep/b.TXT", "a.md"):
+        (texts / name).touch()
+    assert files_in(texts) == [texts / "a.md", texts / "deep/b.TXT"]
+    (texts / "metadata.json").touch()
+    with pytest.raises(InputError, match=r"_texts: holds data \(metadata\.json\) and texts \(a\.md\)"):
+        files_in(texts)
+    (texts / "metadata.json").rename(texts / "picture.png")
+    with pytest.raises(InputError, match=r"picture\.png: neither its name nor its content"):
+        files_in(texts)
+    with pytest.raises(InputError, match="no file in this folder"):
+        files_in(tmp_path / "_temporary" / "none")
+
+
+def test_a_file_under_two_names_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "x.jsonl", ROWS)
+    inputs = ["x.jsonl", f"{tmp_path}/x.jsonl", str(tmp_path)]
+    corpus = open_corpus("sample", inputs, RowReader(Columns()))
+    assert [document.id for document in corpus.documents] == ["a", "b", "c"]
+    assert [name for name, *_ in corpus.identity["source"]] == ["x.jsonl"]
 
 
 def test_the_text_of_a_parquet_file_is_known_without_reading_it(tmp_path):

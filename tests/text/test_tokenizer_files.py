@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from common.errors import InputError
 from common.text.tokenization import load_tokenizer
-from tests.conftest import SENTENCES, tiny_model
+from tests.conftest import SENTENCES, byte_level_bpe, tiny_model
 
 TEXTS = [
     "In 2023 the harbour counts 1999 letters.\n    return x=1",
@@ -64,6 +64,38 @@ def test_the_tokenizer_is_that_of_tokenizer_json(tmp_path, model_type, tokenizer
         assert tokenizer.encode(text) == file.encode(text, add_special_tokens=False).ids
         assert tokenizer.encode_with_offsets(text)[0] == tokenizer.encode(text)
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def byte_level(digits: str, normalizer) -> Tokenizer:
+    tokenizer = byte_level_bpe(400)
+    pattern = Regex(rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+|\s+")
+    parts = [pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    if normalizer:
+        tokenizer.normalizer = normalizer
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("model_type", "tokenizer_class"),
+    [
+        ("llama", "GPT2Tokenizer"),
+        ("gpt2", "GPT2Tokenizer"),
+        ("gpt_neox", "GPTNeoXTokenizer"),
+        ("qwen2", "Qwen2Tokenizer"),
+    ],
+)
+@pytest.mark.parametrize("normalizer", [None, normalizers.NFC()])
+def test_numbers_and_composed_characters_are_cut_as_the_file_says(tmp_path, model_type, tokenizer_class, normalizer):
+    name = folder_of(tmp_path, byte_level(r"\p{N}{1,3}", normalizer), model_type, tokenizer_class)
+    file, tokenizer = Tokenizer.from_file(f"{name}/tokenizer.json"), load_tokenizer(name)
+    for text in ("In 2023 and 20231", "cafe\u0301", "I'LL", "DON'T   x", *TEXTS):
+        assert tokenizer.encode(text) == file.encode(text, add_special_tokens=False).ids
+
+
+def test_a_chat_of_sentencepiece_s_own_file_is_cut_as_transformers_does(spm, spm_folder):
+    plain, text = transformers.AutoTokenizer.from_pretrained(spm_folder), "<s>Hello</s> A<s> B"
+    assert spm.encode_with_offsets(text, special=True)[0] == plain(text, add_special_tokens=False)["input_ids"]
 
 
 def test_transformers_itself_overrules_the_file(tmp_path):
