@@ -43,10 +43,9 @@ def open_corpus(version: str, inputs: list[str] | None, reader: RowReader, first
         InputError: a pattern of `inputs` matches no file, or a package of the sample is missing.
     """
     if inputs:
-        folders = {name: as_path(name).is_dir() for name in inputs}
-        listed = [files_in(as_path(name)) if is_folder else expand([name]) for name, is_folder in folders.items()]
-        each = {path.resolve(): path for path in reversed(list(chain.from_iterable(listed)))}
-        found = {str(path): path for path in reversed(each.values())}
+        folders = {name: files_in(as_path(name)) for name in inputs if as_path(name).is_dir()}
+        names = chain.from_iterable(map(str, folders.get(name, [name])) for name in inputs)
+        found = {str(path): path for path in expand(list(names))}
         paths = [found[name] for name in {**dict.fromkeys(name for name in first if name in found), **found}]
         files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
         expected_tokens = sum(text_bytes(path, reader.columns.text) for path in paths) // BYTES_PER_TOKEN
