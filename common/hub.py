@@ -5,11 +5,8 @@ from pathlib import Path
 from common.errors import InputError, one_line
 
 DEFAULT_MODEL = "hfl/chinese-llama-2-1.3b"
-FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)  # one of them shows that a repository is in the cache
+# One of them shows that a repository is in the cache.
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 TIMEOUT = 10  # seconds
 REASON_CHARS = 200
 

@@ -20,6 +20,7 @@ from common.workers.read_ahead import read_ahead
 from common.workers.team import EngineOptions, Team, workers
 
 BATCH_DOCUMENTS, BATCH_CHARS = 1024, 4_000_000
+RECORD = "dataset.json"  # in the folder of shards: the settings of its run
 BATCHES_AHEAD = 4  # most batches in memory, for each worker
 
 
@@ -108,7 +109,7 @@ def make_dataset(
         "val_tokens": options.val_tokens,
         "max_docs": options.max_docs,
     }
-    record, summary_path = options.out_dir / "dataset.json", options.out_dir / f"{NAME}_summary.json"
+    record, summary_path = options.out_dir / RECORD, options.out_dir / f"{NAME}_summary.json"
     most = options.max_docs and min(options.max_docs, sys.maxsize)
     with sole_writer(record):
         documents = few_domains(islice(corpus.documents, most), reader.columns)
@@ -136,7 +137,7 @@ def make_dataset(
 
 def files_read_before(out_dir: Path) -> list[str]:
     """The files that an earlier run into this folder has read or would read, in order."""
-    record = out_dir / "dataset.json"
+    record = out_dir / RECORD
     sources = read_json(record).get("source") if record.exists() else None
     return [name for name, *_ in sources] if isinstance(sources, list) else []
 
