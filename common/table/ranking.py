@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from common.table.schema import EXACT, NEAR, NO_DOMAIN, STATES_SCHEMA, TABLE_SCHEMA
+from common.table.schema import EXACT, NEAR, NO_DOMAIN, STATES_SCHEMA
 from common.table.tables import BATCH_ROWS, count_rows, few, read_score_batches
 
 MEMORY = "1GB"
@@ -187,10 +187,12 @@ class Ranking:
             self._load(database)
             self._select(database)
             self._draw(database)
-            columns = ", ".join(f'"{name}"' for name in TABLE_SCHEMA.names)
-            found = database.sql(f"SELECT {columns} FROM scores SEMI JOIN chosen USING (row) ORDER BY {self._order}")
+            found = database.sql(
+                "SELECT * EXCLUDE (_place, _left_out, _id_hash) FROM scores SEMI JOIN chosen USING (_place) "
+                f"ORDER BY {self._order}"
+            )
             batches = found.to_arrow_reader(BATCH_ROWS)
-            tables = (pa.Table.from_batches([batch]).cast(TABLE_SCHEMA) for batch in batches)
+            tables = (pa.Table.from_batches([batch]).cast(self.schema) for batch in batches)
             yield from self._watch(
                 tables, "writing", sum(domain.selected_documents for domain in self.domains.values())
             )
@@ -199,9 +201,9 @@ class Ranking:
         """What became of each row, in the table's order, as in `STATES_SCHEMA`; call it after `selected`."""
         with self._database() as database:
             found = database.sql("""
-                SELECT doc_id, domain, AI_Score, CASE WHEN row IN (SELECT row FROM chosen) THEN 'selected'
-                    WHEN isfinite(AI_Score) THEN coalesce(left_out, 'not selected') END AS state
-                FROM documents ORDER BY row
+                SELECT doc_id, domain, AI_Score, CASE WHEN _place IN (SELECT _place FROM chosen) THEN 'selected'
+                    WHEN isfinite(AI_Score) THEN coalesce(_left_out, 'not selected') END AS state
+                FROM documents ORDER BY _place
             """)
             for batch in self._watch(found.to_arrow_reader(BATCH_ROWS), "writing states", self.num_rows):
                 yield pa.Table.from_batches([batch]).cast(STATES_SCHEMA)
@@ -224,15 +226,16 @@ class Ranking:
 
     @property
     def _order(self) -> str:
-        return f"domain, AI_Score {'ASC' if self.lowest else 'DESC'}, row"
+        return f"domain, AI_Score {'ASC' if self.lowest else 'DESC'}, _place"
 
     def _load(self, database: duckdb.DuckDBPyConnection) -> None:
         """Read the table into the database's `documents`; its `scores` are those with a finite score."""
         for batch in self._watch(read_score_batches(self.path), "reading", count_rows(self.path)):
+            self.schema = batch.schema
             rows = pa.array(np.arange(self.num_rows, self.num_rows + len(batch)))
             left_out = self.limits.left_out_by(self.path, batch)
-            numbered = batch.append_column("row", rows).append_column("left_out", left_out)
-            numbered = numbered.append_column("id_hash", pa.array(id_hashes(batch)))
+            numbered = batch.append_column("_place", rows).append_column("_left_out", left_out)
+            numbered = numbered.append_column("_id_hash", pa.array(id_hashes(batch)))
             database.register("batch", numbered)
             create = "INSERT INTO documents" if self.num_rows else "CREATE OR REPLACE TABLE documents AS"
             database.sql(f"{create} SELECT * FROM batch")
@@ -251,10 +254,10 @@ class Ranking:
     def _replace_absent(self, database: duckdb.DuckDBPyConnection, copy_of: str) -> None:
         """Of copies whose document is not there, or has no finite score, keep the one that repeats least."""
         database.sql(f"""
-            UPDATE documents SET left_out = NULL WHERE row IN (
-                SELECT row FROM scores AS copies ANTI JOIN scores AS others ON copies.{copy_of} = others.doc_id
-                WHERE left_out = 'duplicates'
-                QUALIFY row_number() OVER (PARTITION BY {copy_of} ORDER BY repetition, row) = 1
+            UPDATE documents SET _left_out = NULL WHERE _place IN (
+                SELECT _place FROM scores AS copies ANTI JOIN scores AS others ON copies.{copy_of} = others.doc_id
+                WHERE _left_out = 'duplicates'
+                QUALIFY row_number() OVER (PARTITION BY {copy_of} ORDER BY repetition, _place) = 1
             )
         """)
 
@@ -262,9 +265,9 @@ class Ranking:
         """Count the documents of each domain, and put the rows to select into the database's `chosen`."""
         weight = "1" if self.by == "documents" else "num_tokens"
         counts = database.sql(f"""
-            SELECT domain, count(*) FILTER (left_out = 'repetitive'), count(*) FILTER (left_out = 'duplicates'),
-                count(*) FILTER (left_out IS NULL), coalesce(sum(num_tokens) FILTER (left_out IS NULL), 0),
-                favg(AI_Score) FILTER (left_out IS NULL), coalesce(sum({weight}) FILTER (left_out IS NULL), 0)
+            SELECT domain, count(*) FILTER (_left_out = 'repetitive'), count(*) FILTER (_left_out = 'duplicates'),
+                count(*) FILTER (_left_out IS NULL), coalesce(sum(num_tokens) FILTER (_left_out IS NULL), 0),
+                favg(AI_Score) FILTER (_left_out IS NULL), coalesce(sum({weight}) FILTER (_left_out IS NULL), 0)
             FROM scores GROUP BY domain ORDER BY domain
         """)
         share, limits = Fraction(str(self.percent)) / 100, {}
@@ -280,11 +283,11 @@ class Ranking:
         self._refuse_tiny_domains()
         database.register("limits", pa.table({"domain": list(limits), "most": list(limits.values())}))
         database.sql(f"""
-            CREATE OR REPLACE TABLE chosen AS SELECT row, domain, num_tokens, AI_Score FROM (
-                SELECT row, domain, num_tokens, AI_Score,
+            CREATE OR REPLACE TABLE chosen AS SELECT _place, domain, num_tokens, AI_Score FROM (
+                SELECT _place, domain, num_tokens, AI_Score,
                     sum({weight}) OVER (PARTITION BY domain ORDER BY {self._order} ROWS UNBOUNDED PRECEDING)
                     - {weight} AS before
-                FROM scores WHERE left_out IS NULL
+                FROM scores WHERE _left_out IS NULL
             ) JOIN limits USING (domain) WHERE before < most
         """)
         last = "max" if self.lowest else "min"
@@ -309,14 +312,14 @@ class Ranking:
         digits = "CAST(2 - floor(log10(greatest(abs(AI_Score), 1e-300))) AS INT)"
         for name in largest(sizes):
             histogram = database.execute(
-                f"SELECT round(AI_Score, {digits}) AS score, count(*) FILTER (left_out IS NULL) AS ranked, "
-                "count(*) FILTER (left_out IS NOT NULL) AS left_out FROM scores WHERE domain = ? "
-                "GROUP BY score ORDER BY score",
+                f"SELECT round(AI_Score, {digits}) AS score, count(*) FILTER (_left_out IS NULL) AS ranked, "
+                "count(*) FILTER (_left_out IS NOT NULL) AS left_out FROM scores WHERE domain = ? "
+                "GROUP BY 1 ORDER BY 1",
                 [name],
             ).fetchnumpy()
             sample = database.execute(
-                "SELECT repetition, AI_Score, left_out IS NULL AS kept FROM scores "
-                "WHERE domain = ? AND id_hash < ? ORDER BY row",
+                "SELECT repetition, AI_Score, _left_out IS NULL AS kept FROM scores "
+                "WHERE domain = ? AND _id_hash < ? ORDER BY _place",
                 [name, sample_limit(sizes[name])],
             ).df()
             self.drawn[name] = Drawn(*(histogram[column] for column in ("score", "ranked", "left_out")), sample)

@@ -25,8 +25,12 @@ NO_DOMAIN = "(no domain)"  # how pages and prints show the empty domain
 GUARD_COLUMNS = [*(name for name, _ in MEASURES), EXACT, NEAR]
 
 TABLE_SCHEMA = pa.schema([*SCHEMA, *MEASURES, (EXACT, pa.string()), (NEAR, pa.string())])
+# Where a document was read: its source's own id, its URL, the file and the row in it, and a hash of its text.
+SOURCE = pa.schema(
+    [("id", pa.string()), ("url", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("text_hash", pa.uint64())]
+)
 # A selection: also the place of each document, `shard` (its `.bin` file) and its first and last + 1 token.
-SLICES_SCHEMA = pa.schema([*TABLE_SCHEMA, ("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
+SLICES = pa.schema([("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
 # What became of each row of a ranked table; `state` is one of STATES, or null without a finite score.
 RANKED = ["selected", "not selected"]
 STATES = [*RANKED, "repetitive", "duplicates"]

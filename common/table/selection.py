@@ -10,6 +10,7 @@ what became of each row of the score table, so that every page shows what rankin
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from common.errors import InputError
 from common.files import as_path, atomic, for_pyarrow, read_json, remove, write_json
 from common.table.names import beside
 from common.table.ranking import Domain, Ranking
-from common.table.schema import RANKED, SLICES_SCHEMA, STATES, STATES_SCHEMA
+from common.table.schema import RANKED, STATES, STATES_SCHEMA
 from common.table.tables import BATCH_ROWS, few, read_score_batches, table_writer, with_slices
 
 MAKE_SELECTION = "make it with rank_scores.py"
@@ -57,10 +58,13 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
     with (
         atomic(out.with_suffix(".json")) as tmp,
         atomic(out.with_suffix(STATES_SUFFIX)) as states,
-        table_writer(out, SLICES_SCHEMA) as append,
+        ExitStack() as stack,
     ):
+        append = None
         for table in ranking.selected():
-            append(with_slices(table, f"{ranking.path}: doc_id"))
+            sliced = with_slices(table, f"{ranking.path}: doc_id")
+            append = append or stack.enter_context(table_writer(out, sliced.schema))
+            append(sliced)
         with pq.ParquetWriter(states, STATES_SCHEMA) as writer:
             for table in ranking.states():
                 writer.write_table(table)

@@ -1,5 +1,6 @@
 """Reading score tables, TSV or parquet, a batch of rows at a time, and writing tables in both formats."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from common.errors import InputError
 from common.files import as_path, atomic, for_pyarrow
 from common.shards.doc_id import DOC_ID_PATTERN
-from common.table.schema import EXACT, NEAR, SCHEMA, TABLE_SCHEMA
+from common.table.schema import EXACT, NEAR, SCHEMA, SLICES, SOURCE, TABLE_SCHEMA
 
 BATCH_ROWS, BLOCK_BYTES = 2**18, 2**24  # read at once, from parquet and from TSV
 MOST_TOKENS = 2**32  # in a document; so that sums over a table are exact
@@ -38,7 +39,9 @@ def table_writer(out: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], 
                 waiting.clear()
 
         def append(table: pa.Table) -> None:
-            table.to_pandas().to_csv(text, sep="\t", index=False, header=False, float_format="%.10g", na_rep="nan")
+            plain = (_as_json(column) if pa.types.is_nested(column.type) else column for column in table.columns)
+            rows = pa.table(list(plain), table.column_names).to_pandas()
+            rows.to_csv(text, sep="\t", index=False, header=False, float_format="%.10g", na_rep="nan")
             waiting.append(table)
             if sum(map(len, waiting)) >= BATCH_ROWS:
                 write()
@@ -48,9 +51,19 @@ def table_writer(out: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], 
         write()
 
 
+def _as_json(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    texts = (
+        None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in column.to_pylist()
+    )
+    return pa.chunked_array([pa.array(texts, pa.string())])
+
+
 def read_score_batches(path: Path) -> Iterator[pa.Table]:
     """Read a score table from TSV or parquet, some hundred thousand rows at a time.
 
+    Yields:
+        Tables with the columns of `TABLE_SCHEMA`, nulls where the table lacks them, and then its other columns with
+        their own types; those of a selection's place are left out.
     Raises:
         InputError: it is neither, lacks a column, has a broken row or no row; names file, column or row.
     """
@@ -60,8 +73,8 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
     num_rows = 0
     try:
         with _opened(path) as (names, batches):
-            for name in TABLE_SCHEMA.names:
-                if name not in names and name in SCHEMA.names:
+            for name in dict.fromkeys([*SCHEMA.names, *names]):
+                if name not in names:
                     raise InputError(f"{path}: no column {name!r}, only {few(names)}; {MAKE_SCORES}")
                 if names.count(name) > 1:
                     raise InputError(f"{path}: the column {name!r} is there twice; {MAKE_SCORES}")
@@ -72,7 +85,9 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
                 for field in TABLE_SCHEMA:
                     if field.name not in names:
                         table = table.append_column(field, pa.nulls(len(table), field.type))
-                table = table.select(TABLE_SCHEMA.names).cast(TABLE_SCHEMA)
+                others = [name for name in table.column_names if name not in {*TABLE_SCHEMA.names, *SLICES.names}]
+                table = table.select([*TABLE_SCHEMA.names, *others])
+                table = table.cast(pa.schema([*TABLE_SCHEMA, *(table.schema.field(name) for name in others)]))
                 place = table.column_names.index("domain")
                 table = table.set_column(place, "domain", pc.fill_null(table["domain"], ""))
                 for name in (EXACT, NEAR):  # a null is written as nan to TSV, where all text is read as text
@@ -105,18 +120,17 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
     """The names of a table's columns, and its batches."""
     if path.suffix == ".parquet":
         with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # pre-buffering keeps the file in memory
-            names = file.schema_arrow.names
-            wanted = [name for name in TABLE_SCHEMA.names if name in names]
-            yield names, file.iter_batches(BATCH_ROWS, columns=wanted)
+            yield file.schema_arrow.names, file.iter_batches(BATCH_ROWS)
     else:
         # With more than one thread, an error does not name the row.
         reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-        parsing = pa.csv.ParseOptions(delimiter="\t")
+        parsing = pa.csv.ParseOptions(delimiter="\t", newlines_in_values=True)
         with pa.csv.open_csv(for_pyarrow(path), reading, parsing) as file:
             names = file.schema.names
-        wanted = [name for name in TABLE_SCHEMA.names if name in names]
+        ours = pa.schema([*TABLE_SCHEMA, *SOURCE])
+        others = [(name, pa.string()) for name in names if name not in ours.names]
         types = pa.csv.ConvertOptions(
-            column_types=TABLE_SCHEMA, include_columns=wanted, null_values=["", "nan"], strings_can_be_null=False
+            column_types=pa.schema([*ours, *others]), null_values=["", "nan"], strings_can_be_null=False
         )
         with pa.csv.open_csv(for_pyarrow(path), reading, parsing, types) as file:
             yield names, iter(file)
@@ -125,7 +139,11 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
 def _check_types(path: Path, schema: pa.Schema) -> None:
     """Raise InputError for a column that pyarrow casts to another meaning; a domain may be anything that is text."""
     for name, kind in zip(schema.names, schema.types, strict=True):
-        if name != "domain" and (pa.types.is_boolean(kind) or pa.types.is_temporal(kind)):
+        if (
+            name in TABLE_SCHEMA.names
+            and name != "domain"
+            and (pa.types.is_boolean(kind) or pa.types.is_temporal(kind))
+        ):
             raise InputError(
                 f"{path}: the column {name!r} is {kind}, not {TABLE_SCHEMA.field(name).type}; {MAKE_SCORES}"
             )
