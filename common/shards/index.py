@@ -89,6 +89,13 @@ def source_table(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
     return table
 
 
+def kept_schema(path: Path) -> pa.Schema:
+    """The columns in a shard's index that were kept from the source."""
+    return pa.schema(
+        [field for field in pq.read_schema(for_pyarrow(path)) if field.name not in CHAT_INDEX_SCHEMA.names]
+    )
+
+
 def read_documents(path: Path, tokens: np.ndarray) -> tuple[np.ndarray, list[str], list[np.ndarray | None], ShardInfo]:
     """Read the places of a shard's documents, and check them against its tokens.
 
