@@ -10,6 +10,7 @@ import transformers
 from common import cli
 from common.errors import InputError
 from common.files import as_path, atomic, claim, expand, read_json, refuse_folder, remove, sole_writer, write_json
+from common.shards.doc_id import shard_path
 from common.shards.index import ShardInfo
 from common.text.tokenization import TextTokenizer, load_tokenizer
 from common.training.mixture import DocumentStream, Mixture
@@ -83,8 +84,8 @@ def _check_same_corpus(path: Path, selected: DocumentStream, baseline: DocumentS
     known = {as_path(name).resolve() for name in baseline.names}
     if others := [name for name in selected.names if as_path(name).resolve() not in known]:
         raise InputError(
-            f"{path}: selected from {others[0]}.bin, which is not in --data, so these are two corpora; give the shards "
-            "that were scored as --data, or mix two corpora with --allow_other_corpus"
+            f"{path}: selected from {shard_path(others[0])}, which is not in --data, so these are two corpora; give "
+            "the shards that were scored as --data, or mix two corpora with --allow_other_corpus"
         )
 
 
