@@ -30,6 +30,7 @@ from common.shards.reader import Shard, ShardReader
 from common.table.places import Places
 from common.text.tokenization import Vocabulary
 
+READER = ShardReader()
 BLOCK = 1024  # sequences in a block; in each block each stream has its share, up to rounding
 
 
@@ -65,23 +66,21 @@ class DocumentStream:
         self._orders: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
-    def of_shards(cls, patterns: Sequence[str], eot_id: int | None = None) -> "DocumentStream":
+    def of_shards(cls, patterns: Sequence[str], reader: ShardReader = READER) -> "DocumentStream":
         """All documents of some shards; InputError as in `expand` and `ShardReader.open`."""
-        reader = ShardReader(eot_id)
         shards = [reader.open(path) for path in expand(patterns)]
         counts = [len(shard.spans) for shard in shards]
         shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
         return cls._of(shards, shard_of, np.concatenate([shard.spans for shard in shards]), " ".join(patterns))
 
     @classmethod
-    def of_selection(cls, path: str | Path, eot_id: int | None = None) -> "DocumentStream":
+    def of_selection(cls, path: str | Path, reader: ShardReader = READER) -> "DocumentStream":
         """The documents of a selection, the `.parquet` that rank_scores.py writes.
 
         Raises:
             InputError: it is no selection, or a shard of it is damaged or has other documents.
         """
         places = Places.read(path)
-        reader = ShardReader(eot_id)
         shards = [places.open(number, reader) for number in range(len(places.shards))]
         return cls._of(shards, places.shard_of, places.spans, str(path))
 
