@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="train on this many tokens (default: until a part of the mix ends)",
     )
     data.add_argument("--seq_len", type=cli.positive_int, default=4096, help="tokens in a sequence")
-    data.add_argument("--eot_id", type=cli.non_negative_int, help="separator of shards without an index")
+    flags.add_separator_flags(data)
     data.add_argument("--tokenizer", help="saved with the model (default: the one that made the shards)")
     how = parser.add_argument_group("how to train")
     how.add_argument("--batch_size", type=cli.positive_int, default=256, help="sequences in a step, over all GPUs")
@@ -130,6 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.hub import require_checkpoint
     from common.model.checkpoints import config_settings, model_digest, require_context, vocabulary
+    from common.shards.reader import ShardReader
     from common.training import pretraining
     from common.training.mixture import Mixture
     from common.training.models import new_model, trained_model
@@ -140,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     check_out_dir(args)
     require_checkpoint(args.config or args.model)
     streams = pretraining.open_streams(
-        mix, args.selected, args.data, args.val_data, args.eot_id, args.allow_other_corpus
+        mix, args.selected, args.data, args.val_data, cli.options(ShardReader, args), args.allow_other_corpus
     )
     made_by = next(iter(streams.values())).made_by
     tokenizer = pretraining.matching_tokenizer(args.tokenizer, made_by)

@@ -49,6 +49,7 @@ class ReportOptions:
     trust_remote_code: bool = False
     eot_id: int | None = None
     eot_side: str = "first"
+    token_dtype: str | None = None
 
 
 def write_report(options: ReportOptions, reader: ShardReader) -> None:
@@ -118,6 +119,7 @@ def _token_page_command(options: ReportOptions, run: dict) -> str:
         trust_remote_code=options.trust_remote_code,
         eot_id=options.eot_id,
         eot_side=None if options.eot_id is None else options.eot_side,
+        token_dtype=options.token_dtype,
         score_separator="no" if run.get("score_separator") is False else None,
         data_dir=None if list(options.data_dir) == [Path()] else list(options.data_dir),
         html=options.out.with_name("tokens.html"),

@@ -205,6 +205,7 @@ def _record(team: Team, job: Job, health: Health) -> dict:
         "score_separator": job.reader.score_separator,
         "eot_id": job.reader.eot_id,
         "eot_side": job.reader.eot_side,
+        "token_dtype": job.reader.token_dtype,
         "steps": job.steps.wanted,
         "step_separator": job.steps.separator,
         "device": models.device,

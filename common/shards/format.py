@@ -58,7 +58,10 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
     magic, version, num_tokens = (int(field) for field in header[:3])
     if magic not in SHARD_LAYOUTS:
         known = " or ".join(map(str, SHARD_LAYOUTS))
-        raise InputError(f"{path}: magic number {magic} at byte 0, expected {known}: not a token shard")
+        raise InputError(
+            f"{path}: magic number {magic} at byte 0, expected {known}: not a token shard; if it is Megatron's, copy "
+            f"{path.stem}.idx next to it"
+        )
     expected_version, dtype = SHARD_LAYOUTS[magic]
     if version != expected_version:
         raise InputError(f"{path}: version {version} at byte 4, expected {expected_version} for magic {magic}")
@@ -70,11 +73,16 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
         )
     stored = header[3:19].tobytes()
     digests = Digests(stored[:32], stored[32:]) if any(stored) else None
+    return map_tokens(path, dtype, HEADER_BYTES, num_tokens, data), digests
+
+
+def map_tokens(path: Path, dtype: np.dtype, first_byte: int, num_tokens: int, data: bytes | None = None) -> np.ndarray:
+    """Memory-map the tokens of a file; of a URL, read them, unless `data` is what the file holds."""
     if num_tokens == 0:
-        return np.empty(0, dtype=dtype), digests
-    if data is not None:
-        return np.frombuffer(data, dtype, offset=HEADER_BYTES), digests
-    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(num_tokens,)), digests
+        return np.empty(0, dtype)
+    if is_url(path):
+        return np.frombuffer(data or path.read_bytes(), dtype, num_tokens, first_byte)
+    return np.memmap(path, dtype, "r", first_byte, (num_tokens,))
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

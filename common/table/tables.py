@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from common.errors import InputError
 from common.files import as_path, atomic, for_pyarrow
-from common.shards.doc_id import DOC_ID_PATTERN
+from common.shards.doc_id import ARRAY, DOC_ID_PATTERN
 from common.table.schema import EXACT, NEAR, SCHEMA, SLICES, SOURCE, TABLE_SCHEMA
 
 BATCH_ROWS, BLOCK_BYTES = 2**18, 2**24  # read at once, from parquet and from TSV
@@ -171,7 +171,7 @@ def read_scores(path: Path) -> pd.DataFrame:
 
 
 def with_slices(table: pa.Table, where: str = "doc_id") -> pa.Table:
-    """Add the columns that say where each document is: `shard` (the `.bin` file), `start` and `end` (in tokens).
+    """Add the columns that say where each document is: `shard` (its file), `start` and `end` (in tokens).
 
     Raises:
         InputError: a doc_id has another form; `where` stands before it in the message.
@@ -182,5 +182,7 @@ def with_slices(table: pa.Table, where: str = "doc_id") -> pa.Table:
     if pc.any(wrong).as_py():
         doc_id = table["doc_id"][wrong.index(True).as_py()].as_py()
         raise InputError(f"{where} {doc_id!r} is no path/of/shard:start-end with start below end; {MAKE_SCORES}")
-    shards = pc.binary_join_element_wise(pc.struct_field(places, "shard"), ".bin", "")
+    names = pc.struct_field(places, "shard")
+    suffixes = pc.if_else(pc.ends_with(names, ARRAY), "", ".bin")
+    shards = pc.binary_join_element_wise(names, suffixes, "")
     return table.append_column("shard", shards).append_column("start", starts).append_column("end", ends)
