@@ -106,6 +106,8 @@ def shard_size(text: str) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from common.model.reference import base_of
+    from common.scoring.known import REFERENCE
     from common.shards.tokenizing import DatasetOptions, files_read_before, make_dataset
     from common.shards.writer import NAME
     from common.text.chat import ChatTemplate
@@ -147,10 +149,13 @@ def main(argv: list[str] | None = None) -> None:
         corpus = open_version(args.version, reader)
     make_dataset(corpus, reader, tokenizer, options, engine)
     reader.report()
-    model = "--tokenizer" if args.tokenizer.startswith("tiktoken:") else "--base_model"
+    of_tiktoken, masked = args.tokenizer.startswith("tiktoken:"), base_of(REFERENCE)
+    model = f"{'--tokenizer' if of_tiktoken else '--base_model'} {args.tokenizer}"
+    if masked is None or (not of_tiktoken and masked != args.tokenizer):
+        model += " --reference_model ITS_MASKED_COPY"
     out = f" --out {options.out_dir}/ai_scores.tsv" if own else ""
     shards = f"{options.out_dir}/{NAME}_train_*.bin"
-    print(f"next: python attention_influence_scoring.py {model} {args.tokenizer} --data '{shards}'{out}")
+    print(f"next: python attention_influence_scoring.py {model} --data '{shards}'{out}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def _facts(record: dict, mask: str | None, heads: list[Head]) -> list[tuple[str,
     versions = record.get("versions") or {}
     scoring = record.get("scoring") or {}
     seconds = scoring.get("seconds")
-    seq_len = record.get("seq_len")
+    seq_len, sample = record.get("seq_len"), record.get("sample")
     counts = {name: record.get(f"num_{name}") for name in ("documents", "tokens", "shards")}
     corpus = [f"{count:,} {name}" for name, count in counts.items() if count]
     return [
@@ -48,6 +48,7 @@ def _facts(record: dict, mask: str | None, heads: list[Head]) -> list[tuple[str,
         ("mask", mask),
         (f"{len(heads)} heads, best first", "  ".join(map(str, heads))),
         ("corpus", " ".join([", ".join(corpus), *(record.get("data") or [])])),
+        ("sample", sample and f"{100 * sample:g}% of the documents (--sample); the others are not in the table"),
         ("window", seq_len and f"{seq_len:,} tokens"),
         ("scored on", " in ".join(str(record[name]) for name in ("device", "dtype") if record.get(name))),
         ("took", None if seconds is None else duration(seconds)),

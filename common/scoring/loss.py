@@ -99,10 +99,10 @@ class PairScorer:
         [[(_, losses)]] = self.stream([(None, windows)])
         return losses
 
-    def ranks(self, windows: list[np.ndarray]) -> np.ndarray:
-        """Ranks of one document's targets under base and reference, int64, shape [2, num_targets]; 1 is most likely."""
-        [[(_, ranks)]] = self._stream([(None, windows)], OutputHead.token_ranks)
-        return ranks
+    def score_and_rank(self, windows: list[np.ndarray]) -> tuple[TokenLosses, np.ndarray]:
+        """Losses as `score`, and ranks under base and reference, int64, shape [2, num_targets]; 1 is most likely."""
+        [[(_, both)]] = self._stream([(None, windows)], OutputHead.token_losses_and_ranks)
+        return TokenLosses(*both[..., 0]), both[..., 1].astype(np.int64)
 
     def stream(self, documents: Iterable[KeyedWindows]) -> Iterator[list[tuple[Hashable, TokenLosses]]]:
         """Token losses of each document, in order; the next ones are read meanwhile, and on CUDA also computed.
@@ -121,7 +121,7 @@ class PairScorer:
     def _stream(
         self, documents: Iterable[KeyedWindows], quantity: "Quantity"
     ) -> Iterator[list[tuple[Hashable, np.ndarray]]]:
-        """Like `stream`, for any quantity of the targets: arrays of shape [2, num_targets]."""
+        """Like `stream`, for any quantity of the targets: arrays whose shape begins with [2, num_targets]."""
         waiting = []
         for batch, values in self._computed(documents, quantity):
             edges = np.cumsum(batch.lengths)[:-1]
@@ -136,7 +136,7 @@ class PairScorer:
 
     @torch.inference_mode()
     def _computed(self, documents: Iterable[KeyedWindows], quantity: "Quantity") -> Iterator[tuple[Batch, np.ndarray]]:
-        """Batches, each with the quantity of its targets, shape [2, num_targets]."""
+        """Batches, each with the quantity of its targets, shape [2, num_targets, …]."""
         in_flight = 1 if self._device.type == "cuda" else 0
         launched: deque[_Launched] = deque()
         with ExitStack() as stack:
@@ -166,7 +166,7 @@ class PairScorer:
         return [launched for half in batch.halves() for launched in self._launch(half, packs, quantity)]
 
     def _values(self, batch: Batch, packs: Sequence[Pack], quantity: "Quantity") -> torch.Tensor:
-        """The quantity under base and reference, shape [2, num_targets]."""
+        """The quantity under base and reference, shape [2, num_targets, …]."""
         input_ids, targets, positions, edges = (
             tensor.to(self._device, non_blocking=True)
             for tensor in (batch.input_ids, batch.targets, batch.positions, batch.edges)
@@ -199,7 +199,7 @@ class _Launched:
             self._arrived.record(torch.cuda.current_stream(values.device))
 
     def finished(self) -> tuple[Batch, np.ndarray]:
-        """Wait for the results; returns the batch and its quantity, shape [2, num_targets]."""
+        """Wait for the results; returns the batch and its quantity, shape [2, num_targets, …]."""
         if self._arrived:
             self._arrived.synchronize()
         return self._batch, self._values.numpy()

@@ -54,9 +54,10 @@ class OutputHead:
         """
         return self._of_rows(self._rows_losses, hidden, targets)
 
-    def token_ranks(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """1 + the number of tokens whose logit is above the target's, int64; arguments and shape as `token_losses`."""
-        return self._of_rows(self._rows_ranks, hidden, targets)
+    def token_losses_and_ranks(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """`token_losses`, and 1 + the number of tokens whose logit is above the target's; shape [batch, length, 2]."""
+        ranks = self._of_rows(self._rows_ranks, hidden, targets)
+        return torch.stack([self.token_losses(hidden, targets), ranks.float()], -1)  # exact up to 2**24 tokens
 
     def _of_rows(self, compute: Callable, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         tiles = zip(hidden.flatten(0, 1).split(self._rows), targets.flatten().split(self._rows), strict=True)
@@ -76,14 +77,14 @@ class OutputHead:
         return normalizer - logit
 
     def _rows_ranks(self, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """As `token_ranks`, of rows of shape [num_rows, hidden_size]; the logits are computed twice and never kept."""
+        """Ranks of rows of shape [num_rows, hidden_size], int64; the logits are computed twice and never kept."""
         logit = torch.zeros(wanted.shape, device=rows.device)
         for first, logits in self._tiles(rows):
             logit = _pick(logits.float(), wanted - first, logit)
         return 1 + sum((logits.float() > logit[:, None]).sum(-1) for _, logits in self._tiles(rows))
 
 
-# A method of OutputHead that computes a number for each target from hidden states and targets.
+# A method of OutputHead that computes something for each target from hidden states and targets.
 Quantity = Callable[[OutputHead, torch.Tensor, torch.Tensor], torch.Tensor]
 
 

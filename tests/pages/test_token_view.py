@@ -84,6 +84,16 @@ def test_losses_ranks_and_looks_are_those_of_plain_models(pair_folders, kind, be
     assert len(set(record["looks"])) > 10
 
 
+def test_one_pass_gives_losses_and_ranks_and_another_the_looks(pair_folders):
+    base, reference = pair_folders["BOS"] / "model", pair_folders["BOS"] / "reference-model"
+    pair = load_pair(PairOptions(str(base), str(reference), SEQ_LEN))
+    passes = []
+    pair.base.base_model.register_forward_pre_hook(lambda *_: passes.append(1))
+    ids = [*pair.tokenizer.encode(TEXTS[4])[: SEQ_LEN - 2], pair.tokenizer.separator_id]
+    document_record(document_of(ids, pair.tokenizer.separator_id), pair, SEQ_LEN, Head(*MASKED[1]))
+    assert len(passes) == 2
+
+
 @pytest.mark.parametrize("fixture", ["bpe_folder", "bytes_folder", "spm_folder"])
 def test_pieces_are_whole_characters_and_together_the_text(fixture, request):
     tokenizer = load_tokenizer(request.getfixturevalue(fixture))

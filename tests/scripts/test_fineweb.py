@@ -10,6 +10,8 @@ import pytest
 from backports import zstd
 
 import fineweb
+from common.model.masking import Masking
+from common.model.reference import write_record
 from common.shards.reader import ShardReader
 from common.text import tokenization
 from common.text.corpus import SourceDocument
@@ -36,6 +38,25 @@ def test_a_validation_shard_is_set_aside_first(run, spm_folder, corpus):
     assert names[-1] == "fineweb_val_000000.bin"
     assert len(ShardReader().open(run / "data/val/fineweb_val_000000.bin").tokens) <= 300
     assert sum(len(ShardReader().open(run / "data/val" / name).spans) for name in names) == 60
+
+
+def test_the_hint_asks_for_the_reference_unless_the_usual_one_is_of_this_model(
+    tmp_path, spm_folder, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("A text.")
+
+    def hint() -> str:
+        fineweb.main(f"--tokenizer {spm_folder} --input a.txt".split())
+        return capsys.readouterr().out.splitlines()[-1]
+
+    before, asked = f"next: python attention_influence_scoring.py --base_model {spm_folder}", " --reference_model ITS"
+    assert hint().startswith(f"{before}{asked}")
+    Path("reference-model").mkdir()
+    write_record(Path("reference-model"), "another model", Masking("uniform", []))
+    assert hint().startswith(f"{before}{asked}")
+    write_record(Path("reference-model"), str(spm_folder), Masking("uniform", []))
+    assert hint().startswith(f"{before} --data")
 
 
 def test_a_vocabulary_over_65536_makes_uint32_shards(run, spm_folder, corpus, monkeypatch):
