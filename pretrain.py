@@ -32,7 +32,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     start.add_argument("--config", help="train from scratch: name, folder or JSON file of a config")
     start.add_argument("--model", help="continue from this checkpoint: name or folder")
     data = parser.add_argument_group("what to train on")
-    data.add_argument("--selected", type=Path, default=Path("data/top20.parquet"), help="selection of step 6")
+    data.add_argument(
+        "--selected",
+        nargs="+",
+        default=["data/top20.parquet"],
+        help="selection of step 6; or shards of all that is selected, such as those of an export for another tokenizer",
+    )
     data.add_argument("--data", nargs="+", default=["data/fineweb10B/fineweb_train_*.bin"], help="shards of step 4")
     data.add_argument("--val_data", nargs="+", help="shards whose loss is computed at every checkpoint")
     data.add_argument(
@@ -121,7 +126,7 @@ def training_options(args: argparse.Namespace, num_steps: int):
 
 def check_out_dir(args: argparse.Namespace) -> None:
     """Raise InputError if an input is in the folder of the outputs."""
-    for name in filter(None, (args.config, args.model, args.selected)):
+    for name in filter(None, (args.config, args.model, *args.selected)):
         if args.out_dir.resolve() in Path(name).resolve().parents:
             raise InputError(f"--out_dir {args.out_dir}: {name} is in this folder; give another folder")
 

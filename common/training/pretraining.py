@@ -10,7 +10,7 @@ import transformers
 from common import cli
 from common.errors import InputError
 from common.files import as_path, atomic, claim, expand, read_json, refuse_folder, remove, sole_writer, write_json
-from common.shards.doc_id import shard_path
+from common.shards.doc_id import ARRAY, shard_path
 from common.shards.index import ShardInfo
 from common.shards.reader import ShardReader
 from common.text.tokenization import TextTokenizer, load_tokenizer
@@ -52,7 +52,7 @@ class Pretraining:
 
 def open_streams(
     mix: dict[str, float],
-    selected: Path,
+    selected: list[str],
     data: list[str],
     val_data: list[str] | None,
     reader: ShardReader,
@@ -60,19 +60,25 @@ def open_streams(
 ) -> dict[str, DocumentStream]:
     """The streams of the mix, and `validation` if there is one.
 
+    Args:
+        selected: a selection, or shards whose documents are all selected.
+
     Raises:
         InputError: their tokens are of different tokenizers, validation data is also trained on, or the selection is
             not from `data` and that is not allowed.
     """
     if val_data and (both := {*expand(val_data)} & {*expand(data)}):
         raise InputError(f"--val_data {min(both)}: also in --data, so it is trained on; give other shards")
+    of_table = len(selected) == 1 and not selected[0].endswith((".bin", ARRAY))
     streams = {}  # in this order, whatever the order of --mix: the sequences depend on it
     if SELECTED in mix:
-        streams[SELECTED] = DocumentStream.of_selection(selected, reader)
+        streams[SELECTED] = (
+            DocumentStream.of_selection(selected[0], reader) if of_table else DocumentStream.of_shards(selected, reader)
+        )
     if BASELINE in mix:
         streams[BASELINE] = DocumentStream.of_shards(data, reader)
-    if len(streams) == 2 and not allow_other_corpus:
-        _check_same_corpus(selected, *streams.values())
+    if len(streams) == 2 and of_table and not allow_other_corpus:
+        _check_same_corpus(selected[0], *streams.values())
     if val_data:
         streams[VALIDATION] = DocumentStream.of_shards(val_data, reader)
     if len({stream.made_by and stream.made_by.fingerprint for stream in streams.values()}) > 1:
@@ -80,7 +86,7 @@ def open_streams(
     return streams
 
 
-def _check_same_corpus(path: Path, selected: DocumentStream, baseline: DocumentStream) -> None:
+def _check_same_corpus(path: str, selected: DocumentStream, baseline: DocumentStream) -> None:
     """Raise InputError if a selected document is in no shard of the baseline."""
     known = {as_path(name).resolve() for name in baseline.names}
     if others := [name for name in selected.names if as_path(name).resolve() not in known]:
