@@ -23,7 +23,7 @@ class Part:
     """The selected documents of one shard.
 
     Attributes:
-        name: of its outputs, a path in their folder without a suffix.
+        name: of its outputs, without a suffix.
         path: of the shard.
         spans: of the documents, ascending, half-open, in tokens; int64, shape [num_documents, 2].
         dtype: of the tokens.
@@ -84,10 +84,8 @@ class Format:
         raise NotImplementedError
 
     def path(self, part: Part, suffix: str) -> Path:
-        """Where a file of a part goes; its folder is made."""
-        path = self.folder / f"{part.name}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        """Where a file of a part goes."""
+        return self.folder / f"{part.name}{suffix}"
 
 
 class Megatron(Format):
@@ -139,10 +137,9 @@ class Olmo(Format):
         first = parts[0]
         size = first.info.vocab_size if first.info else "VOCABULARY"
         tokenizer = f"TokenizerConfig(vocab_size={size}, eos_token_id={first.separator_id}, pad_token_id=PADDING)"
-        files = str(self.shown / "**" / "*.npy")
         return (
-            f"NumpyFSLDatasetConfig(paths=[{files!r}], expand_glob=True, dtype={first.dtype.name!r}, "
-            f"tokenizer={tokenizer}, sequence_length=SEQUENCE, work_dir=FOLDER)"
+            f"NumpyFSLDatasetConfig(paths=[{str(self.shown / '*.npy')!r}], expand_glob=True, "
+            f"dtype={first.dtype.name!r}, tokenizer={tokenizer}, sequence_length=SEQUENCE, work_dir=FOLDER)"
         )
 
 
@@ -200,6 +197,7 @@ class LitData(Format):
             "data_format": [f"no_header_numpy:{code}"],
             "data_spec": '[1, {"type": null, "context": null, "children_spec": []}]',
             "encryption": None,
+            "item_loader": "TokensLoader",
         }
         index = {"chunks": self._chunks, "config": config, "updated_at": "0"}
         (self.folder / "index.json").write_text(json.dumps(index), encoding="utf-8")

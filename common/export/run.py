@@ -58,14 +58,14 @@ def _parts(places: Places, reader: ShardReader) -> Iterator[tuple[Part, np.ndarr
 
 
 def names_of(paths: list[Path]) -> list[str]:
-    """The paths, without their suffixes, from the folder that holds them all.
+    """The paths, without their suffixes, from the folder that holds them all, as names in one folder.
 
     >>> names_of([Path("data/a/x.bin"), Path("data/b/x.bin")]), names_of([Path("data/a/x.bin")])
-    (['a/x', 'b/x'], ['x'])
+    (['a-x', 'b-x'], ['x'])
     """
     whole = [PurePosixPath("/", str(path) if is_url(path) else os.path.abspath(path)) for path in paths]  # noqa: PTH100
     common = os.path.commonpath([path.parent for path in whole]) if whole else ""
-    return [str(path.relative_to(common).with_suffix("")) for path in whole]
+    return ["-".join(path.relative_to(common).with_suffix("").parts) for path in whole]
 
 
 def _check(part: Part, before: list[Part], copies: bool) -> None:
@@ -74,7 +74,7 @@ def _check(part: Part, before: list[Part], copies: bool) -> None:
     if len(set(kinds)) > 1:
         raise InputError(f"{part.path}: of another tokenizer than {before[0].path}; select from one kind of shards")
     if part.name in {other.name for other in before}:
-        raise InputError(f"{part.path}: another shard of this name is selected from; rename one")
+        raise InputError(f"{part.path}: another shard gets the same name, {part.name}; rename one")
     if copies and part.separator_id is None:
         raise InputError(f"{part.path}: does not say which token ends a document; give its id with --eot_id")
     if copies and part.separator_id > np.iinfo(part.dtype).max:
