@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import cli
 from common.errors import InputError
 from common.files import is_url
 from common.shards.foreign import MEGATRON_DTYPES, MEGATRON_HEADER, MEGATRON_MAGIC
@@ -123,6 +124,8 @@ class Megatron(Format):
 class Olmo(Format):
     """For OLMo-core: `.npy`, the tokens without a header, and `.csv.gz`, the start and end of each document."""
 
+    torn = 0  # documents with a separator inside
+
     def add(self, part, tokens):
         end = 0
         with (
@@ -132,8 +135,14 @@ class Olmo(Format):
             for document in part.documents(tokens):
                 file.write(document.tobytes())
                 places.write(f"{end},{(end := end + len(document))}\n")
+                self.torn += bool((document[:-1] == part.separator_id).any())
 
     def finish(self, parts):
+        if self.torn:
+            cli.warn(
+                f"{self.torn:,} documents hold the separator inside too, and OLMo-core takes each for the end of a "
+                "document, unless OLMO_DATA_PREP_USE_ARRAY_IF_LOCAL=false"
+            )
         first = parts[0]
         size = first.info.vocab_size if first.info else "VOCABULARY"
         tokenizer = f"TokenizerConfig(vocab_size={size}, eos_token_id={first.separator_id}, pad_token_id=PADDING)"

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,8 @@ import pytest
 
 import export_selection
 from common.shards.reader import ShardReader
-from tests.conftest import SEPARATOR, write_shards
+from tests.conftest import SEPARATOR, error_of, write_shards
+from tests.shards.conftest import write_shard
 
 
 @pytest.fixture(params=[400, 70_000], ids=["uint16", "uint32"])
@@ -109,3 +111,75 @@ def test_datatrove_reads_the_documents(selection, capsys):
 def test_litdata_reads_the_documents(selection, capsys, monkeypatch):
     monkeypatch.setattr("common.export.formats.LITDATA_CHUNK_BYTES", 300)
     assert litdata_documents(exported(capsys, "litdata")) == selection
+
+
+@pytest.mark.parametrize("side", ["first", "last"])
+def test_copies_end_with_the_separator_also_where_it_came_first_or_was_missing(tmp_path, monkeypatch, capsys, side):
+    monkeypatch.chdir(tmp_path)
+    write_shard(tmp_path / "x.bin", [9, 5, 6, 9, 7, 8, 9, 9, 4])
+    reader = ShardReader(eot_id=9, eot_side=side)
+    write_selection([("x.bin", start, end) for start, end in reader.open(tmp_path / "x.bin").spans.tolist()])
+    wanted = {"first": [[5, 6, 9], [7, 8, 9], [9], [4, 9]], "last": [[9], [5, 6, 9], [7, 8, 9], [9], [4, 9]]}[side]
+    flags = ["--eot_id", "9", "--eot_side", side, "--overwrite"]
+    assert olmo_documents(exported(capsys, "olmo", *flags), True) == wanted
+    assert olmo_documents(exported(capsys, "olmo", *flags), False) == wanted
+    assert datatrove_documents(exported(capsys, "datatrove", *flags)) == wanted
+    assert litdata_documents(exported(capsys, "litdata", *flags)) == wanted
+    shard = reader.open(tmp_path / "x.bin")
+    in_place = [shard.document(row).token_ids.tolist() for row in range(len(shard.spans))]
+    assert megatron_documents(exported(capsys, "megatron", *flags)) == in_place
+
+
+def test_a_separator_inside_a_document_is_told_to_who_uses_olmo_core(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    [path] = write_shards(tmp_path, [[5, SEPARATOR, 6], [7]], ["d"] * 2)
+    write_selection([(str(path), 0, 4), (str(path), 4, 6)])
+    line = exported(capsys, "olmo")
+    assert olmo_documents(line, False) == [[5, SEPARATOR, 6, SEPARATOR], [7, SEPARATOR]]
+    export_selection.main(f"--selection top.parquet --out_dir {tmp_path}/out --format olmo".split())
+    assert "1 documents hold the separator inside too" in capsys.readouterr().err
+
+
+def test_an_export_that_fails_leaves_the_one_before(selection, tmp_path, capsys):
+    exported(capsys, "olmo")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    last = sorted(tmp_path.glob("b/*.bin"))[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    flags = f"--selection top.parquet --out_dir {tmp_path}/out --format olmo"
+    assert f"b/{last.name}" in error_of(export_selection, flags, capsys)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_another_export_is_not_replaced_unasked(selection, tmp_path, capsys):
+    exported(capsys, "olmo")
+    flags = f"--selection top.parquet --out_dir {tmp_path}/out --format megatron"
+    assert "--overwrite" in error_of(export_selection, flags, capsys)
+    assert exported(capsys, "megatron", "--overwrite").startswith("--data-path")
+    assert not [*(tmp_path / "out").glob("*.npy")]
+
+
+def test_shards_of_two_kinds_are_not_exported_together(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for size in (400, 70_000):
+        write_shards(tmp_path / str(size), [[5]], ["d"], vocab_size=size)
+    write_selection([(str(path), 0, 2) for path in tmp_path.glob("*/*.bin")])
+    assert "of another tokenizer" in error_of(export_selection, "--selection top.parquet --format olmo", capsys)
+
+
+def test_megatron_reads_from_an_object_store(s3, tmp_path, monkeypatch, capsys):
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+    from megatron.core.datasets.object_storage_utils import ObjectStorageConfig
+
+    monkeypatch.chdir(tmp_path)
+    [path] = write_shards(tmp_path, [[5, 6], [7], [8, 4, 3]], ["d"] * 3)
+    store = fsspec.filesystem("s3")
+    for file in tmp_path.iterdir():
+        store.put_file(str(file), f"{s3}/shards/{file.name}")
+    write_selection([(f"{s3}/shards/{path.name}", 0, 3), (f"{s3}/shards/{path.name}", 5, 9)])
+    line = exported(capsys, "megatron")
+    prefix = line.split()[-1]
+    assert line == f"--data-path 7 {s3}/shards/{path.stem}"
+    store.put_file(f"out/{path.stem}.idx", f"{prefix}.idx")
+    dataset = IndexedDataset(prefix, mmap=False, object_storage_config=ObjectStorageConfig(f"{tmp_path}/cache"))
+    assert [dataset[number].tolist() for number in range(len(dataset))] == [[5, 6, 9], [8, 4, 3, 9]]
+    assert [*(tmp_path / "out").glob("*.bin")] == []
