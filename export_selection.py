@@ -14,7 +14,7 @@ Writes  data/selected/, by --format:
         and data/selected/export.json, what was exported, and what to paste into the trainer
 
 Each document is written once, in the order of its shard. In copies its last token is the separator. The folder appears
-when it is complete, and a new export replaces it.
+when it is complete.
 """
 
 import argparse
@@ -31,6 +31,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--format", required=True, choices=["megatron", "olmo", "datatrove", "litdata"], help="what to write"
     )
     parser.add_argument("--out_dir", type=as_path, default=Path("data/selected"), help="the folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace another export in --out_dir")
     flags.add_separator_flags(parser)
     return parser.parse_args(argv)
 
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.shards.reader import ShardReader
 
     with sole_writer(args.out_dir):
-        export(args.selection, cli.options(ShardReader, args), args.format, args.out_dir)
+        export(args.selection, cli.options(ShardReader, args), args.format, args.out_dir, args.overwrite)
 
 
 if __name__ == "__main__":

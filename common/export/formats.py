@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import cli
 from common.errors import InputError
 from common.files import is_url
 from common.shards.foreign import MEGATRON_DTYPES, MEGATRON_HEADER, MEGATRON_MAGIC
@@ -23,7 +24,7 @@ class Part:
     """The selected documents of one shard.
 
     Attributes:
-        name: of its outputs, a path in their folder without a suffix.
+        name: of its outputs, without a suffix.
         path: of the shard.
         spans: of the documents, ascending, half-open, in tokens; int64, shape [num_documents, 2].
         dtype: of the tokens.
@@ -84,10 +85,8 @@ class Format:
         raise NotImplementedError
 
     def path(self, part: Part, suffix: str) -> Path:
-        """Where a file of a part goes; its folder is made."""
-        path = self.folder / f"{part.name}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        """Where a file of a part goes."""
+        return self.folder / f"{part.name}{suffix}"
 
 
 class Megatron(Format):
@@ -125,6 +124,8 @@ class Megatron(Format):
 class Olmo(Format):
     """For OLMo-core: `.npy`, the tokens without a header, and `.csv.gz`, the start and end of each document."""
 
+    torn = 0  # documents with a separator inside
+
     def add(self, part, tokens):
         end = 0
         with (
@@ -134,15 +135,20 @@ class Olmo(Format):
             for document in part.documents(tokens):
                 file.write(document.tobytes())
                 places.write(f"{end},{(end := end + len(document))}\n")
+                self.torn += bool((document[:-1] == part.separator_id).any())
 
     def finish(self, parts):
+        if self.torn:
+            cli.warn(
+                f"{self.torn:,} documents hold the separator inside too, and OLMo-core takes each for the end of a "
+                "document, unless OLMO_DATA_PREP_USE_ARRAY_IF_LOCAL=false"
+            )
         first = parts[0]
         size = first.info.vocab_size if first.info else "VOCABULARY"
         tokenizer = f"TokenizerConfig(vocab_size={size}, eos_token_id={first.separator_id}, pad_token_id=PADDING)"
-        files = str(self.shown / "**" / "*.npy")
         return (
-            f"NumpyFSLDatasetConfig(paths=[{files!r}], expand_glob=True, dtype={first.dtype.name!r}, "
-            f"tokenizer={tokenizer}, sequence_length=SEQUENCE, work_dir=FOLDER)"
+            f"NumpyFSLDatasetConfig(paths=[{str(self.shown / '*.npy')!r}], expand_glob=True, "
+            f"dtype={first.dtype.name!r}, tokenizer={tokenizer}, sequence_length=SEQUENCE, work_dir=FOLDER)"
         )
 
 
@@ -200,6 +206,7 @@ class LitData(Format):
             "data_format": [f"no_header_numpy:{code}"],
             "data_spec": '[1, {"type": null, "context": null, "children_spec": []}]',
             "encryption": None,
+            "item_loader": "TokensLoader",
         }
         index = {"chunks": self._chunks, "config": config, "updated_at": "0"}
         (self.folder / "index.json").write_text(json.dumps(index), encoding="utf-8")

@@ -9,24 +9,28 @@ import numpy as np
 from common import cli
 from common.errors import InputError
 from common.export.formats import FORMATS, Part
-from common.files import atomic, is_url, write_json
+from common.files import atomic, is_url, read_json, write_json
 from common.shards.reader import ShardReader
 from common.table.places import Places
 
 RECORD = "export.json"  # in the folder: what is in it
 
 
-def export(selection: Path, reader: ShardReader, format_name: str, out_dir: Path) -> None:
+def export(selection: Path, reader: ShardReader, format_name: str, out_dir: Path, overwrite: bool) -> None:
     """Write the documents of a selection into a folder, whole or not at all, and print how a trainer reads them.
 
     The documents of a shard are in the order of the shard, each once. Call it as the sole writer of `out_dir`.
 
     Raises:
         InputError: it is no selection, a shard is damaged or has other documents, the shards are not of one kind, or
-            the folder is another program's.
+            the folder is another program's, or without `overwrite` of another export.
     """
     if is_url(out_dir):
         raise InputError(f"--out_dir {out_dir}: give a folder of this machine, and copy it to the store then")
+    about = {"selection": str(selection), "format": format_name}
+    before = read_json(out_dir / RECORD) if (out_dir / RECORD).exists() and not overwrite else about
+    if before | about != before:
+        raise InputError(f"{out_dir}: another export; give another --out_dir, or --overwrite")
     places, parts = Places.read(selection), []
     total = int((places.spans[:, 1] - places.spans[:, 0]).sum())
     with atomic(out_dir, RECORD) as folder, cli.progress(total, "writing") as bar:
@@ -42,7 +46,7 @@ def export(selection: Path, reader: ShardReader, format_name: str, out_dir: Path
         line = written.finish(parts)
         lengths = np.concatenate([part.lengths for part in parts])
         counts = {"documents": len(lengths), "tokens": int(lengths.sum())}
-        write_json(folder / RECORD, {"selection": str(selection), "format": format_name, **counts, "use": line})
+        write_json(folder / RECORD, about | counts | {"use": line})
     print("wrote {documents:,} documents, {tokens:,} tokens, to ".format_map(counts) + f"{out_dir}/; next:")
     print(line)
 
@@ -58,14 +62,14 @@ def _parts(places: Places, reader: ShardReader) -> Iterator[tuple[Part, np.ndarr
 
 
 def names_of(paths: list[Path]) -> list[str]:
-    """The paths, without their suffixes, from the folder that holds them all.
+    """The paths, without their suffixes, from the folder that holds them all, as names in one folder.
 
     >>> names_of([Path("data/a/x.bin"), Path("data/b/x.bin")]), names_of([Path("data/a/x.bin")])
-    (['a/x', 'b/x'], ['x'])
+    (['a-x', 'b-x'], ['x'])
     """
     whole = [PurePosixPath("/", str(path) if is_url(path) else os.path.abspath(path)) for path in paths]  # noqa: PTH100
     common = os.path.commonpath([path.parent for path in whole]) if whole else ""
-    return [str(path.relative_to(common).with_suffix("")) for path in whole]
+    return ["-".join(path.relative_to(common).with_suffix("").parts) for path in whole]
 
 
 def _check(part: Part, before: list[Part], copies: bool) -> None:
@@ -74,7 +78,7 @@ def _check(part: Part, before: list[Part], copies: bool) -> None:
     if len(set(kinds)) > 1:
         raise InputError(f"{part.path}: of another tokenizer than {before[0].path}; select from one kind of shards")
     if part.name in {other.name for other in before}:
-        raise InputError(f"{part.path}: another shard of this name is selected from; rename one")
+        raise InputError(f"{part.path}: another shard gets the same name, {part.name}; rename one")
     if copies and part.separator_id is None:
         raise InputError(f"{part.path}: does not say which token ends a document; give its id with --eot_id")
     if copies and part.separator_id > np.iinfo(part.dtype).max:

@@ -12,6 +12,7 @@ be a `.csv.gz` whose lines begin with the start and the end of a document. Witho
 import gzip
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -153,11 +154,12 @@ def _without_header(path: Path, dtype: np.dtype | None) -> np.ndarray:
 
 def _read_spans(path: Path, num_tokens: int) -> np.ndarray:
     try:
-        with path.open("rb") as file, gzip.open(file, "rt", encoding="utf-8") as lines:
+        with path.open("rb") as file, gzip.open(file, "rt", encoding="utf-8") as lines, warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # about a file without lines
             spans = np.loadtxt(lines, np.int64, comments=None, delimiter=",", usecols=(0, 1), ndmin=2)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, UserWarning, zlib.error) as error:
         raise InputError(f"{path}: not the places of documents ({error}); copy it again, or take it away") from None
-    return _checked(path, spans.reshape(-1, 2), num_tokens)
+    return _checked(path, spans, num_tokens)
 
 
 def _checked(path: Path, spans: np.ndarray, num_tokens: int) -> np.ndarray:

@@ -52,16 +52,14 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
         start = data[:HEADER_BYTES] if data is not None else np.fromfile(path, "u1", count=HEADER_BYTES).tobytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    remedy = f"tokenize it again, or if it is Megatron's, copy {path.stem}.idx next to it"
     if len(start) < HEADER_BYTES:
-        raise InputError(f"{path}: {size} bytes is shorter than a shard's header of {HEADER_BYTES}; tokenize it again")
+        raise InputError(f"{path}: {size} bytes is shorter than a shard's header of {HEADER_BYTES}; {remedy}")
     header = np.frombuffer(start, "<i4")
     magic, version, num_tokens = (int(field) for field in header[:3])
     if magic not in SHARD_LAYOUTS:
         known = " or ".join(map(str, SHARD_LAYOUTS))
-        raise InputError(
-            f"{path}: magic number {magic} at byte 0, expected {known}: not a token shard; if it is Megatron's, copy "
-            f"{path.stem}.idx next to it"
-        )
+        raise InputError(f"{path}: magic number {magic} at byte 0, expected {known}: not a token shard; {remedy}")
     expected_version, dtype = SHARD_LAYOUTS[magic]
     if version != expected_version:
         raise InputError(f"{path}: version {version} at byte 4, expected {expected_version} for magic {magic}")
