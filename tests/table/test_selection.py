@@ -69,6 +69,7 @@ def plainly(table: pd.DataFrame, percent: int, lowest: bool, by: str, limits: Li
             "threshold": float(selected["AI_Score"].iloc[-1]) if len(selected) else None,
             "selected_documents": len(selected),
             "selected_tokens": int(selected["num_tokens"].sum()),
+            "wanted_tokens": None,
         }
         chosen += selected["doc_id"].tolist()
     return records, chosen
@@ -112,6 +113,11 @@ def test_the_record_is_what_pandas_computes(folder, percent, lowest, by, dedup):
         "by": by,
         "max_repetition": 0.3,
         "dedup": dedup,
+        "where": None,
+        "score": "AI_Score",
+        "within": None,
+        "budget": None,
+        "shares": {},
         "num_rows": 200,
         "num_not_finite": 8,
         "domains": domains,
