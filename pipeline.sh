@@ -153,6 +153,7 @@ if [ "$model" != "$sample_model" ] || [ $sample = no ] || [ -n "$name" ]; then
     reference=$data/reference-model
 fi
 shards=$data/fineweb$version
+[ $own = no ] || shards=$data/shards
 selection=$data/top$top
 
 if [ "$model" = "$sample_model" ]; then

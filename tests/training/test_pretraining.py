@@ -27,7 +27,9 @@ def corpora(tmp_path):
 
 
 def streams(folder, *data: str, allow: bool = False):
-    return open_streams(MIX, [f"{folder}/top.parquet"], [f"{folder}/{name}/*.bin" for name in data], None, ShardReader(), allow)
+    return open_streams(
+        MIX, [f"{folder}/top.parquet"], [f"{folder}/{name}/*.bin" for name in data], None, ShardReader(), allow
+    )
 
 
 def test_a_selection_from_other_shards_is_refused_unless_allowed(corpora):
