@@ -101,7 +101,7 @@ def test_a_corpus_of_your_own_has_a_folder_of_its_own_and_ends_as_text(pipeline)
 
 def test_new_files_of_a_corpus_are_scored_and_other_choices_only_ranked(pipeline):
     pipeline("--input", "/corpora/edu")
-    summary = pipeline.folder / "data/SmolLM2-135M-Instruct-edu/finewebedu/fineweb_summary.json"
+    summary = pipeline.folder / "data/SmolLM2-135M-Instruct-edu/shards/fineweb_summary.json"
     after = summary.stat().st_mtime_ns + 5_000_000_000
     os.utime(summary, ns=(after, after))
     names = list(OUTPUTS)
