@@ -2,6 +2,7 @@
 
     python pretrain.py --config config.json --max_tokens 1_000_000_000
     python pretrain.py --config Qwen/Qwen3-0.6B --mix selected=0.5 baseline=0.5 --data 'data/mine/*.bin'
+    python pretrain.py --config Qwen/Qwen3-0.6B --mix corpus+selected        all, and the selection again
     python pretrain.py --model data/SmolLM2-135M-Instruct --learning_rate 1e-5          continue from a checkpoint
     torchrun --nproc_per_node 8 pretrain.py --config config.json --trainer fsdp=true    eight GPUs
 
@@ -16,12 +17,14 @@ learning rate rises over --warmup_pct of the steps, stays, and falls to 0 over t
 """
 
 import argparse
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 from common import cli, flags
 from common.errors import InputError
 
+CORPUS_PLUS_SELECTED = "corpus+selected"  # a mix
 # Settings that a later start may change and still continue the run.
 SPEED_ONLY = ("device_batch_size", "num_workers", "log_every", "save_every", "cpu")
 
@@ -44,7 +47,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--allow_other_corpus", action="store_true", help="accept a selection that is not from the shards of --data"
     )
     data.add_argument(
-        "--mix", nargs="+", type=share, default=[("selected", 0.7), ("baseline", 0.3)], help="shares of the tokens"
+        "--mix",
+        nargs="+",
+        type=share,
+        default=[("selected", 0.7), ("baseline", 0.3)],
+        help="shares of the tokens; corpus+selected: all of --data and the selection once more, as in the paper",
     )
     data.add_argument(
         "--max_tokens",
@@ -86,10 +93,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def share(text: str) -> tuple[str, float]:
-    """Argument type: `selected=0.7` or `baseline=0.3`."""
+    """Argument type: `selected=0.7` or `baseline=0.3`, or `corpus+selected`, whose shares the data say."""
+    if text == CORPUS_PLUS_SELECTED:
+        return text, math.nan
     name, _, value = text.partition("=")
     if name not in ("selected", "baseline"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not selected=SHARE or baseline=SHARE")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not selected=SHARE or baseline=SHARE, nor {CORPUS_PLUS_SELECTED}"
+        )
     return name, cli.positive_float(value)
 
 
@@ -143,10 +154,18 @@ def main(argv: list[str] | None = None) -> None:
     mix = dict(args.mix)
     if len(mix) < len(args.mix):
         raise InputError("--mix: selected or baseline twice; give each share once")
+    of_data = CORPUS_PLUS_SELECTED in mix
+    if of_data and len(mix) > 1:
+        raise InputError(f"--mix {CORPUS_PLUS_SELECTED}: says both shares; give it alone")
     check_out_dir(args)
     require_checkpoint(args.config or args.model)
     streams = pretraining.open_streams(
-        mix, args.selected, args.data, args.val_data, cli.options(ShardReader, args), args.allow_other_corpus
+        ["selected", "baseline"] if of_data else mix,
+        args.selected,
+        args.data,
+        args.val_data,
+        cli.options(ShardReader, args),
+        args.allow_other_corpus,
     )
     made_by = next(iter(streams.values())).made_by
     tokenizer = pretraining.matching_tokenizer(args.tokenizer, made_by)
@@ -159,6 +178,8 @@ def main(argv: list[str] | None = None) -> None:
         stream.require_vocabulary(vocabulary(model))
     require_context(model, args.seq_len, "--seq_len", "lower it, or raise max_position_embeddings in the config")
     held_out = streams.pop(pretraining.VALIDATION, None)
+    if of_data:
+        mix = {name: stream.num_tokens for name, stream in streams.items()}
     num_tokens = args.max_tokens or Mixture(streams, mix, args.seq_len).num_tokens
     num_steps = steps_of(num_tokens, args.seq_len, args.batch_size)
     mixture = Mixture(streams, mix, args.seq_len, args.seed, num_steps * args.batch_size)

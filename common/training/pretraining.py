@@ -1,6 +1,7 @@
 """Step 7: the streams of the mixture, the training run, and the checkpoint it writes."""
 
 import json
+from collections.abc import Collection
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class Pretraining:
 
 
 def open_streams(
-    mix: dict[str, float],
+    mix: Collection[str],
     selected: list[str],
     data: list[str],
     val_data: list[str] | None,
@@ -61,6 +62,7 @@ def open_streams(
     """The streams of the mix, and `validation` if there is one.
 
     Args:
+        mix: the names of the streams of documents.
         selected: a selection, or shards whose documents are all selected.
 
     Raises:
