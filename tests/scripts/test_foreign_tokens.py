@@ -8,10 +8,12 @@ import attention_influence_scoring
 import export_selection
 import pretrain
 import rank_scores
+import report
 import validate_docs
 from common.shards.reader import ShardReader
+from common.text.tokenization import load_tokenizer
 from tests.conftest import tiny_model
-from tests.scripts.conftest import SHARD, shown_losses, spoil
+from tests.scripts.conftest import SHARD, page_data, shown_losses, spoil
 from tests.shards.test_foreign import write_megatron
 
 
@@ -53,6 +55,11 @@ def test_their_tokens_have_the_scores_of_ours(run, spm_folder, documents, capsys
     capsys.readouterr()
     validate_docs.main(f"{command} --doc_id {first['doc_id']}".split())
     assert shown_losses(capsys.readouterr().out) == pytest.approx(tuple(first[["L_base", "L_ref", "AI_Score"]]), 1e-4)
+
+    report.main("--scores theirs/ai_scores.parquet --out theirs/report.html".split())
+    shown = dict(zip(*map(page_data(run / "theirs/report.html")["documents"].get, ("doc_id", "text")), strict=True))
+    row = theirs["doc_id"].tolist().index(first["doc_id"])
+    assert shown[first["doc_id"]] == load_tokenizer(spm_folder).decode(documents[row][:-1])
 
     tiny_model("Llama", vocab_size=400).config.save_pretrained("new")
     sizes = "--seq_len 16 --batch_size 2 --max_tokens 64 --log_every 1 --device cpu --num_workers 0"
