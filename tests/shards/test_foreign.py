@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.errors import InputError
+from common.files import as_path
 from common.shards.foreign import MEGATRON_HEADER, MEGATRON_MAGIC
 from common.shards.reader import ShardReader
 from tests.conftest import write_shards
@@ -208,3 +209,15 @@ def test_what_an_array_without_a_header_does_not_say_is_asked_for(tmp_path):
         ShardReader(eot_id=7, token_dtype="uint16").open(path)
     with pytest.raises(InputError, match="not a file"):
         ShardReader().open(tmp_path / "none.npy")
+
+
+def test_their_tokens_are_read_from_a_store(store, tmp_path):
+    write_megatron(tmp_path, DOCUMENTS)
+    np.concatenate(DOCUMENTS).astype("<u2").tofile(tmp_path / "raw.npy")
+    np.save(tmp_path / "numpy.npy", np.concatenate(DOCUMENTS).astype("<u2"))
+    for path in tmp_path.iterdir():
+        as_path(f"{store}/theirs/{path.name}").write_bytes(path.read_bytes())
+    for name in ("x.bin", "raw.npy", "numpy.npy"):
+        shard = ShardReader(eot_id=9, token_dtype="uint16").open(as_path(f"{store}/theirs/{name}"))
+        assert [shard.document(row).token_ids.tolist() for row in range(len(shard.spans))] == DOCUMENTS
+        assert shard.document(1).doc_id == f"{store}/theirs/{name.removesuffix('.bin')}:3-5"
