@@ -113,7 +113,7 @@ def repetition_picture(domains: dict[str, pd.DataFrame]) -> Figure:
             axes.scatter(left_out["repetition"], left_out["AI_Score"], s=8, color=LEFT_OUT, label="left out")
             axes.scatter(kept["repetition"], kept["AI_Score"], s=8, color=RANKED, label="ranked")
             before, after = (_correlation(rows) for rows in (sample, kept))
-            axes.set_title(f"{name or NO_DOMAIN}: ρ {before:.2f}, of the ranked {after:.2f}")
+            axes.set_title(f"{name or NO_DOMAIN}: ρ {before}, of the ranked {after}")
         figure.supxlabel("repetition (share of tokens in 10-grams that occurred before)", fontsize="small")
         figure.supylabel("AI_Score", fontsize="small")
         _legend(figure)
@@ -140,8 +140,9 @@ def _legend(figure: Figure) -> None:
     figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize="small")
 
 
-def _correlation(rows: pd.DataFrame) -> float:
-    return rows["repetition"].rank().corr(rows["AI_Score"].rank()) if len(rows) > 2 else math.nan
+def _correlation(rows: pd.DataFrame) -> str:
+    found = rows["repetition"].rank().corr(rows["AI_Score"].rank()) if len(rows) > 2 else math.nan
+    return "–" if math.isnan(found) else f"{found:.2f}"
 
 
 def _inner_range(scores: np.ndarray, counts: np.ndarray) -> tuple[float, float]:

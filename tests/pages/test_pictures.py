@@ -80,6 +80,7 @@ def test_repetition_is_shown_with_spearmans_correlation_before_and_after(tmp_pat
     kept = sample[sample["kept"]]
     before, after = (scipy.stats.spearmanr(rows["repetition"], rows["AI_Score"]).statistic for rows in (sample, kept))
     assert figure.axes[0].get_title() == f"a: ρ {before:.2f}, of the ranked {after:.2f}"
+    assert figure.axes[1].get_title() == "one: ρ –, of the ranked –"
     left_out, ranked = (points.get_offsets() for points in figure.axes[0].collections)
     assert np.array_equal(ranked, kept[["repetition", "AI_Score"]])
     assert len(left_out) + len(ranked) == 300
