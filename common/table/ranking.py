@@ -432,11 +432,16 @@ class Ranking:
             self.drawn[name] = Drawn(*columns, sample.reset_index(drop=True))
 
 
+def score_of(table: pa.Table) -> pa.ChunkedArray:
+    """What the rows of a table are ranked by."""
+    return table[RANK_SCORE if RANK_SCORE in table.column_names else "AI_Score"]
+
+
 def domain_sizes(batches: Iterable[pa.Table]) -> dict[str, int]:
     """The number of documents with a finite score in each domain, by name."""
     sizes: Counter[str] = Counter()
     for batch in batches:
-        counts = pc.value_counts(batch["domain"].filter(pc.is_finite(batch["AI_Score"])))
+        counts = pc.value_counts(batch["domain"].filter(pc.is_finite(score_of(batch))))
         sizes.update({count["values"]: count["counts"] for count in counts.to_pylist()})
     return dict(sorted(sizes.items()))
 
@@ -452,12 +457,12 @@ def ends(
     kept: dict[str, tuple[int, pa.Table, pa.Table]] = {}
     for batch in batches:
         wanted = pc.is_in(batch["domain"], pa.array(domains, pa.string()))
-        table = batch.filter(pc.and_(pc.is_finite(batch["AI_Score"]), wanted))
+        table = batch.filter(pc.and_(pc.is_finite(score_of(batch)), wanted))
         for name in pc.unique(table["domain"]).to_pylist():
             rows = table.filter(pc.equal(table["domain"], name))
             count, *before = kept.get(name, (0, rows.slice(0, 0), rows.slice(0, 0)))
             best, lowest = (
-                t.take(np.argsort(-t["AI_Score"].to_numpy(), kind="stable"))
+                t.take(np.argsort(-score_of(t).to_numpy(), kind="stable"))
                 for t in (pa.concat_tables([part, rows]) for part in before)
             )
             kept[name] = count + len(rows), best.slice(0, top), lowest.slice(max(0, len(lowest) - bottom))
