@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
+from common.files import remove
 from common.table.expressions import PCT, PCT_LATER, checked, finite
 from common.table.schema import EXACT, LEFT_OUT, NEAR, NO_DOMAIN, RANK_SCORE, states_schema
 from common.table.tables import (
@@ -200,6 +201,7 @@ class Ranking:
                 doc_id is there twice; the table lacks a column for the limits; a share is of no domain; or nearly
                 every document is a domain of its own.
         """
+        remove(self._scratch / "ranking.duckdb")
         self._file, schema = as_parquet(self.path, self._scratch, self._watch)
         ranked_by = [] if self.goal.score == "AI_Score" else [RANK_SCORE]
         columns = ["source.* EXCLUDE file_row_number", *(f"chosen.score AS {name}" for name in ranked_by)]
@@ -262,7 +264,7 @@ class Ranking:
         copy_of = COPY_OF.get(self.limits.dedup)
         repeats = "repetition" if self.limits.max_repetition < 1 else "0"
         database.sql(f"""
-            CREATE OR REPLACE TABLE found AS
+            CREATE TABLE found AS
             SELECT place, domain, num_tokens, repetition, {finite("raw")} AS score, {finite("cut")} AS within_by,
                 hash(doc_id) AS id_hash,
                 CASE WHEN other NOT IN ('', doc_id) THEN hash(other) END AS copy_of,
@@ -317,7 +319,7 @@ class Ranking:
         """Compute scores from ranks among the documents that are ranked; others have no score."""
         database.sql(PCT)
         database.sql(f"""
-            CREATE OR REPLACE TABLE scored AS SELECT place, {finite("raw")} AS score FROM (
+            CREATE TABLE scored AS SELECT place, {finite("raw")} AS score FROM (
                 SELECT file_row_number AS place, {score} AS raw
                 FROM source SEMI JOIN (FROM found WHERE state IS NULL) AS ranked ON ranked.place = file_row_number);
             CREATE OR REPLACE TABLE found AS SELECT found.* REPLACE (scored.score AS score,
@@ -334,9 +336,11 @@ class Ranking:
         if self.goal.within:
             group = f"""CASE WHEN within_by IS NULL THEN 0 ELSE ntile({self.goal.within[1]})
                 OVER (PARTITION BY domain, within_by IS NULL ORDER BY within_by, place) END"""
+        # Names as numbers sort faster.
         database.sql(f"""
-            CREATE OR REPLACE TABLE ranked AS SELECT domain, {group} AS part, score, place, num_tokens
-            FROM found WHERE state IS NULL ORDER BY domain, part, score {self._direction}, place
+            CREATE TYPE names AS ENUM (SELECT DISTINCT domain FROM found ORDER BY domain);
+            CREATE TEMP TABLE ranked AS SELECT domain::names AS domain, {group} AS part, score, place, num_tokens
+            FROM found WHERE state IS NULL ORDER BY domain::names, part, score {self._direction}, place
         """)
         parts = f"SELECT domain, part, sum({weight}) FROM ranked GROUP BY ALL ORDER BY domain, part"
         rates, first, limits = self._rates(), 0, []
@@ -347,8 +351,9 @@ class Ranking:
         # The order is that of the table, so that the sum needs no second sort.
         before = "rowid" if self.by == "documents" else "sum(num_tokens) OVER (ROWS UNBOUNDED PRECEDING) - num_tokens"
         database.sql(f"""
-            CREATE OR REPLACE TABLE chosen AS SELECT domain, score, place, num_tokens
-            FROM (SELECT *, {before} AS before FROM ranked) JOIN limits USING (domain, part)
+            CREATE TABLE chosen AS SELECT ranked.domain, score, place, num_tokens
+            FROM (SELECT *, {before} AS before FROM ranked) AS ranked
+                JOIN limits ON ranked.domain = limits.domain::names AND ranked.part = limits.part
             WHERE before - first < most
         """)
         last = "max" if self.lowest else "min"
@@ -409,27 +414,34 @@ class Ranking:
     def _draw(self, database: duckdb.DuckDBPyConnection) -> None:
         """Read the data for pictures of the largest domains."""
         sizes = {name: domain.num_finite for name, domain in self.domains.items()}
+        shown = {name: sample_limit(sizes[name]) for name in largest(sizes)}
+        database.register("shown", pa.table([list(shown), pa.array(shown.values(), pa.uint64())], ["domain", "most"]))
         digits = "CAST(2 - floor(log10(greatest(abs(score), 1e-300))) AS INT)"
-        for name in largest(sizes):
-            histogram = database.execute(
-                f"SELECT round(score, {digits}) AS rounded, count(*) FILTER (state IS NULL) AS ranked, "
-                "count(*) FILTER (state IS NOT NULL) AS left_out FROM found WHERE domain = ? AND score IS NOT NULL "
-                "GROUP BY rounded ORDER BY rounded",
-                [name],
-            ).fetchnumpy()
-            sample = database.execute(
-                "SELECT repetition, score AS AI_Score, state IS NULL AS kept FROM found "
-                "WHERE domain = ? AND id_hash < ? AND score IS NOT NULL ORDER BY place",
-                [name, sample_limit(sizes[name])],
-            ).df()
-            self.drawn[name] = Drawn(*(histogram[column] for column in ("rounded", "ranked", "left_out")), sample)
+        histograms = database.sql(f"""
+            SELECT domain, round(score, {digits}) AS rounded, count(*) FILTER (state IS NULL) AS ranked,
+                count(*) FILTER (state IS NOT NULL) AS left_out
+            FROM found SEMI JOIN shown USING (domain) WHERE score IS NOT NULL GROUP BY ALL ORDER BY ALL
+        """).df()
+        samples = database.sql("""
+            SELECT domain, repetition, score AS AI_Score, state IS NULL AS kept
+            FROM found JOIN shown USING (domain) WHERE id_hash < most AND score IS NOT NULL ORDER BY place
+        """).df()
+        for name in shown:
+            histogram, sample = (rows[rows["domain"] == name].drop(columns="domain") for rows in (histograms, samples))
+            columns = (histogram[column].to_numpy() for column in histogram)
+            self.drawn[name] = Drawn(*columns, sample.reset_index(drop=True))
+
+
+def score_of(table: pa.Table) -> pa.ChunkedArray:
+    """What the rows of a table are ranked by."""
+    return table[RANK_SCORE if RANK_SCORE in table.column_names else "AI_Score"]
 
 
 def domain_sizes(batches: Iterable[pa.Table]) -> dict[str, int]:
     """The number of documents with a finite score in each domain, by name."""
     sizes: Counter[str] = Counter()
     for batch in batches:
-        counts = pc.value_counts(batch["domain"].filter(pc.is_finite(batch["AI_Score"])))
+        counts = pc.value_counts(batch["domain"].filter(pc.is_finite(score_of(batch))))
         sizes.update({count["values"]: count["counts"] for count in counts.to_pylist()})
     return dict(sorted(sizes.items()))
 
@@ -445,12 +457,12 @@ def ends(
     kept: dict[str, tuple[int, pa.Table, pa.Table]] = {}
     for batch in batches:
         wanted = pc.is_in(batch["domain"], pa.array(domains, pa.string()))
-        table = batch.filter(pc.and_(pc.is_finite(batch["AI_Score"]), wanted))
+        table = batch.filter(pc.and_(pc.is_finite(score_of(batch)), wanted))
         for name in pc.unique(table["domain"]).to_pylist():
             rows = table.filter(pc.equal(table["domain"], name))
             count, *before = kept.get(name, (0, rows.slice(0, 0), rows.slice(0, 0)))
             best, lowest = (
-                t.take(np.argsort(-t["AI_Score"].to_numpy(), kind="stable"))
+                t.take(np.argsort(-score_of(t).to_numpy(), kind="stable"))
                 for t in (pa.concat_tables([part, rows]) for part in before)
             )
             kept[name] = count + len(rows), best.slice(0, top), lowest.slice(max(0, len(lowest) - bottom))

@@ -50,6 +50,22 @@ class SelectionRecord:
     budget: int | None = None
     shares: dict[str, float] = field(default_factory=dict)
 
+    def facts(self) -> list[tuple[str, str]]:
+        """(name, value) of each option, as text; those that change nothing are left out."""
+        amount = f"{self.percent:g} % of the {self.by} of each domain" if self.percent else f"{self.budget:,} tokens"
+        within = self.within and f"each of {self.within[1]} groups by {self.within[0]}"
+        limits = f"--max_repetition {self.max_repetition:g} --dedup {self.dedup}"
+        shares = ", ".join(f"{name} {share:g}" for name, share in self.shares.items())
+        found = [
+            ("selected", f"the {self.end} {amount}"),
+            ("ranked by", self.score),
+            ("where", self.where),
+            ("inside", within),
+            ("shares of the budget", shares),
+            ("left out by", limits),
+        ]
+        return [(name, value) for name, value in found if value]
+
 
 def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
     """Write the selected documents to `out` (TSV), its parquet, its states and its record; returns the record.
