@@ -3,7 +3,8 @@
     python attention_influence_scoring.py --base_model hfl/chinese-llama-2-1.3b --reference_model reference-model \\
         --data 'data/fineweb10B/fineweb_train_*.bin' --seq_len 4096
 
-Reads   the shards of step 4, or shards of llm.c and modded-nanogpt with --eot_id 50256
+Reads   the shards of step 4, or tokens of other programs: shards of llm.c and modded-nanogpt with --eot_id 50256,
+        Megatron's .bin with its .idx, OLMo-core's .npy
 Writes  data/ai_scores.parquet and data/ai_scores.tsv, a row per document:
 
         doc_id                                         domain  num_tokens  L_base  L_ref  AI_Score  repetition  …

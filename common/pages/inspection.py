@@ -20,8 +20,8 @@ from common.shards.documents import Document
 from common.shards.format import check_vocabulary
 from common.shards.reader import ShardReader
 from common.table.ranking import domain_sizes, ends, largest, smaller
-from common.table.schema import NO_DOMAIN
-from common.table.selection import read_ranked
+from common.table.schema import NO_DOMAIN, RANK_SCORE
+from common.table.selection import read_ranked, read_selection_record
 from common.text.tokenization import TextTokenizer
 
 SNIPPET_CHARS = 90
@@ -96,7 +96,10 @@ class Viewer:
         for domain, best, lowest in ends(read_ranked(scores, selection), shown, top, bottom):
             name = domain or NO_DOMAIN
             rows = [("best", row) for row in best.to_pylist()] + [("lowest", row) for row in lowest.to_pylist()]
-            found = [(Entry(self.view(row["doc_id"]), name, mark), row["AI_Score"]) for mark, row in rows]
+            found = [
+                (Entry(self.view(row["doc_id"]), name, mark), row.get(RANK_SCORE, row["AI_Score"]))
+                for mark, row in rows
+            ]
             yield name, sizes[domain], found
         if rest := len(sizes) - len(shown):
             print(f"\n{smaller(rest)}; the record of rank_scores.py, .json, has all")
@@ -139,7 +142,8 @@ def _print_rises(
 def about_ends(scores: Path, selection: Path | None) -> str:
     """Which documents of a score table the best and the lowest are of."""
     if selection:
-        return f"The best and the lowest of the documents that were ranked for {selection}."
+        how = "; ".join(": ".join(each) for each in read_selection_record(selection).facts())
+        return f"The best and the lowest of the documents that were ranked for {selection} ({how})."
     return (
         f"No selection from {scores} is given, so copies and repetitive documents are included; make one with "
         "rank_scores.py and name it with --selection."

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from common.errors import InputError, one_line, visible
 from common.files import as_path
-from common.shards.doc_id import parse_doc_id, require_inside
+from common.shards.doc_id import ARRAY, parse_doc_id, require_inside
 from common.shards.format import check_vocabulary
 from common.shards.index import INDEX_SUFFIX, read_index
 from common.shards.reader import ShardReader
@@ -49,7 +49,7 @@ class Origins:
         if not path.exists():
             raise InputError(f"{path}: no such file, but the score table names documents in it")
         index_path = path.with_suffix(INDEX_SUFFIX)
-        if not index_path.exists():
+        if path.suffix == ARRAY or not index_path.exists():
             return None
         index = read_index(index_path)[0]
         return (index["start"].to_numpy(), source_names(index)) if len(index) else None

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from common.errors import InputError
 from common.pages.origins import Origins
-from common.table.ranking import id_hashes, largest
-from common.table.schema import GUARD_COLUMNS, RANKED
+from common.table.ranking import id_hashes, largest, score_of
+from common.table.schema import GUARD_COLUMNS, RANK_SCORE, RANKED
 from common.table.selection import with_states
 
 END = 0.2  # the share of a domain's ranked documents that counts as its best, and as its lowest
@@ -30,7 +30,7 @@ class Overview:
     Attributes:
         rows: their places in the table, int64, shape [num_finite], like all arrays below.
         domains, sources: names; `domain_of` and `source_of` are indices into them.
-        num_tokens, scores, repetition: of each row; an unknown repetition is NaN.
+        num_tokens, scores, repetition: of each row; the score is what was ranked by; an unknown value is NaN.
         ranked: whether a row was ranked, or left out before.
         hashes: of the doc_ids.
         num_rows: of the whole table.
@@ -66,10 +66,10 @@ def read_overview(path: Path, selection: Path, origins: Origins) -> Overview:
     """Read a table's numbers; InputError as in `with_states` and `Origins.of`, and if no score is finite."""
     columns, domains, sources, num_rows = [], [], [], 0
     for table in with_states(path, selection):
-        finite = np.flatnonzero(np.isfinite(table["AI_Score"].to_numpy()))
+        finite = np.flatnonzero(table["state"].is_valid())
         kept = table.take(finite)
         if len(kept):
-            numbers = [kept[name].to_numpy() for name in ("num_tokens", "AI_Score", "repetition")]
+            numbers = [column.to_numpy() for column in (kept["num_tokens"], score_of(kept), kept["repetition"])]
             ranked = pc.is_in(kept["state"], pa.array(RANKED)).to_numpy()
             columns.append([finite + num_rows, *numbers, ranked, id_hashes(kept)])
             domains.append(kept["domain"].combine_chunks().dictionary_encode())
@@ -192,7 +192,8 @@ def columns_of(
     """
     guards = [name for name in GUARD_COLUMNS if table[name].null_count < len(table)]
     columns = {name: table[name].to_pylist() for name in ("doc_id", "domain", "num_tokens", "state")}
-    for name in ("AI_Score", "L_base", "L_ref", *guards):
+    others = [name for name in (RANK_SCORE, *guards) if name in table.column_names]
+    for name in ("AI_Score", "L_base", "L_ref", *others):
         values = table[name].to_pylist()
         is_text = pa.types.is_string(table.schema.field(name).type)
         columns[name] = values if is_text else [seven_digits(value) for value in values]

@@ -15,7 +15,7 @@ from common.files import atomic
 from common.model.heads import Head
 from common.table.schema import NO_DOMAIN
 
-COLUMNS, BINS = 3, 40
+COLUMNS, BINS, NAME_CHARS = 3, 40, 80
 MOST = 1e100  # what is drawn; the width of a larger axis is no number
 TEXT, RANKED, LEFT_OUT, CHOSEN = "#1f2328", "#5b91c9", "#a9aeb5", "#d1242f"
 # The ground is that of the page, which inverts the brightness of its pictures where the reader's system is dark.
@@ -58,12 +58,15 @@ def heads_picture(scores: np.ndarray, chosen: Sequence[Head]) -> Figure:
     return figure
 
 
-def distributions_picture(domains: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, float | None]]) -> Figure:
+def distributions_picture(
+    domains: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, float | None]], score: str = "AI_Score"
+) -> Figure:
     """The distribution of scores in each domain, and its threshold; a grey part of a bar was left out.
 
     Args:
         domains: by name: scores, the numbers of documents with each that were ranked and that were left out, and the
             threshold, None if none was ranked.
+        score: what was ranked by.
     """
     with rc_context(STYLE):
         figure = Figure()
@@ -91,17 +94,18 @@ def distributions_picture(domains: dict[str, tuple[np.ndarray, np.ndarray, np.nd
                 axes.axvline(threshold, color=CHOSEN, linewidth=1.4)
                 title += f", threshold {threshold:.3f}"
             axes.set_title(title)
-        figure.supxlabel("AI_Score (the outermost bars include all scores beyond them)", fontsize="small")
+        figure.supxlabel(f"{score[:NAME_CHARS]} (the outermost bars include all scores beyond them)", fontsize="small")
         figure.supylabel("documents", fontsize="small")
         _legend(figure)
     return figure
 
 
-def repetition_picture(domains: dict[str, pd.DataFrame]) -> Figure:
+def repetition_picture(domains: dict[str, pd.DataFrame], score: str = "AI_Score") -> Figure:
     """Score against repetition, and the documents left out; Spearman's rank correlation with and without them.
 
     Args:
-        domains: by name: a row per document: repetition, AI_Score, kept (it was ranked).
+        domains: by name: a row per document: repetition, AI_Score (or the other score), kept (it was ranked).
+        score: what was ranked by.
     """
     with rc_context(STYLE):
         figure = Figure()
@@ -115,7 +119,7 @@ def repetition_picture(domains: dict[str, pd.DataFrame]) -> Figure:
             before, after = (_correlation(rows) for rows in (sample, kept))
             axes.set_title(f"{name or NO_DOMAIN}: ρ {before}, of the ranked {after}")
         figure.supxlabel("repetition (share of tokens in 10-grams that occurred before)", fontsize="small")
-        figure.supylabel("AI_Score", fontsize="small")
+        figure.supylabel(score[:NAME_CHARS], fontsize="small")
         _legend(figure)
     return figure
 

@@ -49,6 +49,7 @@ class ReportOptions:
     trust_remote_code: bool = False
     eot_id: int | None = None
     eot_side: str = "first"
+    token_dtype: str | None = None
 
 
 def write_report(options: ReportOptions, reader: ShardReader) -> None:
@@ -71,13 +72,14 @@ def write_report(options: ReportOptions, reader: ShardReader) -> None:
     data = {
         "totals": _totals(overview, selection),
         "model": judge(check, head_scores, heads, options.reference_model, _check_command(options, masking)),
-        "facts": facts(run, record_path, masking, chosen),
+        "facts": [*facts(run, record_path, masking, chosen), *selection.facts()],
         "notes": notes(overview, len(shown), record_path, options.reference_model, masking, chosen),
         "thresholds": list(_thresholds(selection)),
         "guards": [name for name in GUARD_COLUMNS if name in documents],
         "sources": count_sources(overview),
         "max_chars": options.max_chars,
         "lowest": selection.end == "lowest",
+        "within": selection.within is not None,
         "command": _token_page_command(options, run),
         "documents": documents,
     }
@@ -118,6 +120,7 @@ def _token_page_command(options: ReportOptions, run: dict) -> str:
         trust_remote_code=options.trust_remote_code,
         eot_id=options.eot_id,
         eot_side=None if options.eot_id is None else options.eot_side,
+        token_dtype=options.token_dtype,
         score_separator="no" if run.get("score_separator") is False else None,
         data_dir=None if list(options.data_dir) == [Path()] else list(options.data_dir),
         html=options.out.with_name("tokens.html"),
@@ -154,12 +157,13 @@ def _drawings(
 ) -> dict[str, str]:
     """The drawings of the page, as HTML."""
     spread, samples = {}, {}
-    for name, rows in overview.largest_domains:
+    for name, every in overview.largest_domains:
+        rows = every[np.isfinite(overview.scores[every])]
         scores, score_of = np.unique(overview.scores[rows], return_inverse=True)
         ranked = np.bincount(score_of[overview.ranked[rows]], minlength=len(scores))
         left_out = np.bincount(score_of, minlength=len(scores)) - ranked
         spread[name] = (scores, ranked, left_out, selection.domains[name].threshold)
-        some = rows[overview.hashes[rows] < sample_limit(len(rows))]
+        some = rows[overview.hashes[rows] < sample_limit(max(1, len(rows)))]
         samples[name] = pd.DataFrame(
             {"repetition": overview.repetition[some], "AI_Score": overview.scores[some], "kept": overview.ranked[some]}
         )
@@ -169,11 +173,13 @@ def _drawings(
             "The retrieval score of every head, by layer; the masked heads are outlined",
         ),
         "distributions_picture": picture(
-            distributions_picture(spread),
+            distributions_picture(spread, selection.score),
             "The distribution of scores in each domain, and its threshold",
         ),
         "repetition_picture": "<p>The table does not say how much its documents repeat.</p>",
     }
     if any(sample["repetition"].notna().any() for sample in samples.values()):
-        drawings["repetition_picture"] = picture(repetition_picture(samples), "Score against repetition in each domain")
+        drawings["repetition_picture"] = picture(
+            repetition_picture(samples, selection.score), "Score against repetition in each domain"
+        )
     return drawings

@@ -11,6 +11,7 @@ import numpy as np
 from common.errors import InputError
 from common.scoring.pair import PairDescription
 from common.scoring.units import Unit, cut, tokens_per_unit
+from common.shards.doc_id import shard_name
 from common.shards.documents import ALL_HASHES
 from common.shards.format import check_vocabulary
 from common.shards.reader import Shard, ShardReader
@@ -40,7 +41,7 @@ class ShardPlan:
     @property
     def name(self) -> str:
         """The shard's name, as in a doc_id."""
-        return str(self.path.with_suffix(""))
+        return shard_name(self.path)
 
     def open(self, reader: ShardReader) -> Shard:
         """The shard with the documents that have these hashes."""

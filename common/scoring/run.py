@@ -68,13 +68,25 @@ class Job:
         """The table of steps, `.tsv`."""
         return self.out.with_suffix(".steps.tsv")
 
+    @property
+    def shards(self) -> dict[str, str]:
+        """The digest of each shard, by its path."""
+        return {str(item.path): item.digest for item in self.plan}
+
     def time_spent(self) -> dict:
         """What scoring has taken so far: tokens, seconds, and when it ended; empty if nothing was scored."""
         path = self.folder / TIMES
         return read_json(path) if path.exists() else {}
 
     def binding(self, models: PairDescription) -> tuple[Path, dict, bool, str]:
-        """The arguments with which `files.claim` binds the parts to this run; the share and the end may change."""
+        """The arguments with which `files.claim` binds the parts to this run.
+
+        The share and the end may change, and shards may be added.
+        """
+        record, shards = self.folder / "run.json", self.shards
+        before = read_json(record).get("shards", {}) if record.exists() and not self.overwrite else {}
+        if before and all(shards.get(path) == digest for path, digest in before.items()):
+            shards = before
         settings = {
             **models.identity,
             "seq_len": self.pair.seq_len,
@@ -82,9 +94,9 @@ class Job:
             "steps": [self.steps.wanted, self.steps.separator],
             # runs from before it was an option had it
             **({} if self.reader.score_separator else {"score_separator": False}),
-            "shards": {str(item.path): item.digest for item in self.plan},
+            "shards": shards,
         }
-        return self.folder / "run.json", settings, self.overwrite, "*.parquet"
+        return record, settings, self.overwrite, "*.parquet"
 
 
 @dataclass
@@ -156,7 +168,10 @@ def _score(team: Team, job: Job) -> tuple[list[Stretch], int]:
     if job.overwrite:  # faults in the shards must show before the old work is deleted
         for item in plan:
             check_vocabulary(item.path, reader.open(item.path).verified().tokens, models.vocabulary)
-    claim(*job.binding(models))
+    record, settings, overwrite, outputs = job.binding(models)
+    claim(record, settings, overwrite, outputs)
+    if settings["shards"] != job.shards:
+        write_json(record, settings | {"shards": job.shards})
     before = {} if job.overwrite else job.time_spent()
     begun = time.monotonic()
     with Parts(job.folder) as parts, cli.progress(sum(item.num_tokens for item in plan), "scoring") as bar:
@@ -205,6 +220,7 @@ def _record(team: Team, job: Job, health: Health) -> dict:
         "score_separator": job.reader.score_separator,
         "eot_id": job.reader.eot_id,
         "eot_side": job.reader.eot_side,
+        "token_dtype": job.reader.token_dtype,
         "steps": job.steps.wanted,
         "step_separator": job.steps.separator,
         "device": models.device,

@@ -1,4 +1,7 @@
-"""doc_ids, `path/of/shard:start-end`: write them, parse them, and keep them inside the allowed folders."""
+"""doc_ids, `path/of/shard:start-end`: write them, parse them, and keep them inside the allowed folders.
+
+The path is without `.bin`. An array keeps its `.npy`, so that `x.bin` and `x.npy` in one folder have different ids.
+"""
 
 import re
 from collections.abc import Sequence
@@ -8,6 +11,23 @@ from common.errors import InputError
 from common.files import as_path, is_url
 
 DOC_ID_PATTERN = r"^(?P<shard>.+?)(?:\.bin)?:(?P<start>[0-9]{1,18})-(?P<end>[0-9]{1,18})$"
+
+
+ARRAY = ".npy"
+
+
+def shard_name(path: Path) -> str:
+    """The first half of the doc_ids of a shard.
+
+    >>> shard_name(Path("data/x.bin")), shard_name(Path("data/x.npy"))
+    ('data/x', 'data/x.npy')
+    """
+    return str(path) if path.suffix == ARRAY else str(path.with_suffix(""))
+
+
+def shard_path(name: str) -> Path:
+    """The file of a shard with this name."""
+    return as_path(name if name.endswith(ARRAY) else f"{name}.bin")
 
 
 def format_doc_id(shard_name: str, start: int, end: int) -> str:
@@ -20,7 +40,7 @@ def format_doc_id(shard_name: str, start: int, end: int) -> str:
 
 
 def parse_doc_id(doc_id: str) -> tuple[Path, int, int]:
-    """Split `path/of/shard:start-end` into the `.bin` path and the token offsets.
+    """Split `path/of/shard:start-end` into the path of the shard and the token offsets.
 
     Raises:
         InputError: it does not have that form, or start is not below end.
@@ -28,7 +48,7 @@ def parse_doc_id(doc_id: str) -> tuple[Path, int, int]:
     match = re.fullmatch(DOC_ID_PATTERN, doc_id)
     if not match or int(match["start"]) >= int(match["end"]):
         raise InputError(f"doc_id {doc_id!r}: expected path/of/shard:start-end with start below end")
-    return as_path(match["shard"] + ".bin"), int(match["start"]), int(match["end"])
+    return shard_path(match["shard"]), int(match["start"]), int(match["end"])
 
 
 def require_inside(doc_id: str, path: Path, folders: Sequence[Path]) -> None:

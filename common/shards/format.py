@@ -52,13 +52,14 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
         start = data[:HEADER_BYTES] if data is not None else np.fromfile(path, "u1", count=HEADER_BYTES).tobytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    remedy = f"tokenize it again, or if it is Megatron's, copy {path.stem}.idx next to it"
     if len(start) < HEADER_BYTES:
-        raise InputError(f"{path}: {size} bytes is shorter than a shard's header of {HEADER_BYTES}; tokenize it again")
+        raise InputError(f"{path}: {size} bytes is shorter than a shard's header of {HEADER_BYTES}; {remedy}")
     header = np.frombuffer(start, "<i4")
     magic, version, num_tokens = (int(field) for field in header[:3])
     if magic not in SHARD_LAYOUTS:
         known = " or ".join(map(str, SHARD_LAYOUTS))
-        raise InputError(f"{path}: magic number {magic} at byte 0, expected {known}: not a token shard")
+        raise InputError(f"{path}: magic number {magic} at byte 0, expected {known}: not a token shard; {remedy}")
     expected_version, dtype = SHARD_LAYOUTS[magic]
     if version != expected_version:
         raise InputError(f"{path}: version {version} at byte 4, expected {expected_version} for magic {magic}")
@@ -70,11 +71,16 @@ def read_shard(path: Path) -> tuple[np.ndarray, Digests | None]:
         )
     stored = header[3:19].tobytes()
     digests = Digests(stored[:32], stored[32:]) if any(stored) else None
+    return map_tokens(path, dtype, HEADER_BYTES, num_tokens, data), digests
+
+
+def map_tokens(path: Path, dtype: np.dtype, first_byte: int, num_tokens: int, data: bytes | None = None) -> np.ndarray:
+    """Memory-map the tokens of a file; of a URL, read them, unless `data` is what the file holds."""
     if num_tokens == 0:
-        return np.empty(0, dtype=dtype), digests
-    if data is not None:
-        return np.frombuffer(data, dtype, offset=HEADER_BYTES), digests
-    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(num_tokens,)), digests
+        return np.empty(0, dtype)
+    if is_url(path):
+        return np.frombuffer(data or path.read_bytes(), dtype, num_tokens, first_byte)
+    return np.memmap(path, dtype, "r", first_byte, (num_tokens,))
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

@@ -1,11 +1,13 @@
 """The index next to a shard: `name.index.parquet`, a row for each document.
 
-The columns are start, end, id, domain, url and text_hash, and for chats also answers, which counts tokens from the
-document's first. Older shards have no text_hash. The schema's metadata says how the tokens were made. The header of the
-shard holds the digest of its index, so the two cannot be confused, and a damaged index is never parsed.
+The columns are start, end, id, domain, url, text_hash, file and row (of the source, from 0), for chats also answers,
+which counts tokens from the document's first, and then the columns that were kept from the source. Older shards lack
+text_hash, or file and row. The schema's metadata says how the tokens were made. The header of the shard holds the
+digest of its index, so the two cannot be confused, and a damaged index is never parsed.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,14 +17,18 @@ import pyarrow.parquet as pq
 
 from common.errors import InputError
 from common.files import atomic, for_pyarrow
+from common.text.corpus import SourceDocument
+from common.text.kept import kept_table
 
 INDEX_SUFFIX = ".index.parquet"
 NAMES = [("id", pa.string()), ("domain", pa.string()), ("url", pa.string())]
-OLD_INDEX_SCHEMA = pa.schema([("start", pa.int64()), ("end", pa.int64()), *NAMES])
-INDEX_SCHEMA = OLD_INDEX_SCHEMA.append(pa.field("text_hash", pa.uint64()))
+PLACES = [("start", pa.int64()), ("end", pa.int64())]
+# Where a document came from: its text's hash, and the number of its row in a file.
+ORIGIN = [*NAMES, ("text_hash", pa.uint64()), ("file", pa.string()), ("row", pa.int64())]
+INDEX_SCHEMA = pa.schema([*PLACES, *ORIGIN])
 ANSWERS = pa.field("answers", pa.list_(pa.list_(pa.int64(), 2)))
 CHAT_INDEX_SCHEMA = INDEX_SCHEMA.append(ANSWERS)
-SCHEMAS = (INDEX_SCHEMA, CHAT_INDEX_SCHEMA, OLD_INDEX_SCHEMA, OLD_INDEX_SCHEMA.append(ANSWERS))
+REQUIRED = [name for name, _ in (*PLACES, *NAMES)]  # in older indexes too
 METADATA_KEY = b"attention_influence"
 
 
@@ -39,31 +45,55 @@ class ShardInfo:
 
 
 def write_index(path: Path, rows: list[dict], info: ShardInfo) -> None:
-    """Write a shard's index; each row has the columns of the schema, only for a chat answers."""
+    """Write a shard's index.
+
+    Args:
+        rows: as from `sources_of`, with start and end, and only for chats answers.
+    """
     metadata = {METADATA_KEY: json.dumps(asdict(info)).encode()}
     schema = CHAT_INDEX_SCHEMA if any("answers" in row for row in rows) else INDEX_SCHEMA
     with atomic(path) as tmp:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata)), tmp)
+        pq.write_table(source_table(rows, schema).replace_schema_metadata(metadata), tmp)
 
 
-def read_index(path: Path) -> tuple[pa.Table, ShardInfo]:
-    """Read a shard's index; InputError if it is not one."""
+def read_index(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, ShardInfo]:
+    """Read a shard's index, or those of some columns that are there; InputError if it is not one."""
     try:
-        table = pq.read_table(for_pyarrow(path))
+        with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:
+            schema = file.schema_arrow
+            info = ShardInfo(**json.loads(schema.metadata[METADATA_KEY]))
+            table = file.read([name for name in schema.names if name in columns] if columns else None)
         table.validate(full=True)
-        info = ShardInfo(**json.loads(table.schema.metadata[METADATA_KEY]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the index of a shard ({error}); make both again with fineweb.py") from None
-    if not any(map(table.schema.equals, SCHEMAS)):
-        raise InputError(f"{path}: columns {table.schema.names}, expected {INDEX_SCHEMA.names}; make both again")
+    there = [field for field in CHAT_INDEX_SCHEMA if field.name in REQUIRED or field.name in schema.names]
+    if not all(field.name in schema.names and schema.field(field.name).type == field.type for field in there):
+        raise InputError(f"{path}: columns {schema.names}, expected {INDEX_SCHEMA.names}; make both again")
     return table, info
 
 
-def read_sources(path: Path) -> list[tuple[int | None, str, str, str]]:
-    """text_hash (None in an older index), id, domain and url of each document in a shard's index."""
-    table, _ = read_index(path)
-    hashes = table["text_hash"].to_pylist() if "text_hash" in table.column_names else [None] * len(table)
-    return list(zip(hashes, *(table[name].to_pylist() for name, _ in NAMES), strict=True))
+def sources_of(documents: Sequence[SourceDocument]) -> list[dict]:
+    """A row for each document, without its text: the columns of `ORIGIN`, `kept` and `types`."""
+    return [
+        {name: getattr(document, name) for name in [*(name for name, _ in ORIGIN), "kept", "types"]}
+        for document in documents
+    ]
+
+
+def source_table(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
+    """Rows with the columns of a schema and, behind them, those in their `kept`."""
+    table = pa.Table.from_pylist(rows, schema=schema)
+    kept = kept_table((row.get("kept", {}), row.get("types")) for row in rows)
+    for field in kept.schema:
+        table = table.append_column(field, kept[field.name])
+    return table
+
+
+def kept_schema(path: Path) -> pa.Schema:
+    """The columns in a shard's index that were kept from the source."""
+    return pa.schema(
+        [field for field in pq.read_schema(for_pyarrow(path)) if field.name not in CHAT_INDEX_SCHEMA.names]
+    )
 
 
 def read_documents(path: Path, tokens: np.ndarray) -> tuple[np.ndarray, list[str], list[np.ndarray | None], ShardInfo]:
@@ -74,7 +104,7 @@ def read_documents(path: Path, tokens: np.ndarray) -> tuple[np.ndarray, list[str
     Raises:
         InputError: it is not an index, or does not belong to these tokens.
     """
-    table, info = read_index(path)
+    table, info = read_index(path, ["start", "end", "domain", ANSWERS.name])
     if table["domain"].null_count:
         raise InputError(f"{path}: a document without a domain; make shard and index again with fineweb.py")
     domains = table["domain"].to_pylist()

@@ -1,6 +1,7 @@
 """Shards with their documents: found by the index next to a shard, or by the separator if there is no index.
 
 Shards of llm.c and modded-nanogpt have no index; there the id of the separator shows where documents begin or end.
+Those of Megatron and OLMo-core are in foreign.py.
 """
 
 import hashlib
@@ -12,9 +13,10 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import as_path, file_digest
-from common.shards.doc_id import format_doc_id
+from common.shards.doc_id import ARRAY, format_doc_id, shard_name, shard_path
 from common.shards.documents import Document, token_hash
-from common.shards.format import Digests, read_shard
+from common.shards.foreign import ForeignTokens, is_megatron, read_megatron, read_npy
+from common.shards.format import HEADER_BYTES, Digests, read_shard
 from common.shards.index import INDEX_SUFFIX, ShardInfo, read_documents
 from common.text.corpus import DEFAULT_DOMAIN
 from common.text.tokenization import TextTokenizer
@@ -25,12 +27,13 @@ class Shard:
     """A shard with its documents.
 
     Attributes:
-        name: path without suffix, the first half of a doc_id.
+        name: path without `.bin`, the first half of a doc_id.
         tokens: shape [num_tokens], memory-mapped.
+        first_byte: where the tokens begin in the file.
         spans: where its documents are, half-open, in tokens; int64, shape [num_documents, 2].
         domains: one per document.
         answers: one per document, as in `Document`.
-        separator_id: the token between documents.
+        separator_id: the token between documents; None if that is not known, in shards of other programs.
         score_separator: whether it counts in a document's loss.
         info: how it was made, or None for a shard without an index.
         digests: of its tokens and its index, or None for a shard of another program.
@@ -38,10 +41,11 @@ class Shard:
 
     name: str
     tokens: np.ndarray
+    first_byte: int
     spans: np.ndarray
     domains: Sequence[str]
     answers: Sequence[np.ndarray | None]
-    separator_id: int
+    separator_id: int | None
     score_separator: bool
     info: ShardInfo | None
     digests: Digests | None
@@ -92,8 +96,8 @@ class Shard:
         """The shard, after a check of all its tokens; InputError if they are not those that were written."""
         if self.digests and hashlib.sha256(self.tokens).digest() != self.digests.tokens:
             raise InputError(
-                f"{self.name}.bin: its tokens are not those that were written (by the checksum in its header); copy it "
-                "again, or make it again with fineweb.py"
+                f"{shard_path(self.name)}: its tokens are not those that were written (by the checksum in its header); "
+                "copy it again, or make it again with fineweb.py"
             )
         return self
 
@@ -112,46 +116,43 @@ class ShardReader:
     """Opens shards.
 
     Attributes:
-        eot_id: the separator of shards that have no index.
+        eot_id: the separator of shards that have no index; for those of Megatron and OLMo-core, by default that of
+            `model_tokenizer`.
         eot_side: `first` if the separator is the first token of its document (llm.c, modded-nanogpt), `last` if it is
-            the last.
+            the last. In arrays it is always the last, as OLMo-core has it.
+        token_dtype: how arrays without a header store a token, `uint16` for example; by default, as OLMo-core has it,
+            the smallest type that holds the vocabulary of `model_tokenizer`.
         score_separator: whether the separator counts in a document's loss.
         model_tokenizer: shards of another tokenizer are refused; None accepts all.
     """
 
     eot_id: int | None = None
     eot_side: str = "first"
+    token_dtype: str | None = None
     score_separator: bool = True
     model_tokenizer: TextTokenizer | None = None
 
     def open(self, path: Path) -> Shard:
-        """Open a `.bin` shard and find its documents.
+        """Open a shard, `.bin` or `.npy`, and find its documents.
 
         Raises:
             InputError: the shard is damaged, disagrees with its index, has neither index nor `eot_id`, or was made
                 with another tokenizer.
         """
         path = as_path(path)
-        if path.suffix != ".bin":
-            raise InputError(f"{path}: the name of a shard ends with .bin, and doc_ids leave that out; rename the file")
-        name = str(path.with_suffix(""))
+        if path.suffix not in (".bin", ARRAY):
+            raise InputError(f"{path}: the name of a shard ends with .bin or {ARRAY}; rename the file")
+        name = shard_name(path)
         if not name.isprintable():
             raise InputError(f"{path}: its name holds a character that would break a row of a table; rename the file")
+        if path.suffix == ARRAY:
+            return self._foreign(name, path, read_npy(path, self._token_dtype()), side="last")
+        if is_megatron(path):
+            return self._foreign(name, path, read_megatron(path), side="last")
         tokens, digests = read_shard(path)
         index_path = path.with_suffix(INDEX_SUFFIX)
         if not index_path.exists():
-            spans = self._separated(path, tokens)
-            return Shard(
-                name=name,
-                tokens=tokens,
-                spans=spans,
-                domains=[DEFAULT_DOMAIN] * len(spans),
-                answers=[None] * len(spans),
-                separator_id=self.eot_id,
-                score_separator=self.score_separator,
-                info=None,
-                digests=None,
-            )
+            return self._foreign(name, path, ForeignTokens(tokens, HEADER_BYTES, None), self.eot_side)
         if not digests or digests.index != file_digest(index_path):
             raise InputError(
                 f"{index_path}: damaged, or not the index of the shard next to it (by the checksum in the shard's "
@@ -162,6 +163,7 @@ class ShardReader:
         return Shard(
             name=name,
             tokens=tokens,
+            first_byte=HEADER_BYTES,
             spans=spans,
             domains=domains,
             answers=answers,
@@ -171,15 +173,32 @@ class ShardReader:
             digests=digests,
         )
 
-    def _separated(self, path: Path, tokens: np.ndarray) -> np.ndarray:
-        if self.eot_id is None:
-            raise InputError(
-                f"{path}: no index {path.with_suffix(INDEX_SUFFIX).name} next to it; if it comes from llm.c or "
-                "modded-nanogpt, give the id of the token between documents with --eot_id (50256 for GPT-2)"
-            )
-        if len(tokens) and not (tokens == self.eot_id).any():
-            raise InputError(f"{path}: no token {self.eot_id} (--eot_id) in it; give the id that separates documents")
-        return separated_spans(tokens, self.eot_id, self.eot_side)
+    def _foreign(self, name: str, path: Path, found: ForeignTokens, side: str) -> Shard:
+        """A shard of another program, with the documents that it has or that separators delimit."""
+        separator_id, spans = self.eot_id, found.spans
+        if separator_id is None and (path.suffix == ARRAY or spans is not None):  # llm.c's is asked for
+            separator_id = self.model_tokenizer and self.model_tokenizer.separator_id
+        if spans is None:
+            spans = _separated(path, found.tokens, separator_id, side)
+        return Shard(
+            name=name,
+            tokens=found.tokens,
+            first_byte=found.first_byte,
+            spans=spans,
+            domains=[DEFAULT_DOMAIN] * len(spans),
+            answers=[None] * len(spans),
+            separator_id=separator_id,
+            score_separator=self.score_separator,
+            info=None,
+            digests=None,
+        )
+
+    def _token_dtype(self) -> np.dtype | None:
+        """Of arrays without a header: as given, or as OLMo-core takes it from the vocabulary; None if not known."""
+        if self.token_dtype:
+            return np.dtype(self.token_dtype).newbyteorder("<")
+        tokenizer = self.model_tokenizer
+        return np.min_scalar_type(tokenizer.vocab_size - 1).newbyteorder("<") if tokenizer else None
 
     def _check_tokenizer(self, path: Path, info: ShardInfo) -> None:
         tokenizer = self.model_tokenizer
@@ -189,6 +208,17 @@ class ShardReader:
                 f"{tokenizer.name} ({tokenizer.vocab_size} tokens) cuts text differently; make the shards with "
                 f"fineweb.py --tokenizer {tokenizer.name}"
             )
+
+
+def _separated(path: Path, tokens: np.ndarray, separator_id: int | None, side: str) -> np.ndarray:
+    if separator_id is None:
+        raise InputError(
+            f"{path}: no index {path.with_suffix(INDEX_SUFFIX).name} next to it; if it comes from another program, "
+            "give the id of the token between documents with --eot_id (50256 for GPT-2)"
+        )
+    if len(tokens) and not (tokens == separator_id).any():
+        raise InputError(f"{path}: no token {separator_id} (--eot_id) in it; give the id that separates documents")
+    return separated_spans(tokens, separator_id, side)
 
 
 def separated_spans(tokens: np.ndarray, separator_id: int, side: str) -> np.ndarray:

@@ -2,19 +2,23 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from common import cli
 from common.errors import InputError
 from common.files import claim, read_json, remove, sole_writer, write_json
+from common.shards.index import ORIGIN, source_table, sources_of
 from common.shards.writer import NAME, DatasetWriter, Spans
 from common.text.corpus import RowReader, SourceDocument, few_domains
 from common.text.fineweb import Corpus
+from common.text.kept import CANNOT_CONVERT, as_schema, as_text
 from common.text.tokenization import TextTokenizer
 from common.workers.read_ahead import read_ahead
 from common.workers.team import EngineOptions, Team, workers
@@ -101,6 +105,7 @@ def make_dataset(
     settings = {
         **corpus.identity,
         "columns": vars(reader.columns),
+        "keep_columns": list(reader.keep) or None,
         "chat": reader.chat and reader.chat.fingerprint,
         "chat_date": reader.chat and reader.chat.date,
         "tokenizer": tokenizer.fingerprint,
@@ -155,7 +160,7 @@ def _known_sources(record: Path, settings: dict) -> object:
 def _after(
     documents: Iterator[SourceDocument], writer: DatasetWriter, folder: Path, same_files: bool
 ) -> Iterator[SourceDocument]:
-    """The documents after those that the writer has; InputError if one of them has another text, id, domain or url now.
+    """The documents after those that the writer has; InputError if one of those differs from its row in the index.
 
     Args:
         same_files: no file has changed, which is relied upon where older shards do not know the texts.
@@ -163,16 +168,20 @@ def _after(
     if not writer.num_documents:
         return documents
     with cli.progress(writer.num_documents, "reading what is tokenized", unit="documents") as bar:
-        for text_hash, *about in writer.sources():
-            document = next(documents, None)
-            same_text = document and (same_files if text_hash is None else text_hash == document.text_hash)
-            if not same_text or about != [document.id, document.domain, document.url]:
-                changed = f"document {document.id}" if document else "one of the files"
-                raise InputError(
-                    f"{folder} holds the work of another run: {changed} has changed since; give another output, or "
-                    "--overwrite"
-                )
-            bar.update()
+        for before in writer.sources():
+            found = list(islice(documents, len(before)))
+            now = source_table(sources_of(found), pa.schema(ORIGIN))
+            with suppress(*CANNOT_CONVERT):  # else a value has another type, and differs
+                now = as_schema(now, before.schema)
+            known = same_files or "text_hash" in before.column_names
+            for row, (old, new) in enumerate(zip_longest(before.to_pylist(), now.to_pylist())):
+                if not known or not new or any(as_text(old[name]) != as_text(new.get(name)) for name in old):
+                    changed = f"document {found[row].id}" if new else "one of the files"
+                    raise InputError(
+                        f"{folder} holds the work of another run: {changed} has changed since; give another output, or "
+                        "--overwrite"
+                    )
+            bar.update(len(before))
     return documents
 
 

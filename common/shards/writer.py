@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from common.shards.format import ShardWriter, token_dtype
-from common.shards.index import INDEX_SUFFIX, ShardInfo, read_sources, write_index
+from common.shards.index import ANSWERS, INDEX_SUFFIX, PLACES, ShardInfo, read_index, sources_of, write_index
 from common.shards.reader import ShardReader
 from common.text.corpus import SourceDocument
 from common.text.tokenization import TextTokenizer
 
 NAME = "fineweb"
+NOT_ABOUT = {*(name for name, _ in PLACES), ANSWERS.name}  # columns that do not say what a document is
+SOURCES_AT_ONCE = 1024  # documents
 Spans = list[tuple[int, int]]
 
 
@@ -38,10 +42,13 @@ class DatasetWriter:
             self._found.append(path)
             self._count(len(shard.spans), len(shard.tokens))
 
-    def sources(self) -> Iterator[tuple[int | None, str, str, str]]:
-        """As `read_sources`, of each document of an earlier run."""
+    def sources(self) -> Iterator[pa.Table]:
+        """The index of each document of an earlier run, some rows at a time, without its place and answers."""
         for path in self._found:
-            yield from read_sources(path.with_suffix(INDEX_SUFFIX))
+            table, _ = read_index(path.with_suffix(INDEX_SUFFIX))
+            about = [name for name in table.column_names if name not in NOT_ABOUT]
+            for batch in table.select(about).to_batches(SOURCES_AT_ONCE):
+                yield pa.Table.from_batches([batch])
 
     @property
     def num_added(self) -> int:
@@ -63,10 +70,7 @@ class DatasetWriter:
             {
                 "start": start,
                 "end": start + length,
-                "id": document.id,
-                "domain": document.domain,
-                "url": document.url,
-                "text_hash": document.text_hash,
+                **sources_of([document])[0],
                 **({} if answers is None else {"answers": answers}),
             }
         )

@@ -1,9 +1,10 @@
 """Merges parts into the score table: finds copies among all documents, and checks the result for silent faults."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from common.files import scratch
+from common.files import as_path, scratch
 from common.shards.doc_id import DOC_ID_PATTERN
+from common.shards.index import INDEX_SUFFIX, kept_schema, read_index
 from common.table.guards import NUM_KEYS, representatives
 from common.table.parts import Stretch, read_stretch
-from common.table.schema import EXACT, NEAR, SCORES, STEPS_SCHEMA, TABLE_SCHEMA
+from common.table.schema import EXACT, NEAR, SCORES, SOURCE, STEPS_SCHEMA, TABLE_SCHEMA
 from common.table.tables import table_writer
+from common.text.kept import as_schema, common_schema
 
 
 @dataclass
@@ -95,7 +98,8 @@ def merge_parts(stretches: Sequence[Stretch], out: Path, steps_out: Path | None 
         of_each = dict(zip((EXACT, NEAR), _representatives(stretches, folder, out), strict=True))
         for_others = [of[of != np.arange(len(of))] for of in of_each.values()]
         names = _names(stretches, np.unique(np.concatenate(for_others)))
-        append = stack.enter_context(table_writer(out, TABLE_SCHEMA))
+        sources = Sources(stretches)
+        append = stack.enter_context(table_writer(out, pa.schema([*TABLE_SCHEMA, *sources.schema])))
         append_steps = stack.enter_context(table_writer(steps_out, STEPS_SCHEMA)) if steps_out else None
         for stretch in stretches:
             table = read_stretch(stretch)
@@ -106,11 +110,54 @@ def merge_parts(stretches: Sequence[Stretch], out: Path, steps_out: Path | None 
                 others = np.flatnonzero(here != health.num_rows + np.arange(len(table)))
                 alike[others] = [names[row] for row in here[others].tolist()]
                 whole = whole.append_column(name, pa.array(alike, pa.string()))
-            append(whole)
+            append(sources.beside(whole))
             if append_steps:
                 append_steps(_steps(table))
             health.add(whole)
     return health
+
+
+class Sources:
+    """Where documents come from: looked up in the indexes of their shards.
+
+    Attributes:
+        schema: `SOURCE`, and the columns that were kept, of all shards.
+    """
+
+    def __init__(self, stretches: Iterable[Stretch]):
+        doc_ids = (read_stretch(stretch, ["doc_id"])["doc_id"] for stretch in stretches)
+        shards = dict.fromkeys(shard for each in doc_ids for shard in pc.unique(_place(each, "shard")).to_pylist())
+        indexes = filter(Path.exists, map(_index, shards))
+        self.schema = pa.schema([*SOURCE, *common_schema([kept_schema(index) for index in indexes])])
+        self._read = lru_cache(maxsize=1)(self._read)
+
+    def beside(self, table: pa.Table) -> pa.Table:
+        """The same rows with these columns added; nulls where a shard has no index."""
+        shards, starts = _place(table["doc_id"], "shard"), _place(table["doc_id"], "start").cast(pa.int64()).to_numpy()
+        found, order = [], []
+        for shard in pc.unique(shards).to_pylist():
+            order.append(np.flatnonzero(pc.equal(shards, shard)))
+            known, sources = self._read(shard)
+            rows = np.searchsorted(known, starts[order[-1]])
+            found.append(sources.take(pa.array(rows, mask=np.full(len(rows), not len(known)))))
+        together = pa.concat_tables(found).take(np.argsort(np.concatenate(order)))
+        return pa.table([*table.columns, *together.columns], schema=pa.schema([*table.schema, *self.schema]))
+
+    def _read(self, shard: str) -> tuple[np.ndarray, pa.Table]:
+        """Where the documents of a shard start, int64, and their sources."""
+        if not _index(shard).exists():
+            return np.empty(0, np.int64), as_schema(pa.table({"": [None]}), self.schema)
+        table, _ = read_index(_index(shard))
+        return table["start"].to_numpy(), as_schema(table, self.schema)
+
+
+def _index(shard: str) -> Path:
+    return as_path(shard + INDEX_SUFFIX)
+
+
+def _place(doc_ids: pa.ChunkedArray, part: str) -> pa.ChunkedArray:
+    """The shard, start or end of each document."""
+    return pc.struct_field(pc.extract_regex(doc_ids, DOC_ID_PATTERN), part)
 
 
 def _representatives(stretches: Sequence[Stretch], folder: Path, out: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +16,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from common.table.schema import EXACT, NEAR, NO_DOMAIN, STATES_SCHEMA, TABLE_SCHEMA
-from common.table.tables import BATCH_ROWS, count_rows, few, read_score_batches
+from common.files import remove
+from common.table.expressions import PCT, PCT_LATER, checked, finite
+from common.table.schema import EXACT, LEFT_OUT, NEAR, NO_DOMAIN, RANK_SCORE, states_schema
+from common.table.tables import (
+    BATCH_ROWS,
+    MAKE_SCORES,
+    MOST_TOKENS,
+    as_parquet,
+    broken_row,
+    duckdb_errors,
+    few,
+    source_view,
+)
 
-MEMORY = "1GB"
 SHOWN, SAMPLE = 24, 2000  # domains in a table or picture, and documents of each domain in a picture
 FEW = 20  # documents, which may well be each a domain of its own
 COPY_OF = {"exact": EXACT, "near": NEAR}
@@ -32,32 +42,29 @@ class Limits:
     Attributes:
         max_repetition: documents that repeat more than this share of their tokens.
         dedup: copies of another document with a finite score, `exact` or `near`; or `none`.
+        where: an expression; documents for which it is not true count as if they were not in the table.
     """
 
     max_repetition: float = 1.0
     dedup: str = "none"
-
-    def left_out_by(self, path: Path, table: pa.Table) -> pa.Array:
-        """For each row, the first limit that leaves it out, or null; InputError if the table lacks its column."""
-        found = pa.nulls(len(table), pa.string())
-        if self.dedup != "none":
-            other = _known(path, table, COPY_OF[self.dedup], "--dedup none")
-            is_copy = pc.and_(pc.not_equal(other, ""), pc.not_equal(other, table["doc_id"]))
-            found = pc.if_else(is_copy, "duplicates", found)
-        if self.max_repetition < 1:
-            repetition = _known(path, table, "repetition", "--max_repetition 1")
-            found = pc.if_else(pc.greater(repetition, self.max_repetition), "repetitive", found)
-        return found
+    where: str | None = None
 
 
-def _known(path: Path, table: pa.Table, column: str, without: str) -> pa.ChunkedArray:
-    finite = table.filter(pc.is_finite(table["AI_Score"]))
-    if pc.any(pc.is_null(finite[column], nan_is_null=True)).as_py():
-        raise InputError(
-            f"{path}: some rows have no {column}; score again with attention_influence_scoring.py, or rank without it: "
-            f"{without}"
-        )
-    return table[column]
+@dataclass(frozen=True)
+class Goal:
+    """By what documents are ranked, and how many tokens are selected if it is no percentage.
+
+    Attributes:
+        score: an expression, in which `pct(x)` is the rank of x in its domain, from 0 to 1.
+        within: an expression and a number: ranking is inside so many groups of a domain, equally large, by its rank.
+        budget: as many tokens are selected, from all domains together.
+        shares: of the budget, by domain; the others share the rest by their tokens.
+    """
+
+    score: str = "AI_Score"
+    within: tuple[str, int] | None = None
+    budget: int | None = None
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,7 +73,9 @@ class Domain:
 
     Attributes:
         left_out: by limit, how many documents it left out; the next four are of the other documents.
-        mean_score, threshold: None if there is no document; the threshold is the score of the last selected one.
+        mean_score, threshold: None if there is no document; the threshold is the lowest selected score (the highest
+            if the lowest are selected).
+        wanted_tokens: the domain's part of a budget of tokens; None without one.
     """
 
     left_out: dict[str, int]
@@ -76,6 +85,7 @@ class Domain:
     threshold: float | None
     selected_documents: int
     selected_tokens: int
+    wanted_tokens: int | None = None
 
     @property
     def num_finite(self) -> int:
@@ -133,7 +143,8 @@ class Drawn(NamedTuple):
 
 def id_hashes(table: pa.Table) -> np.ndarray:
     """A hash of each doc_id, uint64; the same in every run."""
-    return pd.util.hash_array(table["doc_id"].to_numpy(), categorize=False)
+    with duckdb.connect() as database:
+        return database.from_arrow(table.select(["doc_id"])).project("hash(doc_id) AS hash").fetchnumpy()["hash"]
 
 
 def sample_limit(size: int) -> int:
@@ -142,36 +153,40 @@ def sample_limit(size: int) -> int:
 
 
 class Ranking:
-    """The best (or the `lowest`) `percent` of each domain by AI_Score.
+    """The best (or the `lowest`) documents of each domain: `percent` of them, or those of the goal's budget.
 
     Args:
         path: a score table; rows without a finite score are never selected.
         by: `documents` takes that percentage of the domain's documents, rounded up; `tokens` takes documents until
             they hold that percentage of its tokens.
         limits: the documents that are left out before.
+        goal: by what documents are ranked, and how many are selected.
         scratch: an empty folder for data that does not fit into memory.
         watch: called with batches of rows, the name of the step and the number of rows (None if unknown); returns the
             batches, and may show progress.
+        memory: of DuckDB, such as `1GB`.
 
     Attributes:
         domains: by name, in order; complete when `selected` is exhausted.
         drawn: the same for the `SHOWN` largest domains.
         num_rows: of the table.
-        num_not_finite: rows without a finite score.
+        num_not_finite: rows without a finite score, of those for which `limits.where` is true.
     """
 
     def __init__(
         self,
         path: Path,
-        percent: float,
+        percent: float | None,
         by: str,
         lowest: bool,
         scratch: Path,
         limits: Limits = Limits(),
         watch: Callable = lambda batches, *_: batches,
+        goal: Goal = Goal(),
+        memory: str = "1GB",
     ):
-        self.path, self.percent, self.by, self.lowest, self.limits = path, percent, by, lowest, limits
-        self._scratch, self._watch = scratch, watch
+        self.path, self.percent, self.by, self.lowest, self.limits, self.goal = path, percent, by, lowest, limits, goal
+        self._scratch, self._watch, self._memory = scratch, watch, memory
         self.domains: dict[str, Domain] = {}
         self.drawn: dict[str, Drawn] = {}
         self.num_rows = self.num_not_finite = 0
@@ -179,119 +194,212 @@ class Ranking:
     def selected(self) -> Iterator[pa.Table]:
         """The selected rows, domains by name, best first (or lowest), ties in the table's order; some at a time.
 
+        They have the columns of the table, and `rank_score` if the score is another than AI_Score.
+
         Raises:
-            InputError: as in `read_score_batches`; no row has a finite score, or all are left out; a doc_id is there
-                twice; the table lacks a column for the limits; or nearly every document is a domain of its own.
+            InputError: as in `read_score_batches` and `checked`; no row has a finite score, or all are left out; a
+                doc_id is there twice; the table lacks a column for the limits; a share is of no domain; or nearly
+                every document is a domain of its own.
         """
+        remove(self._scratch / "ranking.duckdb")
+        self._file, schema = as_parquet(self.path, self._scratch, self._watch)
+        ranked_by = [] if self.goal.score == "AI_Score" else [RANK_SCORE]
+        columns = ["source.* EXCLUDE file_row_number", *(f"chosen.score AS {name}" for name in ranked_by)]
+        schema = pa.schema([*schema, *((name, pa.float64()) for name in ranked_by)])
         with self._database() as database:
             self._load(database)
             self._select(database)
             self._draw(database)
-            columns = ", ".join(f'"{name}"' for name in TABLE_SCHEMA.names)
-            found = database.sql(f"SELECT {columns} FROM scores SEMI JOIN chosen USING (row) ORDER BY {self._order}")
+            found = database.sql(
+                f"SELECT {', '.join(columns)} FROM source JOIN chosen ON place = file_row_number "
+                f"ORDER BY chosen.domain, chosen.score {self._direction}, place"
+            )
             batches = found.to_arrow_reader(BATCH_ROWS)
-            tables = (pa.Table.from_batches([batch]).cast(TABLE_SCHEMA) for batch in batches)
+            tables = (pa.Table.from_batches([batch]).rename_columns(schema.names).cast(schema) for batch in batches)
             yield from self._watch(
                 tables, "writing", sum(domain.selected_documents for domain in self.domains.values())
             )
 
     def states(self) -> Iterator[pa.Table]:
-        """What became of each row, in the table's order, as in `STATES_SCHEMA`; call it after `selected`."""
+        """What became of each row, in the table's order, as in `states_schema`; call it after `selected`."""
+        schema = states_schema(self.goal.score != "AI_Score")
+        columns = ", ".join(f"found.score AS {name}" if name == RANK_SCORE else name for name in schema.names)
         with self._database() as database:
-            found = database.sql("""
-                SELECT doc_id, domain, AI_Score, CASE WHEN row IN (SELECT row FROM chosen) THEN 'selected'
-                    WHEN isfinite(AI_Score) THEN coalesce(left_out, 'not selected') END AS state
-                FROM documents ORDER BY row
+            database.sql("UPDATE found SET state = 'selected' WHERE place IN (SELECT place FROM chosen)")
+            found = database.sql(f"""
+                SELECT {columns} FROM (SELECT doc_id, domain, AI_Score FROM source) POSITIONAL JOIN (SELECT score,
+                    CASE WHEN state <> 'not finite' THEN state WHEN state IS NULL THEN 'not selected' END AS state
+                FROM found ORDER BY rowid) AS found
             """)
             for batch in self._watch(found.to_arrow_reader(BATCH_ROWS), "writing states", self.num_rows):
-                yield pa.Table.from_batches([batch]).cast(STATES_SCHEMA)
+                yield pa.Table.from_batches([batch]).cast(schema)
 
     @contextmanager
     def _database(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The rows on disk; a full disk or too little memory is an InputError, an interrupted query the interrupt."""
-        settings = {"memory_limit": MEMORY, "temp_directory": str(self._scratch / "spilled")}
-        try:
-            with duckdb.connect(str(self._scratch / "ranking.duckdb"), config=settings) as database:
-                yield database
-        except duckdb.OperationalError as error:
-            raise InputError(
-                f"{self._scratch}: the table cannot be ranked there ({error}); fix that and run the same command again"
-            ) from None
-        except RuntimeError as error:
-            if "nterrupt" not in str(error):
-                raise
-            raise (error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else KeyboardInterrupt) from None
+        """A database on disk, with the table's rows as `source`; opens no other file."""
+        settings = {
+            "memory_limit": self._memory,
+            "temp_directory": str(self._scratch / "spilled"),
+            "autoinstall_known_extensions": "false",
+        }
+        where = f"{self.path}: cannot be ranked in {self._scratch}"
+        with (
+            duckdb_errors(where),
+            duckdb.connect(str(self._scratch / "ranking.duckdb"), config=settings) as database,
+        ):
+            database.sql(source_view(database, self._file))
+            database.sql(PCT_LATER)
+            yield database
 
     @property
-    def _order(self) -> str:
-        return f"domain, AI_Score {'ASC' if self.lowest else 'DESC'}, row"
+    def _direction(self) -> str:
+        return "ASC" if self.lowest else "DESC"
 
     def _load(self, database: duckdb.DuckDBPyConnection) -> None:
-        """Read the table into the database's `documents`; its `scores` are those with a finite score."""
-        for batch in self._watch(read_score_batches(self.path), "reading", count_rows(self.path)):
-            rows = pa.array(np.arange(self.num_rows, self.num_rows + len(batch)))
-            left_out = self.limits.left_out_by(self.path, batch)
-            numbered = batch.append_column("row", rows).append_column("left_out", left_out)
-            numbered = numbered.append_column("id_hash", pa.array(id_hashes(batch)))
-            database.register("batch", numbered)
-            create = "INSERT INTO documents" if self.num_rows else "CREATE OR REPLACE TABLE documents AS"
-            database.sql(f"{create} SELECT * FROM batch")
-            self.num_rows += len(batch)
-        groups = "SELECT doc_id FROM documents GROUP BY doc_id"
-        if repeated := database.sql(f"{groups} HAVING count(*) > 1 LIMIT 1").fetchone():
-            raise InputError(
-                f"{self.path}: doc_id {repeated[0]} is there twice; make it with attention_influence_scoring.py"
-            )
-        database.sql("CREATE OR REPLACE VIEW scores AS SELECT * FROM documents WHERE isfinite(AI_Score)")
-        [num_finite] = database.sql("SELECT count(*) FROM scores").fetchone()
-        self.num_not_finite = self.num_rows - num_finite
-        if self.limits.dedup != "none":
-            self._replace_absent(database, COPY_OF[self.limits.dedup])
-
-    def _replace_absent(self, database: duckdb.DuckDBPyConnection, copy_of: str) -> None:
-        """Of copies whose document is not there, or has no finite score, keep the one that repeats least."""
+        """Read what ranking needs of each row into `found`; `state` says why a row is not ranked, or is null."""
+        source = database.table("source")
+        score = checked(source, "--score", self.goal.score, False)
+        where = checked(source, "--where", self.limits.where, True) if self.limits.where else "true"
+        within = checked(source, "--within", self.goal.within[0], False) if self.goal.within else "NULL"
+        copy_of = COPY_OF.get(self.limits.dedup)
+        repeats = "repetition" if self.limits.max_repetition < 1 else "0"
         database.sql(f"""
-            UPDATE documents SET left_out = NULL WHERE row IN (
-                SELECT row FROM scores AS copies ANTI JOIN scores AS others ON copies.{copy_of} = others.doc_id
-                WHERE left_out = 'duplicates'
-                QUALIFY row_number() OVER (PARTITION BY {copy_of} ORDER BY repetition, row) = 1
+            CREATE TABLE found AS
+            SELECT place, domain, num_tokens, repetition, {finite("raw")} AS score, {finite("cut")} AS within_by,
+                hash(doc_id) AS id_hash,
+                CASE WHEN other NOT IN ('', doc_id) THEN hash(other) END AS copy_of,
+                CASE WHEN NOT fits THEN 'filtered' WHEN score IS NULL THEN 'not finite'
+                    WHEN {repeats} > {self.limits.max_repetition} THEN 'repetitive'
+                    WHEN copy_of IS NOT NULL THEN 'duplicates' END AS state,
+                CASE WHEN NOT fits OR score IS NULL THEN NULL WHEN other IS NULL THEN '{copy_of}'
+                    WHEN {finite(repeats)} IS NULL THEN 'repetition' END AS unknown,
+                num_tokens IS NULL OR num_tokens NOT BETWEEN 1 AND {MOST_TOKENS} OR doc_id IS NULL OR
+                    CASE WHEN regexp_matches(text, '[^ -~]') THEN regexp_matches(text, '\\pC') ELSE false END AS broken
+            FROM (SELECT file_row_number AS place, doc_id, domain, num_tokens, repetition, {copy_of or "''"} AS other,
+                {score} AS raw, {within} AS cut, coalesce({where}, false) AS fits,
+                concat(doc_id, domain, {EXACT}, {NEAR}) AS text FROM source)
+        """)
+        self._check(database)
+        if copy_of:
+            self._replace_absent(database)
+        if "pct(" in score:
+            self._rank_by_ranks(database, score)
+        counts = "SELECT count(*), count(*) FILTER (state = 'not finite') FROM found"
+        self.num_rows, self.num_not_finite = database.sql(counts).fetchone()
+
+    def _check(self, database: duckdb.DuckDBPyConnection) -> None:
+        """Raise InputError for a broken row, one that lacks what a limit needs, and a doc_id that is there twice."""
+        if broken := database.sql("SELECT place FROM found WHERE broken LIMIT 1").fetchone():
+            raise broken_row(self.path, broken[0])
+        if unknown := database.sql("SELECT unknown FROM found WHERE unknown IS NOT NULL LIMIT 1").fetchone():
+            without = "--max_repetition 1" if unknown[0] == "repetition" else "--dedup none"
+            raise InputError(
+                f"{self.path}: some rows have no {unknown[0]}; score again with attention_influence_scoring.py, or "
+                f"rank without it: {without}"
             )
+        twice = "SELECT id_hash FROM found GROUP BY id_hash HAVING count(*) > 1"
+        hashes = [str(row[0]) for row in database.sql(twice).fetchmany(1000)]  # two ids may share a hash, rarely
+        alike = f"SELECT doc_id FROM source WHERE hash(doc_id) IN ({', '.join(hashes)})"
+        if hashes and (repeated := database.sql(f"{alike} GROUP BY doc_id HAVING count(*) > 1 LIMIT 1").fetchone()):
+            raise InputError(f"{self.path}: doc_id {repeated[0]} is there twice; {MAKE_SCORES}")
+
+    def _replace_absent(self, database: duckdb.DuckDBPyConnection) -> None:
+        """Of copies whose document is not there, or has no finite score, keep the one that repeats least."""
+        database.sql("""
+            UPDATE found SET state = NULL WHERE place IN (
+                SELECT place FROM found AS copies
+                    ANTI JOIN (FROM found WHERE state NOT IN ('filtered', 'not finite') OR state IS NULL) AS others
+                    ON copies.copy_of = others.id_hash
+                WHERE state = 'duplicates'
+                QUALIFY row_number() OVER (PARTITION BY copy_of ORDER BY repetition, place) = 1
+            )
+        """)
+
+    def _rank_by_ranks(self, database: duckdb.DuckDBPyConnection, score: str) -> None:
+        """Compute scores from ranks among the documents that are ranked; others have no score."""
+        database.sql(PCT)
+        database.sql(f"""
+            CREATE TABLE scored AS SELECT place, {finite("raw")} AS score FROM (
+                SELECT file_row_number AS place, {score} AS raw
+                FROM source SEMI JOIN (FROM found WHERE state IS NULL) AS ranked ON ranked.place = file_row_number);
+            CREATE OR REPLACE TABLE found AS SELECT found.* REPLACE (scored.score AS score,
+                    CASE WHEN scored.score IS NULL AND state IS NULL THEN 'not finite' ELSE state END AS state)
+                FROM found LEFT JOIN scored USING (place) ORDER BY place;
+            DROP TABLE scored
         """)
 
     def _select(self, database: duckdb.DuckDBPyConnection) -> None:
         """Count the documents of each domain, and put the rows to select into the database's `chosen`."""
+        self._count(database)
         weight = "1" if self.by == "documents" else "num_tokens"
-        counts = database.sql(f"""
-            SELECT domain, count(*) FILTER (left_out = 'repetitive'), count(*) FILTER (left_out = 'duplicates'),
-                count(*) FILTER (left_out IS NULL), coalesce(sum(num_tokens) FILTER (left_out IS NULL), 0),
-                favg(AI_Score) FILTER (left_out IS NULL), coalesce(sum({weight}) FILTER (left_out IS NULL), 0)
-            FROM scores GROUP BY domain ORDER BY domain
-        """)
-        share, limits = Fraction(str(self.percent)) / 100, {}
-        for name, repetitive, duplicates, documents, tokens, mean_score, total in counts.fetchall():
-            left_out = {"repetitive": repetitive, "duplicates": duplicates}
-            left_out = {limit: count for limit, count in left_out.items() if count}
-            self.domains[name] = Domain(left_out, documents, int(tokens), mean_score, None, 0, 0)
-            limits[name] = math.ceil(share * int(total))
-        if not self.domains:
-            raise InputError(f"{self.path}: no row has a finite AI_Score; check L_base and L_ref in it")
-        if not any(domain.documents for domain in self.domains.values()):
-            raise InputError(f"{self.path}: all rows are left out; raise --max_repetition, or use --dedup none")
-        self._refuse_tiny_domains()
-        database.register("limits", pa.table({"domain": list(limits), "most": list(limits.values())}))
+        group = "0"
+        if self.goal.within:
+            group = f"""CASE WHEN within_by IS NULL THEN 0 ELSE ntile({self.goal.within[1]})
+                OVER (PARTITION BY domain, within_by IS NULL ORDER BY within_by, place) END"""
+        # Names as numbers sort faster.
         database.sql(f"""
-            CREATE OR REPLACE TABLE chosen AS SELECT row, domain, num_tokens, AI_Score FROM (
-                SELECT row, domain, num_tokens, AI_Score,
-                    sum({weight}) OVER (PARTITION BY domain ORDER BY {self._order} ROWS UNBOUNDED PRECEDING)
-                    - {weight} AS before
-                FROM scores WHERE left_out IS NULL
-            ) JOIN limits USING (domain) WHERE before < most
+            CREATE TYPE names AS ENUM (SELECT DISTINCT domain FROM found ORDER BY domain);
+            CREATE TEMP TABLE ranked AS SELECT domain::names AS domain, {group} AS part, score, place, num_tokens
+            FROM found WHERE state IS NULL ORDER BY domain::names, part, score {self._direction}, place
+        """)
+        parts = f"SELECT domain, part, sum({weight}) FROM ranked GROUP BY ALL ORDER BY domain, part"
+        rates, first, limits = self._rates(), 0, []
+        for name, part, total in database.sql(parts).fetchall():
+            limits.append((name, part, first, math.ceil(rates[name] * int(total))))
+            first += int(total)
+        database.register("limits", pa.table(list(zip(*limits, strict=True)), ["domain", "part", "first", "most"]))
+        # The order is that of the table, so that the sum needs no second sort.
+        before = "rowid" if self.by == "documents" else "sum(num_tokens) OVER (ROWS UNBOUNDED PRECEDING) - num_tokens"
+        database.sql(f"""
+            CREATE TABLE chosen AS SELECT ranked.domain, score, place, num_tokens
+            FROM (SELECT *, {before} AS before FROM ranked) AS ranked
+                JOIN limits ON ranked.domain = limits.domain::names AND ranked.part = limits.part
+            WHERE before - first < most
         """)
         last = "max" if self.lowest else "min"
-        totals = database.sql(f"SELECT domain, count(*), sum(num_tokens), {last}(AI_Score) FROM chosen GROUP BY domain")
+        totals = database.sql(f"SELECT domain, count(*), sum(num_tokens), {last}(score) FROM chosen GROUP BY domain")
         for name, documents, tokens, threshold in totals.fetchall():
             domain = self.domains[name]
             domain.selected_documents, domain.selected_tokens, domain.threshold = documents, int(tokens), threshold
+
+    def _count(self, database: duckdb.DuckDBPyConnection) -> None:
+        """Fill `domains`, all but what is selected."""
+        counts = database.sql("""
+            SELECT domain, count(*) FILTER (state = 'filtered'), count(*) FILTER (state = 'repetitive'),
+                count(*) FILTER (state = 'duplicates'), count(*) FILTER (state IS NULL),
+                coalesce(sum(num_tokens) FILTER (state IS NULL), 0), favg(score) FILTER (state IS NULL)
+            FROM found WHERE state IS NULL OR state <> 'not finite' GROUP BY domain ORDER BY domain
+        """)
+        for name, *left_out, documents, tokens, mean_score in counts.fetchall():
+            left_out = {limit: count for limit, count in zip(LEFT_OUT, left_out, strict=True) if count}
+            self.domains[name] = Domain(left_out, documents, int(tokens), mean_score, None, 0, 0)
+        whole = together(self.domains.values())
+        if not self.domains:
+            raise InputError(f"{self.path}: no row has a finite {self.goal.score}; check L_base and L_ref in it")
+        if not whole.documents:
+            raise InputError(
+                f"{self.path}: all rows are left out; change --where, raise --max_repetition, or use --dedup none"
+            )
+        self._refuse_tiny_domains()
+
+    def _rates(self) -> dict[str, Fraction]:
+        """The share of each domain that is selected; sets the domains' parts of a budget."""
+        if self.goal.budget is None:
+            return dict.fromkeys(self.domains, Fraction(str(self.percent)) / 100)
+        shares = {name: Fraction(str(share)) for name, share in self.goal.shares.items()}
+        if absent := shares.keys() - self.domains.keys():
+            raise InputError(f"--shares: no domain {min(absent)!r} in {self.path}, only {few(list(self.domains))}")
+        rest, left = 1 - sum(shares.values()), sum(d.tokens for name, d in self.domains.items() if name not in shares)
+        if rest and not left:
+            raise InputError(
+                f"--shares: {float(1 - rest):g} together, and no other domain for the rest; give 1 together"
+            )
+        rates = {}
+        for name, domain in self.domains.items():
+            wanted = self.goal.budget * shares.get(name, rest * Fraction(domain.tokens, left or 1))
+            domain.wanted_tokens = math.ceil(wanted)
+            rates[name] = min(Fraction(1), wanted / domain.tokens) if domain.tokens else Fraction(0)
+        return rates
 
     def _refuse_tiny_domains(self) -> None:
         names = [name for name, domain in self.domains.items() if domain.documents]
@@ -306,27 +414,34 @@ class Ranking:
     def _draw(self, database: duckdb.DuckDBPyConnection) -> None:
         """Read the data for pictures of the largest domains."""
         sizes = {name: domain.num_finite for name, domain in self.domains.items()}
-        digits = "CAST(2 - floor(log10(greatest(abs(AI_Score), 1e-300))) AS INT)"
-        for name in largest(sizes):
-            histogram = database.execute(
-                f"SELECT round(AI_Score, {digits}) AS score, count(*) FILTER (left_out IS NULL) AS ranked, "
-                "count(*) FILTER (left_out IS NOT NULL) AS left_out FROM scores WHERE domain = ? "
-                "GROUP BY score ORDER BY score",
-                [name],
-            ).fetchnumpy()
-            sample = database.execute(
-                "SELECT repetition, AI_Score, left_out IS NULL AS kept FROM scores "
-                "WHERE domain = ? AND id_hash < ? ORDER BY row",
-                [name, sample_limit(sizes[name])],
-            ).df()
-            self.drawn[name] = Drawn(*(histogram[column] for column in ("score", "ranked", "left_out")), sample)
+        shown = {name: sample_limit(sizes[name]) for name in largest(sizes)}
+        database.register("shown", pa.table([list(shown), pa.array(shown.values(), pa.uint64())], ["domain", "most"]))
+        digits = "CAST(2 - floor(log10(greatest(abs(score), 1e-300))) AS INT)"
+        histograms = database.sql(f"""
+            SELECT domain, round(score, {digits}) AS rounded, count(*) FILTER (state IS NULL) AS ranked,
+                count(*) FILTER (state IS NOT NULL) AS left_out
+            FROM found SEMI JOIN shown USING (domain) WHERE score IS NOT NULL GROUP BY ALL ORDER BY ALL
+        """).df()
+        samples = database.sql("""
+            SELECT domain, repetition, score AS AI_Score, state IS NULL AS kept
+            FROM found JOIN shown USING (domain) WHERE id_hash < most AND score IS NOT NULL ORDER BY place
+        """).df()
+        for name in shown:
+            histogram, sample = (rows[rows["domain"] == name].drop(columns="domain") for rows in (histograms, samples))
+            columns = (histogram[column].to_numpy() for column in histogram)
+            self.drawn[name] = Drawn(*columns, sample.reset_index(drop=True))
+
+
+def score_of(table: pa.Table) -> pa.ChunkedArray:
+    """What the rows of a table are ranked by."""
+    return table[RANK_SCORE if RANK_SCORE in table.column_names else "AI_Score"]
 
 
 def domain_sizes(batches: Iterable[pa.Table]) -> dict[str, int]:
     """The number of documents with a finite score in each domain, by name."""
     sizes: Counter[str] = Counter()
     for batch in batches:
-        counts = pc.value_counts(batch["domain"].filter(pc.is_finite(batch["AI_Score"])))
+        counts = pc.value_counts(batch["domain"].filter(pc.is_finite(score_of(batch))))
         sizes.update({count["values"]: count["counts"] for count in counts.to_pylist()})
     return dict(sorted(sizes.items()))
 
@@ -342,12 +457,12 @@ def ends(
     kept: dict[str, tuple[int, pa.Table, pa.Table]] = {}
     for batch in batches:
         wanted = pc.is_in(batch["domain"], pa.array(domains, pa.string()))
-        table = batch.filter(pc.and_(pc.is_finite(batch["AI_Score"]), wanted))
+        table = batch.filter(pc.and_(pc.is_finite(score_of(batch)), wanted))
         for name in pc.unique(table["domain"]).to_pylist():
             rows = table.filter(pc.equal(table["domain"], name))
             count, *before = kept.get(name, (0, rows.slice(0, 0), rows.slice(0, 0)))
             best, lowest = (
-                t.take(np.argsort(-t["AI_Score"].to_numpy(), kind="stable"))
+                t.take(np.argsort(-score_of(t).to_numpy(), kind="stable"))
                 for t in (pa.concat_tables([part, rows]) for part in before)
             )
             kept[name] = count + len(rows), best.slice(0, top), lowest.slice(max(0, len(lowest) - bottom))

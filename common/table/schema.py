@@ -25,13 +25,23 @@ NO_DOMAIN = "(no domain)"  # how pages and prints show the empty domain
 GUARD_COLUMNS = [*(name for name, _ in MEASURES), EXACT, NEAR]
 
 TABLE_SCHEMA = pa.schema([*SCHEMA, *MEASURES, (EXACT, pa.string()), (NEAR, pa.string())])
+# Where a document was read: its source's own id, its URL, the file and the row in it, and a hash of its text.
+SOURCE = pa.schema(
+    [("id", pa.string()), ("url", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("text_hash", pa.uint64())]
+)
 # A selection: also the place of each document, `shard` (its `.bin` file) and its first and last + 1 token.
-SLICES_SCHEMA = pa.schema([*TABLE_SCHEMA, ("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
+SLICES = pa.schema([("shard", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
 # What became of each row of a ranked table; `state` is one of STATES, or null without a finite score.
-RANKED = ["selected", "not selected"]
-STATES = [*RANKED, "repetitive", "duplicates"]
+RANKED, LEFT_OUT = ["selected", "not selected"], ["filtered", "repetitive", "duplicates"]
+STATES = [*RANKED, *LEFT_OUT]
+RANK_SCORE = "rank_score"  # what was ranked by, if it was another score than AI_Score
 STATES_SCHEMA = pa.schema([("doc_id", pa.string()), ("domain", pa.string()), SCORES[-1], ("state", pa.string())])
 STEPS_SCHEMA = pa.schema([*SCHEMA, ("document", pa.string()), ("step", pa.int64())])
 # A part: its steps count tokens from the first token of their document, and `keys` find the copies.
 _STEPS = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), *SCORES]))
 PART_SCHEMA = pa.schema([*SCHEMA, *MEASURES, ("keys", pa.binary(KEY_BYTES)), ("steps", _STEPS)])
+
+
+def states_schema(has_rank_score: bool) -> pa.Schema:
+    """The columns of the states of a selection."""
+    return pa.schema([*STATES_SCHEMA, (RANK_SCORE, pa.float64())]) if has_rank_score else STATES_SCHEMA

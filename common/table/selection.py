@@ -10,7 +10,8 @@ what became of each row of the score table, so that every page shows what rankin
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from common.errors import InputError
 from common.files import as_path, atomic, for_pyarrow, read_json, remove, write_json
 from common.table.names import beside
 from common.table.ranking import Domain, Ranking
-from common.table.schema import RANKED, SLICES_SCHEMA, STATES, STATES_SCHEMA
+from common.table.schema import RANK_SCORE, RANKED, STATES, states_schema
 from common.table.tables import BATCH_ROWS, few, read_score_batches, table_writer, with_slices
 
 MAKE_SELECTION = "make it with rank_scores.py"
@@ -35,7 +36,7 @@ class SelectionRecord:
     """A selection: the options of rank_scores.py, the rows of the table it read, and its domains by name."""
 
     scores: str
-    percent: float
+    percent: float | None
     end: str
     by: str
     max_repetition: float
@@ -43,6 +44,27 @@ class SelectionRecord:
     num_rows: int
     num_not_finite: int
     domains: dict[str, Domain]
+    where: str | None = None
+    score: str = "AI_Score"
+    within: tuple[str, int] | None = None
+    budget: int | None = None
+    shares: dict[str, float] = field(default_factory=dict)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """(name, value) of each option, as text; those that change nothing are left out."""
+        amount = f"{self.percent:g} % of the {self.by} of each domain" if self.percent else f"{self.budget:,} tokens"
+        within = self.within and f"each of {self.within[1]} groups by {self.within[0]}"
+        limits = f"--max_repetition {self.max_repetition:g} --dedup {self.dedup}"
+        shares = ", ".join(f"{name} {share:g}" for name, share in self.shares.items())
+        found = [
+            ("selected", f"the {self.end} {amount}"),
+            ("ranked by", self.score),
+            ("where", self.where),
+            ("inside", within),
+            ("shares of the budget", shares),
+            ("left out by", limits),
+        ]
+        return [(name, value) for name, value in found if value]
 
 
 def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
@@ -57,11 +79,14 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
     with (
         atomic(out.with_suffix(".json")) as tmp,
         atomic(out.with_suffix(STATES_SUFFIX)) as states,
-        table_writer(out, SLICES_SCHEMA) as append,
+        ExitStack() as stack,
     ):
+        append = None
         for table in ranking.selected():
-            append(with_slices(table, f"{ranking.path}: doc_id"))
-        with pq.ParquetWriter(states, STATES_SCHEMA) as writer:
+            sliced = with_slices(table, f"{ranking.path}: doc_id")
+            append = append or stack.enter_context(table_writer(out, sliced.schema))
+            append(sliced)
+        with pq.ParquetWriter(states, states_schema(ranking.goal.score != "AI_Score")) as writer:
             for table in ranking.states():
                 writer.write_table(table)
         record = SelectionRecord(
@@ -73,6 +98,7 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
             num_rows=ranking.num_rows,
             num_not_finite=ranking.num_not_finite,
             domains=ranking.domains,
+            **asdict(ranking.goal),
         )
         write_json(tmp, asdict(record))
         remove(out.with_suffix(".json"))
@@ -128,16 +154,19 @@ def with_states(scores: Path, selection: Path) -> Iterator[pa.Table]:
     other = InputError(f"{selection}: selected from another table than {scores}; select from that with rank_scores.py")
     try:
         with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:
-            if (names := file.schema_arrow.names) != STATES_SCHEMA.names:
+            schema = states_schema(RANK_SCORE in (names := file.schema_arrow.names))
+            if names != schema.names:
                 raise pa.ArrowInvalid(f"its columns are {few(names)}")
-            batches, waiting = file.iter_batches(BATCH_ROWS), STATES_SCHEMA.empty_table()
+            batches, waiting = file.iter_batches(BATCH_ROWS), schema.empty_table()
             for table in read_score_batches(scores):
                 while len(waiting) < len(table) and (batch := next(batches, None)) is not None:
-                    waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(STATES_SCHEMA)])
+                    waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(schema)])
                 states, waiting = waiting.slice(0, len(table)), waiting.slice(len(table))
                 if not _are_of(states, table):
                     raise other
-                yield table.append_column("state", states["state"])
+                for name in schema.names[3:]:
+                    table = table.append_column(name, states[name])
+                yield table
             if len(waiting) or next(batches, None) is not None:
                 raise other
     except (pa.ArrowException, OSError) as error:
@@ -149,8 +178,8 @@ def _are_of(states: pa.Table, table: pa.Table) -> bool:
     if not all(states[name].equals(table[name]) for name in ("doc_id", "domain")):
         return False
     before, now = (part["AI_Score"].to_numpy() for part in (states, table))
-    known = pc.is_in(states["state"], pa.array(STATES)).to_numpy()
-    return np.allclose(before, now, ROUNDING, 0, equal_nan=True) and np.array_equal(known, np.isfinite(now))
+    known = pc.all(pc.is_in(states["state"], pa.array([*STATES, None]))).as_py()
+    return np.allclose(before, now, ROUNDING, 0, equal_nan=True) and known is not False
 
 
 def read_ranked(scores: Path, selection: Path | None) -> Iterator[pa.Table]:

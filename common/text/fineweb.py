@@ -1,4 +1,4 @@
-"""The text that step 4 tokenizes: FineWeb from the hub, the sample text, or files."""
+"""The text that step 4 tokenizes: FineWeb or another data set of the hub, the sample text, or files."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -23,34 +23,43 @@ class Corpus:
     Attributes:
         name: for messages.
         documents: as they are read.
-        expected_tokens: a rough number, for the time left.
+        expected_tokens: a rough number, for the time left; None if it is not known.
         identity: settings that a later run must have to continue this one.
     """
 
     name: str
     documents: Iterable[SourceDocument]
-    expected_tokens: int
+    expected_tokens: int | None
     identity: dict
 
 
-def open_corpus(version: str, inputs: list[str] | None, reader: RowReader, first: Sequence[str] = ()) -> Corpus:
-    """The files `inputs`, or without them a `version`: one of `HUB_CONFIGS`, or `sample`.
+def open_files(inputs: Sequence[str], reader: RowReader, first: Sequence[str] = ()) -> Corpus:
+    """The documents of files, folders, globs and URLs.
 
     Args:
         first: the files that are read first; those of `inputs` that are not among them follow.
 
     Raises:
-        InputError: a pattern of `inputs` matches no file, or a package of the sample is missing.
+        InputError: a pattern matches no file, or as in `files_in`.
     """
-    if inputs:
-        folders = {name: files_in(as_path(name)) for name in inputs if as_path(name).is_dir()}
-        names = chain.from_iterable(map(str, folders.get(name, [name])) for name in inputs)
-        found = {str(path): path for path in expand(list(names))}
-        paths = [found[name] for name in {**dict.fromkeys(name for name in first if name in found), **found}]
-        files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-        expected_tokens = sum(text_bytes(path, reader.columns.text) for path in paths) // BYTES_PER_TOKEN
-        identity = {"source": files, "sample": None}
-        return Corpus(" ".join(inputs), read_files(paths, reader), expected_tokens, identity)
+    folders = {name: files_in(as_path(name)) for name in inputs if as_path(name).is_dir()}
+    names = chain.from_iterable(map(str, folders.get(name, [name])) for name in inputs)
+    found = {str(path): path for path in expand(list(names))}
+    paths = [found[name] for name in {**dict.fromkeys(name for name in first if name in found), **found}]
+    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    expected_tokens = sum(text_bytes(path, reader.columns.text) for path in paths) // BYTES_PER_TOKEN
+    identity = {"source": files, "sample": None}
+    return Corpus(" ".join(inputs), read_files(paths, reader), expected_tokens, identity)
+
+
+def open_hub(name: str, config: str | None, split: str, reader: RowReader) -> Corpus:
+    """A data set of the Hugging Face hub."""
+    identity = {"source": " ".join(filter(None, (name, config, split))), "sample": None}
+    return Corpus(name, read_hub(name, config, reader, split=split), None, identity)
+
+
+def open_version(version: str, reader: RowReader) -> Corpus:
+    """One of `HUB_CONFIGS`, or `sample`; InputError if a package of the sample is missing."""
     if version == "sample":
         documents = list(sample_documents())
         digest = hashlib.sha256(repr(documents).encode()).hexdigest()[:16]

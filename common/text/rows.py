@@ -1,31 +1,35 @@
-"""Rows of files: parquet, lines of JSON, or a whole text file as one row.
+"""Rows of files: parquet, Arrow, JSON (a row in each line, or one array), or a whole text file as one row.
 
 The name of a file says what it holds. If it does not, its first bytes do; a file that neither explains is refused, so
-that data is never taken for text.
+that data is never taken for text. Folders named `column=value` in the path, as Hive writes them, are a column of each
+row.
 """
 
 import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
 
+import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import InputError
-from common.files import for_pyarrow, is_url
+from common.files import for_pyarrow, is_url, read_json
+from common.text.kept import type_of
 
 try:
     from compression import zstd  # Python 3.14
 except ImportError:
     from backports import zstd
 
-# The place of a row (file and row), and its columns or an unparsed line of JSON.
-Row = tuple[str, dict | bytes]
-JSON_LINES = {".jsonl", ".ndjson", ".jsonlines", ".json"}
+JSON = {".jsonl", ".ndjson", ".jsonlines", ".json"}
+ARROW = {".arrow", ".feather"}
 # Prose and source code.
 TEXT = set(
     ".txt .text .md .markdown .rst .adoc .org .tex .bib .html .htm .xhtml .srt .vtt .eml "
@@ -36,41 +40,90 @@ TEXT = set(
 )
 COMPRESSED = {".gz": b"\x1f\x8b", ".gzip": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".zstd": b"\x28\xb5\x2f\xfd"}
 PARQUET_MAGIC = b"PAR1"
+ARROW_MAGIC = b"ARROW1"  # of Arrow's file format; its stream format, which `datasets` writes, has none
+SAVED_STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"  # beside the files of datasets.save_to_disk
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 JSON_BEGINS = re.compile(rb"(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*[\"}]")
+BOM = b"\xef\xbb\xbf"
 PEEK = 2**16  # bytes
+BATCH_ROWS = 1024
 ZSTD = {zstd.DecompressionParameter.window_log_max: 31}  # as far as `zstd --long` goes
 
 
-def rows_of(path: Path, text_column: str, needed: set[str], wanted: set[str]) -> Iterator[Row]:
+class Row(NamedTuple):
+    """A row of a file.
+
+    Attributes:
+        file: as it was given.
+        number: among the rows of the file, from 0; empty lines are no rows.
+        place: file and row or line, for messages.
+        value: its columns by name, an unparsed line of JSON, or what else a JSON array holds.
+        folders: columns from the names of folders.
+        schema: the types of its columns; None for JSON and text.
+    """
+
+    file: str
+    number: int
+    place: str
+    value: object
+    folders: dict
+    schema: pa.Schema | None
+
+
+def rows_of(path: Path, text_column: str, needed: set[str] | None, wanted: set[str]) -> Iterator[Row]:
     """The rows of a file, whose format is found at once.
 
-    A file is parquet (.parquet), JSON objects, one in each line (.jsonl, .ndjson, .jsonlines, .json), or text (.txt,
-    .md, .py and many others), also .gz or .zst; upper case too. Without such a name, parquet and JSON are found by
-    their first bytes.
+    A file is parquet (.parquet), Arrow (.arrow, .feather), JSON objects, one in each line or in one array (.jsonl,
+    .ndjson, .jsonlines, .json), or text (.txt, .md, .py and many others); JSON and text also .gz or .zst; upper case
+    too. Without such a name, parquet, Arrow and JSON are found by their first bytes.
 
     Args:
         text_column: the column of a text file's one row, beside `id`.
-        needed: columns that are read from parquet, with those of `wanted` that are there; all if one is missing.
+        needed: columns that are read from parquet or Arrow, with those of `wanted` that are there; all if this is None
+            or one is missing. Dots lead into nested columns.
 
     Raises:
         InputError: the format is not known, or (while the rows are read) the file is damaged.
     """
     kind = _kind(path) or _kind_by_content(path)
-    if kind == ".parquet":
-        return _parquet_rows(path, needed, wanted)
-    return _jsonl_rows(path) if kind in JSON_LINES else _text_rows(path, text_column)
+    if kind == ".parquet" or kind in ARROW:
+        rows = _tabular_rows(path, _parquet if kind == ".parquet" else _arrow, needed, wanted)
+    else:
+        rows = _json_rows(path) if kind in JSON else _text_rows(path, text_column)
+    return _numbered(path, rows)
+
+
+def _numbered(path: Path, rows: Iterator[tuple[str, object, pa.Schema | None]]) -> Iterator[Row]:
+    folders = folder_columns(path)
+    added = pa.schema([(name, pa.string()) for name in folders])
+    own, schema = None, None
+    for number, (place, value, types) in enumerate(rows):
+        if types is not own:
+            own, schema = types, types and pa.schema([*types, *(f for f in added if f.name not in types.names)])
+        yield Row(str(path), number, place, value, folders, schema)
+
+
+def folder_columns(path: Path) -> dict[str, str | None]:
+    """The columns that folders of a path name.
+
+    >>> folder_columns(Path("fineweb/dump=CC-MAIN-2024-10/part%3D1/x=1.parquet"))
+    {'dump': 'CC-MAIN-2024-10'}
+    """
+    pairs = (part.split("=", 1) for part in path.parts[:-1] if "=" in part[1:])
+    return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in pairs}
 
 
 def _kind(path: Path) -> str:
-    """`.parquet`, or a suffix of `JSON_LINES` or `TEXT`; empty if the name does not say."""
+    """`.parquet`, or a suffix of `ARROW`, `JSON` or `TEXT`; empty if the name does not say."""
     name = next((suffix for suffix in map(str.lower, reversed(path.suffixes)) if suffix not in COMPRESSED), "")
-    return name if name in {".parquet", *JSON_LINES, *TEXT} else ""
+    return name if name in {".parquet", *ARROW, *JSON, *TEXT} else ""
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files in a folder and in the folders in it, by name: all data (parquet, lines of JSON) or all text.
+    """The files in a folder and in the folders in it, by name: all data (parquet, Arrow, JSON) or all text.
 
-    Names that begin with a dot or an underscore are left out: other programs' notes.
+    Names that begin with a dot or an underscore are left out: other programs' notes. Of what `datasets` saved to disk,
+    only the Arrow files with its rows are taken.
 
     Raises:
         InputError: there is no file, the format of one is not known, or there are both data and texts.
@@ -80,6 +133,8 @@ def files_in(folder: Path) -> list[Path]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part[0] in "._" for part in path.relative_to(folder).parts)
     ]
+    saved = {path.parent: _saved_files(path) for path in paths if path.name == SAVED_STATE}
+    paths = [path for path in paths if path.name != SAVED_SPLITS and path in saved.get(path.parent, [path])]
     texts = [path for path in paths if (_kind(path) or _kind_by_content(path)) in TEXT]
     if texts and len(texts) < len(paths):
         data = next(path for path in paths if path not in texts)
@@ -89,6 +144,16 @@ def files_in(folder: Path) -> list[Path]:
     if not paths:
         raise InputError(f"{folder}: no file in this folder; name the files")
     return paths
+
+
+def _saved_files(state: Path) -> list[Path]:
+    """The files that hold the rows of a data set that `datasets` saved, from its notes."""
+    try:
+        return [state.parent / each["filename"] for each in read_json(state)["_data_files"]]
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{state}: not the notes of a saved data set; save it again with datasets.save_to_disk"
+        ) from None
 
 
 def text_bytes(path: Path, text_column: str) -> int:
@@ -110,27 +175,66 @@ def _kind_by_content(path: Path) -> str:
         begin = file.read(PEEK)
     if begin.startswith(PARQUET_MAGIC):
         return ".parquet"
+    if begin.startswith(ARROW_MAGIC):
+        return ".arrow"
     if JSON_BEGINS.match(begin):
         return ".jsonl"
     raise InputError(
-        f"{path}: neither its name nor its content says what it holds; parquet, lines of JSON (.jsonl) and text (.txt, "
-        ".md, .py, …) are read, also .gz and .zst: rename, convert or leave it out"
+        f"{path}: neither its name nor its content says what it holds; parquet, Arrow, JSON (.jsonl, .json) and text "
+        "(.txt, .md, .py, …) are read, the last two also .gz and .zst: rename, convert or leave it out"
     )
 
 
-def _parquet_rows(path: Path, needed: set[str], wanted: set[str]) -> Iterator[Row]:
+Batches = Iterator[pa.RecordBatch]
+
+
+def _tabular_rows(
+    path: Path,
+    opened: Callable[[Path], contextmanager],
+    needed: set[str] | None,
+    wanted: set[str],
+) -> Iterator[tuple[str, dict, pa.Schema]]:
+    number = 0
     try:
-        with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # pre-buffering keeps the file in memory
-            names = file.schema_arrow.names
+        with opened(path) as (schema, batches):
             # If one is missing, the caller reports it and lists all names.
-            read = [name for name in names if name in needed | wanted] if needed <= set(names) else None
-            number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=read):
+            some = needed is not None and all(type_of(schema, name) for name in needed)
+            read = [name for name in dict.fromkeys([*needed, *wanted]) if type_of(schema, name)] if some else None
+            for batch in batches(read):
                 for row in _values(batch):
                     number += 1
-                    yield f"{path}:row {number}", row
+                    yield f"{path}:row {number}", row, schema
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable parquet file ({error}); copy it again") from None
+        raise InputError(f"{path}: not a readable {opened.__name__[1:]} file ({error}); copy it again") from None
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[tuple[pa.Schema, Callable[[list[str] | None], Batches]]]:
+    with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # pre-buffering keeps the file in memory
+        yield file.schema_arrow, lambda columns: file.iter_batches(BATCH_ROWS, columns=columns)
+
+
+@contextmanager
+def _arrow(path: Path) -> Iterator[tuple[pa.Schema, Callable[[list[str] | None], Batches]]]:
+    """Arrow's file format, or its stream format."""
+    with path.open("rb") as file:
+        begin = file.read(len(ARROW_MAGIC))
+        file.seek(0)
+        if begin == ARROW_MAGIC:
+            with pa.ipc.open_file(file) as reader:
+                batches = map(reader.get_batch, range(reader.num_record_batches))
+                yield reader.schema, lambda columns: _outer_columns(batches, columns)
+        else:
+            with pa.ipc.open_stream(file) as reader:
+                yield reader.schema, lambda columns: _outer_columns(reader, columns)
+
+
+def _outer_columns(batches: Batches, columns: list[str] | None) -> Batches:
+    """The batches with only some columns; of nested ones the outer columns, whole."""
+    for batch in batches:
+        names = batch.schema.names
+        outer = {name if name in names else name.split(".")[0] for name in columns or names}
+        yield batch.select([name for name in names if name in outer])
 
 
 def _values(batch: pa.RecordBatch) -> list[dict]:
@@ -149,21 +253,36 @@ def _decoded(value: object) -> object:
     return value
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def _json_rows(path: Path) -> Iterator[tuple[str, object, None]]:
     with _reading(path) as file:
+        begin = file.read(PEEK)
+        is_array = begin.removeprefix(BOM).lstrip().startswith(b"[")
+        file.seek(begin.index(b"[") if is_array else 0)
+        if is_array:
+            yield from _array_rows(path, file)
+            return
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield f"{path}:{number}", line
+                yield f"{path}:{number}", line, None
 
 
-def _text_rows(path: Path, text_column: str) -> Iterator[Row]:
+def _array_rows(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[str, object, None]]:
+    number = 0
+    try:
+        for number, value in enumerate(ijson.items(file, "item", use_float=True), 1):
+            yield f"{path}:item {number}", value, None
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a JSON array after item {number} ({error}); mend it, or copy it again") from None
+
+
+def _text_rows(path: Path, text_column: str) -> Iterator[tuple[str, dict, None]]:
     with _reading(path) as file:
         data = file.read()
     try:
         row = {text_column: data.decode("utf-8"), "id": str(path)}
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text at byte {error.start}; convert it") from None
-    yield str(path), row
+    yield str(path), row, None
 
 
 @contextmanager

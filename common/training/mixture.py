@@ -20,18 +20,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from common.errors import InputError
-from common.files import as_path, expand, for_pyarrow
+from common.files import expand
 from common.shards.format import check_vocabulary
 from common.shards.index import ShardInfo
 from common.shards.reader import Shard, ShardReader
+from common.table.places import Places
 from common.text.tokenization import Vocabulary
 
+READER = ShardReader()
 BLOCK = 1024  # sequences in a block; in each block each stream has its share, up to rounding
 
 
@@ -67,41 +66,23 @@ class DocumentStream:
         self._orders: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
-    def of_shards(cls, patterns: Sequence[str], eot_id: int | None = None) -> "DocumentStream":
+    def of_shards(cls, patterns: Sequence[str], reader: ShardReader = READER) -> "DocumentStream":
         """All documents of some shards; InputError as in `expand` and `ShardReader.open`."""
-        reader = ShardReader(eot_id)
         shards = [reader.open(path) for path in expand(patterns)]
         counts = [len(shard.spans) for shard in shards]
         shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
         return cls._of(shards, shard_of, np.concatenate([shard.spans for shard in shards]), " ".join(patterns))
 
     @classmethod
-    def of_selection(cls, path: str | Path, eot_id: int | None = None) -> "DocumentStream":
+    def of_selection(cls, path: str | Path, reader: ShardReader = READER) -> "DocumentStream":
         """The documents of a selection, the `.parquet` that rank_scores.py writes.
 
         Raises:
             InputError: it is no selection, or a shard of it is damaged or has other documents.
         """
-        try:
-            table = pq.read_table(for_pyarrow(as_path(path)), columns=["shard", "start", "end"])
-            names = table["shard"].combine_chunks().dictionary_encode()
-            spans = np.stack([pc.cast(table[name], pa.int64()).to_numpy() for name in ("start", "end")], axis=1)
-            shard_of = names.indices.to_numpy().astype(np.int32)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"{path}: not a selection ({error}); make it with rank_scores.py") from None
-        reader = ShardReader(eot_id)
-        shards = [reader.open(as_path(name)) for name in names.dictionary.to_pylist()]
-        for number, shard in enumerate(shards):
-            rows = np.flatnonzero(shard_of == number)
-            places = np.searchsorted(shard.spans[:, 0], spans[rows, 0]).clip(max=len(shard.spans) - 1)
-            wrong = rows[(shard.spans[places] != spans[rows]).any(axis=1)] if len(shard.spans) else rows
-            if len(wrong):
-                start, end = spans[wrong[0]]
-                raise InputError(
-                    f"{path}: row {wrong[0] + 1}, tokens {start} to {end} are no document of {shard.name}.bin; if the "
-                    "shard was made again since, score and rank again"
-                )
-        return cls._of(shards, shard_of, spans, str(path))
+        places = Places.read(path)
+        shards = [places.open(number, reader) for number in range(len(places.shards))]
+        return cls._of(shards, places.shard_of, places.spans, str(path))
 
     @classmethod
     def _of(cls, shards: Sequence[Shard], shard_of: np.ndarray, spans: np.ndarray, name: str) -> "DocumentStream":

@@ -1,6 +1,7 @@
 """Step 7: the streams of the mixture, the training run, and the checkpoint it writes."""
 
 import json
+from collections.abc import Collection
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ import transformers
 from common import cli
 from common.errors import InputError
 from common.files import as_path, atomic, claim, expand, read_json, refuse_folder, remove, sole_writer, write_json
+from common.shards.doc_id import ARRAY, shard_path
 from common.shards.index import ShardInfo
+from common.shards.reader import ShardReader
 from common.text.tokenization import TextTokenizer, load_tokenizer
 from common.training.mixture import DocumentStream, Mixture
 from common.training.trainer import (
@@ -49,14 +52,18 @@ class Pretraining:
 
 
 def open_streams(
-    mix: dict[str, float],
-    selected: Path,
+    mix: Collection[str],
+    selected: list[str],
     data: list[str],
     val_data: list[str] | None,
-    eot_id: int | None,
+    reader: ShardReader,
     allow_other_corpus: bool,
 ) -> dict[str, DocumentStream]:
     """The streams of the mix, and `validation` if there is one.
+
+    Args:
+        mix: the names of the streams of documents.
+        selected: a selection, or shards whose documents are all selected.
 
     Raises:
         InputError: their tokens are of different tokenizers, validation data is also trained on, or the selection is
@@ -64,27 +71,30 @@ def open_streams(
     """
     if val_data and (both := {*expand(val_data)} & {*expand(data)}):
         raise InputError(f"--val_data {min(both)}: also in --data, so it is trained on; give other shards")
+    of_table = len(selected) == 1 and not selected[0].endswith((".bin", ARRAY))
     streams = {}  # in this order, whatever the order of --mix: the sequences depend on it
     if SELECTED in mix:
-        streams[SELECTED] = DocumentStream.of_selection(selected, eot_id)
+        streams[SELECTED] = (
+            DocumentStream.of_selection(selected[0], reader) if of_table else DocumentStream.of_shards(selected, reader)
+        )
     if BASELINE in mix:
-        streams[BASELINE] = DocumentStream.of_shards(data, eot_id)
-    if len(streams) == 2 and not allow_other_corpus:
-        _check_same_corpus(selected, *streams.values())
+        streams[BASELINE] = DocumentStream.of_shards(data, reader)
+    if len(streams) == 2 and of_table and not allow_other_corpus:
+        _check_same_corpus(selected[0], *streams.values())
     if val_data:
-        streams[VALIDATION] = DocumentStream.of_shards(val_data, eot_id)
+        streams[VALIDATION] = DocumentStream.of_shards(val_data, reader)
     if len({stream.made_by and stream.made_by.fingerprint for stream in streams.values()}) > 1:
         raise InputError("the shards of --data, --selected and --val_data were tokenized in different ways")
     return streams
 
 
-def _check_same_corpus(path: Path, selected: DocumentStream, baseline: DocumentStream) -> None:
+def _check_same_corpus(path: str, selected: DocumentStream, baseline: DocumentStream) -> None:
     """Raise InputError if a selected document is in no shard of the baseline."""
     known = {as_path(name).resolve() for name in baseline.names}
     if others := [name for name in selected.names if as_path(name).resolve() not in known]:
         raise InputError(
-            f"{path}: selected from {others[0]}.bin, which is not in --data, so these are two corpora; give the shards "
-            "that were scored as --data, or mix two corpora with --allow_other_corpus"
+            f"{path}: selected from {shard_path(others[0])}, which is not in --data, so these are two corpora; give "
+            "the shards that were scored as --data, or mix two corpora with --allow_other_corpus"
         )
 
 

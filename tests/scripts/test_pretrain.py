@@ -162,6 +162,27 @@ def test_small_forward_passes_and_loader_workers_change_nothing(inside, plain):
     same_as(plain, inside / "out")
 
 
+def test_the_whole_corpus_and_the_selection_once_more(inside, capsys):
+    flags = TRAIN.replace("selected=0.7 baseline=0.3", "corpus+selected")
+    pretrain.main(
+        [*flags.replace(f"--max_tokens {STEPS * BATCH * SEQ_LEN + 5} ", "").split(), "--out_dir", str(inside)]
+    )
+    top = pq.read_table("top.parquet").to_pandas()
+    sizes = (
+        (top.end - top.start).sum(),
+        sum(len(ShardReader().open(path).tokens) for path in Path("shards").glob("*.bin")),
+    )
+    step = SEQ_LEN * BATCH
+    trained = sum(sizes) // step * step
+    out = capsys.readouterr().out
+    for name, size in zip(("selected", "baseline"), sizes, strict=True):
+        share = size / sum(sizes)
+        assert (
+            f"{size:,} tokens; {share:.0%} of the training, {share * trained:,.0f} tokens" in out.split(name + ":")[1]
+        )
+    assert len(curve(inside)) == trained // step
+
+
 def test_two_processes_train_as_one(inside, plain):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, ROOT / "pretrain.py", *TRAIN.split(), "--device_batch_size", "2", "--out_dir", inside / "out"]
@@ -291,6 +312,7 @@ def test_other_settings_are_another_run(inside, capsys):
         ("--data nowhere/*.bin", "nowhere/*.bin"),
         ("--tokenizer other", "the shards were tokenized in another way, with tokenizer"),
         ("--mix selected=1 selected=2", "twice"),
+        ("--mix corpus+selected baseline=1", "give it alone"),
         ("--val_data shards/*.bin", "so it is trained on"),
         ("--warmup_pct 60 --decay_pct 60", "more than 100 together"),
         ("--trainer max_steps=3", "--trainer max_steps: other flags determine it"),

@@ -65,12 +65,13 @@ def test_the_second_writer_of_an_output_is_refused(tmp_path, monkeypatch, capsys
 
 def with_cell(folder, column, value):
     """The scores with one cell of the second row changed, in `nulls.parquet`."""
-    rows = pq.read_table(folder / "data/ai_scores.parquet").to_pylist()
+    table = pq.read_table(folder / "data/ai_scores.parquet")
+    rows = table.to_pylist()
     rows[1][column] = value
-    pq.write_table(pa.Table.from_pylist(rows), folder / "nulls.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / "nulls.parquet")
 
 
-GUARDS = b"\t0\t0\t0\t\t\n"  # of a row of the table
+GUARDS = b"\t0\t0\t0\t\t" + 5 * b"\t" + b"\n"  # of a row of the table
 RANK = [rank_scores, "--out", "new.tsv"]
 
 

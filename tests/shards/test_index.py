@@ -17,6 +17,8 @@ def test_an_index_holds_ids_domains_and_urls(tmp_path):
         "domain": "web",
         "url": "https://example.org/?q=1",
         "text_hash": 2**64 - 1,
+        "file": "a b.parquet",
+        "row": 2**40,
     }
     write_index(tmp_path / "x.index.parquet", [row], ShardInfo("t", 400, "f", 9, "last", 2))
     table, info = read_index(tmp_path / "x.index.parquet")

@@ -9,7 +9,7 @@ import pytest
 import rank_scores
 from common.errors import InputError
 from common.table.ranking import Limits, Ranking
-from common.table.schema import EXACT, NEAR, SLICES_SCHEMA, TABLE_SCHEMA
+from common.table.schema import EXACT, NEAR, SLICES, TABLE_SCHEMA
 
 
 def table(rows) -> pa.Table:
@@ -72,7 +72,7 @@ def test_a_domain_of_which_nothing_is_left_has_a_line_all_the_same(tmp_path, mon
     assert lines[0][:4] == ["domain", "repetitive", "duplicates", "ranked"]
     assert ["a", "1", "2", "2"] in [line[:4] for line in lines]
     assert ["c", "1", "0", "0"] in [line[:4] for line in lines]
-    assert pq.read_table("top.parquet").schema.equals(SLICES_SCHEMA)
+    assert pq.read_table("top.parquet").schema.equals(pa.schema([*TABLE_SCHEMA, *SLICES]))
     assert (tmp_path / "top.png").read_bytes()[:4] == (tmp_path / "top.repetition.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -8,12 +8,14 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from common.errors import InputError
 from common.table import selection
 from common.table.ranking import Limits, Ranking
-from common.table.schema import EXACT, NEAR
+from common.table.schema import EXACT, NEAR, SLICES
 from common.table.selection import SelectionRecord, read_selection_record, write_selection
 from tests.conftest import ROOT
 
@@ -67,6 +69,7 @@ def plainly(table: pd.DataFrame, percent: int, lowest: bool, by: str, limits: Li
             "threshold": float(selected["AI_Score"].iloc[-1]) if len(selected) else None,
             "selected_documents": len(selected),
             "selected_tokens": int(selected["num_tokens"].sum()),
+            "wanted_tokens": None,
         }
         chosen += selected["doc_id"].tolist()
     return records, chosen
@@ -110,6 +113,11 @@ def test_the_record_is_what_pandas_computes(folder, percent, lowest, by, dedup):
         "by": by,
         "max_repetition": 0.3,
         "dedup": dedup,
+        "where": None,
+        "score": "AI_Score",
+        "within": None,
+        "budget": None,
+        "shares": {},
         "num_rows": 200,
         "num_not_finite": 8,
         "domains": domains,
@@ -145,6 +153,34 @@ def test_a_selection_without_its_table_or_its_record_is_refused(folder, name):
     (folder / name).unlink()
     with pytest.raises(InputError, match=rf"^{folder}/{name}: no such file.*rank_scores\.py"):
         read_selection_record(folder / "top.tsv")
+
+
+def test_all_columns_of_the_table_go_into_the_selection_with_their_types(folder):
+    table = pa.table(scores())
+    count = len(table)
+    kept = {
+        "id": pa.array(["007"] * count),
+        "row": pa.array(range(count), pa.int64()),
+        "text_hash": pa.array(range(2**64 - count, 2**64), pa.uint64()),
+        "score": pa.array([0.1] * count, pa.float32()),
+        "date": pa.array([0] * count, pa.timestamp("ms", "UTC")),
+        "tags": pa.array([["a", 'b"\n'], None] * (count // 2), pa.list_(pa.string())),
+        "lang": pa.array(["en"] * count).dictionary_encode(),
+    }
+    for name, values in kept.items():
+        table = table.append_column(name, values)
+    pq.write_table(table, folder / "s.parquet")
+    select(folder)
+    found = pq.read_table(folder / "top.parquet")
+    assert found.column_names == [*table.column_names, *SLICES.names]
+    assert all(found.schema.field(name).type == values.type for name, values in kept.items())
+    rows = found["row"].to_numpy()
+    for name, values in kept.items():
+        assert found[name].to_pylist() == values.take(pa.array(rows)).to_pylist()
+    text = pd.read_csv(folder / "top.tsv", sep="\t")
+    assert [None if pd.isna(tags) else json.loads(tags) for tags in text["tags"]] == found["tags"].to_pylist()
+    write_selection(Ranking(folder / "top.parquet", 100, "documents", False, folder / "scratch"), folder / "again.tsv")
+    assert pq.read_table(folder / "again.parquet").equals(found)
 
 
 def without(record: dict, name: str) -> dict:

@@ -27,7 +27,9 @@ def corpora(tmp_path):
 
 
 def streams(folder, *data: str, allow: bool = False):
-    return open_streams(MIX, folder / "top.parquet", [f"{folder}/{name}/*.bin" for name in data], None, None, allow)
+    return open_streams(
+        MIX, [f"{folder}/top.parquet"], [f"{folder}/{name}/*.bin" for name in data], None, ShardReader(), allow
+    )
 
 
 def test_a_selection_from_other_shards_is_refused_unless_allowed(corpora):
@@ -35,6 +37,13 @@ def test_a_selection_from_other_shards_is_refused_unless_allowed(corpora):
     with pytest.raises(InputError, match=r"top\.parquet: selected from .*one/.*\.bin, which is not in --data"):
         streams(corpora, "two")
     assert streams(corpora, "two", allow=True).keys() == MIX.keys()
+
+
+def test_shards_can_be_what_is_selected(corpora):
+    shards = f"{corpora}/two/*.bin"
+    found = open_streams(MIX, [shards], [f"{corpora}/one/*.bin"], None, ShardReader(), False)
+    assert [stream.num_documents for stream in found.values()] == [20, 20]
+    assert found["selected"].names == [str(path)[:-4] for path in sorted((corpora / "two").glob("*.bin"))]
 
 
 def test_each_source_says_how_often_it_is_read(corpora):

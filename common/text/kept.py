@@ -1,0 +1,150 @@
+"""Columns of the source that travel with each document: their names, values and types.
+
+A kept column has its own name and type in the index of a shard, in the score table and in the selection. A column with
+the name of one of theirs gets the prefix `source_`.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import groupby
+
+import pyarrow as pa
+
+ALL = "all"
+# Columns of the index, of the score table and of the selection; a test compares them.
+RESERVED = set(
+    "start end id domain url text_hash file row answers doc_id num_tokens L_base L_ref AI_Score repetition "
+    "longest_run compression duplicate_of near_duplicate_of shard state document step rank_score".split()
+)
+CANNOT_CONVERT = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+
+def value_in(row: dict, column: str) -> object:
+    """The value of a column, nested by dots; None inside a null; KeyError if it is not there.
+
+    >>> value_in({"meta": {"source": "web"}, "a.b": 1}, "meta.source"), value_in({"a.b": 1}, "a.b")
+    ('web', 1)
+    """
+    if column in row:
+        return row[column]
+    outer, _, inner = column.partition(".")
+    if not inner or outer not in row:
+        raise KeyError(column)
+    if row[outer] is None:
+        return None
+    if not isinstance(row[outer], dict):
+        raise KeyError(column)
+    return value_in(row[outer], inner)
+
+
+def type_of(schema: pa.Schema | pa.StructType, column: str) -> pa.DataType | None:
+    """The type of a column, nested by dots, without dictionaries and views; None if it is not there."""
+    place = schema.get_field_index(column)
+    if place >= 0:
+        return _plain(schema.field(place).type)
+    outer, _, inner = column.partition(".")
+    place = schema.get_field_index(outer)
+    if not inner or place < 0 or not pa.types.is_struct(schema.field(place).type):
+        return None
+    return type_of(schema.field(place).type, inner)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def kept_names(wanted: Sequence[str], there: Iterable[str], ours: set[str]) -> dict[str, str]:
+    """The columns to keep of those that are `there`, each with the name that it gets.
+
+    Args:
+        wanted: column names, or only `ALL`.
+        ours: columns that the index holds anyway.
+    """
+    names = (name for name in there if name not in ours) if list(wanted) == [ALL] else wanted
+    return {name: f"source_{name}" if name in RESERVED else name for name in names if name not in ours}
+
+
+def kept_table(rows: Iterable[tuple[dict, pa.Schema | None]]) -> pa.Table:
+    """The kept columns of some documents; where types differ, one that holds both, or else text.
+
+    Args:
+        rows: values by name, and their types; without types, those are taken from the values.
+    """
+    pieces = []
+    for _, group in groupby(rows, key=lambda row: id(row[1])):
+        values, schemas = zip(*group, strict=True)
+        names = (
+            schemas[0].names if schemas[0] is not None else list(dict.fromkeys(name for row in values for name in row))
+        )
+        columns = [
+            _column([row.get(name) for row in values], schemas[0].field(name).type if schemas[0] is not None else None)
+            for name in names
+        ]
+        # a column beside them, so that a table without kept columns has its number of rows
+        pieces.append(pa.table([pa.nulls(len(values)), *columns], ["", *names]))
+    schema = common_schema([piece.schema for piece in pieces] or [pa.schema([("", pa.null())])])
+    return pa.concat_tables([as_schema(piece, schema) for piece in pieces] or [schema.empty_table()]).drop_columns([""])
+
+
+def common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """All columns of some schemas, each with a type that holds all of its types, or else text.
+
+    >>> common_schema([pa.schema({"a": pa.int64()}), pa.schema({"a": pa.float64()}), pa.schema({"b": pa.null()})])
+    a: double
+    b: null
+    """
+    types: dict[str, list[pa.Schema]] = {}
+    for schema in dict.fromkeys(schemas):
+        for field in schema:
+            types.setdefault(field.name, []).append(pa.schema([field.remove_metadata()]))
+    return pa.schema([_common_field(fields) for fields in types.values()])
+
+
+def _common_field(fields: list[pa.Schema]) -> pa.Field:
+    try:
+        return pa.unify_schemas(fields, promote_options="permissive").field(0).with_nullable(True)
+    except pa.ArrowException:
+        return pa.field(fields[0].names[0], pa.string())
+
+
+def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of a schema from `common_schema`; those that it lacks are null."""
+    columns = [
+        _converted(table[field.name], field.type)
+        if field.name in table.column_names
+        else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _converted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    with suppress(*CANNOT_CONVERT):
+        if not pa.types.is_string(kind):
+            return column.cast(kind)
+    return pa.chunked_array([pa.array(map(as_text, column.to_pylist()), kind)])
+
+
+def _column(values: list, kind: pa.DataType | None) -> pa.Array:
+    with suppress(*CANNOT_CONVERT):
+        return pa.array(values, kind)
+    with suppress(*CANNOT_CONVERT):
+        return pa.array(values)
+    return pa.array(map(as_text, values), pa.string())
+
+
+def as_text(value: object) -> str | None:
+    """A value as text, in JSON if it is none already; None stays None.
+
+    >>> as_text("a"), as_text([1, None]), as_text(None)
+    ('a', '[1, null]', None)
+    """
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "backslashreplace").decode()
