@@ -1,7 +1,7 @@
 """Step 1: make retrieval probes, questions that a model can answer only by copying from its context.
 
     python generate_retrieval_probes.py
-    python generate_retrieval_probes.py --tokenizer data/SmolLM2-135M-Instruct --num_probes 24 --max_tokens 1024
+    python generate_retrieval_probes.py --tokenizer data/SmolLM2-135M-Instruct --num_probes 12 --max_tokens 512
     python generate_retrieval_probes.py --corpus 'notes/*.txt'       heads for your own domain
 
 Reads   sentences: of the sample text, or of --corpus (text, JSONL or parquet files, or a data set on the hub)

@@ -135,7 +135,7 @@ fi
 if [ $sample = yes ]; then
     window=(--seq_len 1024)
     config=examples/config-sample.json
-    training=(--seq_len 256 --batch_size 16 --device_batch_size 4 --max_tokens 100_000 --learning_rate 2e-3)
+    training=(--seq_len 256 --batch_size 16 --device_batch_size 4 --max_tokens 50_000 --learning_rate 2e-3)
     evaluation=(--tasks "probes,local_piqa,local_squad" --limit 8)
 else
     window=()
