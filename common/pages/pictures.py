@@ -135,7 +135,8 @@ def loss_picture(rows: Sequence[dict]) -> Figure:
             axes.plot(*zip(*points, strict=True), label=label, marker="o" if marked else None)
     axes.set(xlabel="tokens", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     return figure
 
 

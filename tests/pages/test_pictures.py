@@ -71,6 +71,11 @@ def test_scores_as_large_as_floats_are_drawn_too(tmp_path):
     assert (tmp_path / "y.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_loss_is_drawn_before_its_first_point():
+    assert loss_picture([]).axes[0].get_legend() is None
+
+
 def test_repetition_is_shown_with_spearmans_correlation_before_and_after(tmp_path):
     rng = np.random.default_rng(0)
     sample = pd.DataFrame({"repetition": rng.random(300).round(1)})
