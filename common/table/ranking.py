@@ -391,9 +391,7 @@ class Ranking:
             raise InputError(f"--shares: no domain {min(absent)!r} in {self.path}, only {few(list(self.domains))}")
         rest, left = 1 - sum(shares.values()), sum(d.tokens for name, d in self.domains.items() if name not in shares)
         if rest and not left:
-            raise InputError(
-                f"--shares: {float(1 - rest):g} together, and no other domain for the rest; give 1 together"
-            )
+            raise InputError(f"--shares: all domains have one, together {float(1 - rest):g}; let them sum to 1")
         rates = {}
         for name, domain in self.domains.items():
             wanted = self.goal.budget * shares.get(name, rest * Fraction(domain.tokens, left or 1))

@@ -215,12 +215,23 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
         with pa.csv.open_csv(for_pyarrow(path), reading, parsing) as file:
             names = file.schema.names
         ours = pa.schema([*TABLE_SCHEMA, *SOURCE])
-        others = [(name, pa.string()) for name in names if name not in ours.names]
+        others = _guessed(path, [name for name in names if name not in ours.names])
         types = pa.csv.ConvertOptions(
             column_types=pa.schema([*ours, *others]), null_values=["", "nan"], strings_can_be_null=False
         )
         with pa.csv.open_csv(for_pyarrow(path), reading, parsing, types) as file:
             yield names, iter(file)
+
+
+def _guessed(path: Path, names: list[str]) -> list[tuple[str, pa.DataType]]:
+    """The types of some columns of a TSV, from all their values: whole numbers, numbers, truth values, or text."""
+    kinds = {}
+    with suppress(duckdb.Error), duckdb.connect() as database:
+        if names and not is_url(path):
+            found = database.read_csv(str(path), delimiter="\t", header=True, sample_size=-1, na_values=["", "nan"])
+            kinds = dict(zip(found.columns, map(str, found.types), strict=True))
+    known = {"BIGINT": pa.int64(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_()}
+    return [(name, known.get(kinds.get(name), pa.string())) for name in names]
 
 
 def _check_types(path: Path, schema: pa.Schema) -> None:
