@@ -179,3 +179,29 @@ def test_a_table_of_any_layout_gives_the_same(tmp_path, suffix):
     )
     found = pd.read_parquet(tmp_path / "again.parquet")
     pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_names_that_differ_only_in_case_are_kept_apart(tmp_path, first):
+    table = random_scores(3)
+    choose(tmp_path, table)
+    expected = pd.read_parquet(tmp_path / "top.parquet")
+    other = {"Domain": range(300), "ai_score": range(300), "SCORE": range(300)}
+    table = pd.concat([pd.DataFrame(other), table] if first else [table, pd.DataFrame(other)], axis=1)
+    choose(tmp_path, table)
+    found = pd.read_parquet(tmp_path / "top.parquet")
+    pd.testing.assert_frame_equal(found[expected.columns], expected)
+    rows = table.set_index("doc_id").loc[found["doc_id"]]
+    for name in other:
+        assert found[name].tolist() == rows[name].tolist()
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\x00b", "a\u200eb", "\x7f"])
+def test_the_first_row_that_would_break_a_table_is_named(tmp_path, text):
+    table = random_scores(3)
+    table["domain"] = table["domain"].replace("a", "Büro – 名")  # other letters are fine
+    choose(tmp_path, table)
+    for row in (299, 7):
+        table.loc[row, "domain"] = text
+        with pytest.raises(InputError, match=f"^{tmp_path}/s.parquet: row {row + 1} .* control character"):
+            choose(tmp_path, table)
