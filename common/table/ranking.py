@@ -215,7 +215,7 @@ class Ranking:
                 f"ORDER BY chosen.domain, chosen.score {self._direction}, place"
             )
             batches = found.to_arrow_reader(BATCH_ROWS)
-            tables = (pa.Table.from_batches([batch]).rename_columns(schema.names).cast(schema) for batch in batches)
+            tables = (self._with_types(batch, schema) for batch in batches)
             yield from self._watch(
                 tables, "writing", sum(domain.selected_documents for domain in self.domains.values())
             )
@@ -229,14 +229,21 @@ class Ranking:
             found = database.sql(f"""
                 SELECT {columns} FROM (SELECT doc_id, domain, AI_Score FROM source) POSITIONAL JOIN (SELECT score,
                     CASE WHEN state <> 'not finite' THEN state WHEN state IS NULL THEN 'not selected' END AS state
-                FROM found ORDER BY rowid) AS found
+                FROM found ORDER BY place) AS found
             """)
             for batch in self._watch(found.to_arrow_reader(BATCH_ROWS), "writing states", self.num_rows):
                 yield pa.Table.from_batches([batch]).cast(schema)
 
+    def _with_types(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+        """Rows of a query with the names and types of the table."""
+        try:
+            return pa.Table.from_batches([batch]).rename_columns(schema.names).cast(schema)
+        except pa.ArrowException as error:
+            raise InputError(f"{self.path}: a column is of a type that cannot be kept ({error}); drop it") from None
+
     @contextmanager
     def _database(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A database on disk, with the table's rows as `source`; opens no other file."""
+        """A database on disk, with the table's rows as `source`; what goes wrong in it is an InputError."""
         settings = {
             "memory_limit": self._memory,
             "temp_directory": str(self._scratch / "spilled"),
@@ -289,8 +296,9 @@ class Ranking:
 
     def _check(self, database: duckdb.DuckDBPyConnection) -> None:
         """Raise InputError for a broken row, one that lacks what a limit needs, and a doc_id that is there twice."""
-        if broken := database.sql("SELECT place FROM found WHERE broken LIMIT 1").fetchone():
-            raise broken_row(self.path, broken[0])
+        [broken] = database.sql("SELECT min(place) FROM found WHERE broken").fetchone()
+        if broken is not None:
+            raise broken_row(self.path, broken)
         if unknown := database.sql("SELECT unknown FROM found WHERE unknown IS NOT NULL LIMIT 1").fetchone():
             without = "--max_repetition 1" if unknown[0] == "repetition" else "--dedup none"
             raise InputError(
@@ -391,9 +399,7 @@ class Ranking:
             raise InputError(f"--shares: no domain {min(absent)!r} in {self.path}, only {few(list(self.domains))}")
         rest, left = 1 - sum(shares.values()), sum(d.tokens for name, d in self.domains.items() if name not in shares)
         if rest and not left:
-            raise InputError(
-                f"--shares: {float(1 - rest):g} together, and no other domain for the rest; give 1 together"
-            )
+            raise InputError(f"--shares: all domains have one, together {float(1 - rest):g}; let them sum to 1")
         rates = {}
         for name, domain in self.domains.items():
             wanted = self.goal.budget * shares.get(name, rest * Fraction(domain.tokens, left or 1))

@@ -1,9 +1,11 @@
 """The record of a selection, `top20.json`: its options, and the counts of each domain.
 
     {"scores": "data/ai_scores.tsv", "percent": 20, "end": "best", "by": "documents",
-     "max_repetition": 0.3, "dedup": "near", "num_rows": 402, "num_not_finite": 0,
+     "max_repetition": 0.3, "dedup": "near", "where": null, "num_rows": 402, "num_not_finite": 0,
      "domains": {"code": {"left_out": {"duplicates": 1}, "documents": 66, "tokens": 7917, "mean_score": 0.2124,
-                          "threshold": 0.2605, "selected_documents": 14, "selected_tokens": 1739}, …}}
+                          "threshold": 0.2605, "selected_documents": 14, "selected_tokens": 1739,
+                          "wanted_tokens": null}, …},
+     "score": "AI_Score", "within": null, "budget": null, "shares": {}}
 
 `documents` to `threshold` are of the documents that were ranked, without those left out. `top20.states.parquet` says
 what became of each row of the score table, so that every page shows what ranking decided.

@@ -21,6 +21,7 @@ BATCH_ROWS, BLOCK_BYTES = 2**18, 2**24  # read at once, from parquet and from TS
 MOST_TOKENS = 2**32  # in a document; so that sums over a table are exact
 MOST_NAMES, NAME_CHARS = 6, 40  # in a message
 TSV = "(FORMAT csv, HEADER, DELIMITER '\t', NULLSTR 'nan')"
+ROW_NUMBER = "file_row_number"  # DuckDB's name for a row's place in a parquet file
 SQL = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.float64(): "DOUBLE"}
 MAKE_SCORES = "make it with attention_influence_scoring.py"
 
@@ -191,15 +192,21 @@ def _is_plain(schema: pa.Schema) -> bool:
 
 def source_view(database: duckdb.DuckDBPyConnection, path: Path) -> str:
     """A query that makes `source`: the rows of a file of `as_parquet`, and `file_row_number`."""
-    names = pq.read_schema(path).names
-    known = dict(zip(names, database.sql(f"FROM {scanned(path)}").columns, strict=False))  # unlike up to case
-    columns = []
-    for field in whole_schema(pq.read_schema(path)):
+    schema = pq.read_schema(path)
+    if ROW_NUMBER in schema.names:
+        raise InputError(f"{path}: the column {ROW_NUMBER!r} has a name that ranking needs; give it another")
+    # DuckDB does not tell names apart that differ in case: it gives the second a number.
+    known = dict(zip(schema.names, database.sql(f"FROM {scanned(path)}").columns, strict=False))
+    ours, columns = {name.lower() for name in TABLE_SCHEMA.names}, []
+    for field in whole_schema(schema):
+        name = field.name if field.name in TABLE_SCHEMA.names else known[field.name]
         value = quoted(known[field.name]) if field.name in known else f"NULL::{SQL[field.type]}"
-        if field.name in ("domain", EXACT, NEAR):
-            value = f"coalesce({value}, '')" if field.name == "domain" else f"nullif({value}, 'nan')"
-        columns.append(f"{value} AS {quoted(known.get(field.name, field.name))}")
-    return f"CREATE OR REPLACE TEMP VIEW source AS SELECT {', '.join(columns)}, file_row_number FROM {scanned(path)}"
+        if name in ("domain", EXACT, NEAR):
+            value = f"coalesce({value}, '')" if name == "domain" else f"nullif({value}, 'nan')"
+        if name not in TABLE_SCHEMA.names and name.lower() in ours:
+            name = f"{name}_1"
+        columns.append(f"{value} AS {quoted(name)}")
+    return f"CREATE OR REPLACE TEMP VIEW source AS SELECT {', '.join(columns)}, {ROW_NUMBER} FROM {scanned(path)}"
 
 
 @contextmanager
@@ -215,12 +222,23 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[pa.RecordBatch]]]:
         with pa.csv.open_csv(for_pyarrow(path), reading, parsing) as file:
             names = file.schema.names
         ours = pa.schema([*TABLE_SCHEMA, *SOURCE])
-        others = [(name, pa.string()) for name in names if name not in ours.names]
+        others = _guessed(path, [name for name in names if name not in ours.names])
         types = pa.csv.ConvertOptions(
             column_types=pa.schema([*ours, *others]), null_values=["", "nan"], strings_can_be_null=False
         )
         with pa.csv.open_csv(for_pyarrow(path), reading, parsing, types) as file:
             yield names, iter(file)
+
+
+def _guessed(path: Path, names: list[str]) -> list[tuple[str, pa.DataType]]:
+    """The types of some columns of a TSV, from all their values: whole numbers, numbers, truth values, or text."""
+    kinds = {}
+    with suppress(duckdb.Error), duckdb.connect() as database:
+        if names and not is_url(path):
+            found = database.read_csv(str(path), delimiter="\t", header=True, sample_size=-1, na_values=["", "nan"])
+            kinds = dict(zip(found.columns, map(str, found.types), strict=True))
+    known = {"BIGINT": pa.int64(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_()}
+    return [(name, known.get(kinds.get(name), pa.string())) for name in names]
 
 
 def _check_types(path: Path, schema: pa.Schema) -> None:

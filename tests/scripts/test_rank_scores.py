@@ -37,6 +37,23 @@ def test_the_other_end_and_a_share_of_tokens_can_be_selected(run):
         assert lengths.sum() >= 0.3 * rows["num_tokens"].sum() > lengths.iloc[:-1].sum()
 
 
+def test_a_budget_has_a_name_of_its_own_and_says_what_is_short(run, capsys):
+    table = pd.read_parquet("data/ai_scores.parquet")
+    rank_scores.main("--budget 2K --shares a=0.9 --max_repetition 1 --dedup none".split())
+    tokens = table.groupby("domain")["num_tokens"].sum()
+    assert tokens["a"] < 1800 < tokens.sum()
+    found = pd.read_parquet("data/budget2K.parquet").groupby("domain")["num_tokens"].sum()
+    assert found["a"] == tokens["a"]
+    assert 200 <= found["b"] < 200 + table["num_tokens"].max()
+    assert f"'a': all {tokens['a']:,} tokens are selected, but 1,800 were wanted" in capsys.readouterr().out
+
+
+def test_a_filter_that_empties_a_domain_says_so_and_goes_on(run, capsys):
+    rank_scores.main(["--where", "domain <> 'a'", "--out", "b.tsv"])
+    assert set(pd.read_parquet("b.parquet")["domain"]) == {"b"}
+    assert "warning: 'a': no document is left to rank" in capsys.readouterr().out
+
+
 def test_the_second_writer_of_an_output_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     holder = subprocess.Popen(
@@ -180,6 +197,22 @@ BAD_INPUT = {
         lambda d: spoil(d / "data/ai_scores.tsv", lambda b: b + b"nowhere\ta\t5\t1.0\t9.0\t8.0" + GUARDS),
         ["data/ai_scores.tsv: doc_id 'nowhere'", "start-end"],
     ),
+    "a filter over no column": ([*RANK, "--where", "edu > 1"], None, ["--where edu > 1", "no column 'edu'"]),
+    "a score that is text": ([*RANK, "--score", "domain"], None, ["--score domain", "not a number"]),
+    "a value that is no number": ([*RANK, "--score", "doc_id::INT"], None, ["data/ai_scores.tsv", "convert"]),
+    "groups of text": ([*RANK, "--within", "domain:10"], None, ["--within domain", "not a number"]),
+    "groups without a number": ([*RANK, "--within", "num_tokens"], None, ["--within", "COLUMN:N"]),
+    "no group": ([*RANK, "--within", "num_tokens:0"], None, ["--within", "0 is not at least 1"]),
+    "a filter that leaves nothing": ([*RANK, "--where", "false"], None, ["all rows are left out", "--where"]),
+    "a budget and a percentage": ([*RANK, *"--budget 1e3 --top_pct 5".split()], None, ["not allowed"]),
+    "a budget of documents": ([*RANK, *"--budget 1e3 --by documents".split()], None, ["--by documents", "tokens"]),
+    "half a token": ([*RANK, *"--budget 0.5".split()], None, ["--budget"]),
+    "a budget that is no number": ([*RANK, *"--budget 7X".split()], None, ["--budget", "7X"]),
+    "shares of nothing": ([*RANK, *"--shares a=1".split()], None, ["--shares", "--budget"]),
+    "shares above 1": ([*RANK, *"--budget 9 --shares a=0.7 b=0.4".split()], None, ["--shares", "1.1", "at most 1"]),
+    "a share twice": ([*RANK, *"--budget 9 --shares a=0.1 a=0.4".split()], None, ["--shares", "twice"]),
+    "a share of no domain": ([*RANK, *"--budget 9 --shares c=0.1".split()], None, ["--shares", "no domain 'c'"]),
+    "too little memory": ([*RANK, *"--memory 10MB".split()], None, ["--memory", "200MB"]),
     "bottom_pct 0": ([*RANK, "--bottom_pct", "0"], None, ["--bottom_pct"]),
     "top and bottom": ([*RANK, *"--top_pct 20 --bottom_pct 20".split()], None, ["not allowed"]),
 }

@@ -3,7 +3,9 @@
 import json
 import shlex
 
+import numpy as np
 import pandas as pd
+import pytest
 from playwright.sync_api import expect
 
 import rank_scores
@@ -55,6 +57,39 @@ def test_the_page_counts_what_the_terminal_counts(guarded, capsys):
         shown.append([*line["domain"].split(), *row])
     assert [[*row[:2], str(int(row[2]) + int(row[3])), *row[4:]] for row in printed] == shown
     assert [record["documents"] for record in data["sources"]] == [line["documents"] for line in data["thresholds"]]
+
+
+def test_pages_show_by_what_documents_were_chosen(site, browser, tmp_path, capsys):
+    table = pd.read_parquet("data/ai_scores.parquet").assign(edu=np.arange(45.0), repetition=0.1)
+    table.loc[7, "edu"] = np.nan
+    table.to_parquet(tmp_path / "ai_scores.parquet", index=False)
+    choice = "--score pct(edu)+0*AI_Score --where num_tokens>12 --within num_tokens:2 --dedup none"
+    rank_scores.main([*f"--scores {tmp_path}/ai_scores.parquet".split(), *choice.split()])
+    flags = f"--scores {tmp_path}/ai_scores.parquet --selection {tmp_path}/top20.parquet"
+    path, top = report_page(*flags.split(), out="data/chosen.html"), pd.read_parquet(tmp_path / "top20.parquet")
+    facts, data = dict(page_data(path)["facts"]), page_data(path)
+    assert facts["selected"] == "the best 20 % of the documents of each domain"
+    assert facts["ranked by"] == "pct(edu)+0*AI_Score"
+    assert facts["where"] == "num_tokens>12"
+    assert facts["inside"] == "each of 2 groups by num_tokens"
+    states = pd.Series(data["documents"]["state"], data["documents"]["doc_id"])
+    assert set(states.index[states == "filtered"]) == set(table["doc_id"][table["num_tokens"] <= 12])
+    assert table["doc_id"][7] not in states.index
+    for line in data["thresholds"]:
+        assert line["threshold"] == pytest.approx(top["rank_score"][top["domain"] == line["domain"]].min())
+    with opened(browser, path) as page:
+        assert page.evaluate("state.order.map((i) => documents.doc_id[i])") == top["doc_id"].tolist()
+        page.locator("#state").select_option("")
+        page.locator("#search").fill(states.index[states == "filtered"][0])
+        expect(page.locator("#list tr.row")).to_have_count(1)
+        assert column(page, 4) == ["filtered"]
+    capsys.readouterr()
+    validate_docs.main(f"--base_model base {flags} --top 1 --bottom 0".split())
+    shown = capsys.readouterr().out
+    assert "(selected: the best 20 %" in shown
+    assert "where: num_tokens>12" in shown
+    for _, rows in top.groupby("domain"):
+        assert f"best   {rows['rank_score'].iloc[0]:8.4f}  {rows['doc_id'].iloc[0]}" in shown
 
 
 def test_an_opened_document_offers_the_whole_command_of_its_page_of_tokens(site, browser):
