@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -100,6 +101,24 @@ def read_score_batches(path: Path) -> Iterator[pa.Table]:
         raise InputError(f"{path}: not a score table ({error}); {MAKE_SCORES}") from None
     if not num_rows:
         raise InputError(f"{path}: no rows in it; {MAKE_SCORES}")
+
+
+@contextmanager
+def duckdb_errors(what: str) -> Iterator[None]:
+    """Turn what DuckDB raises into an InputError that begins with `what`, an interrupted query into the interrupt."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise InputError(f"{what} ({reason(error)}); fix that and run the same command again") from None
+    except RuntimeError as error:
+        if "nterrupt" not in str(error):
+            raise
+        raise (error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else KeyboardInterrupt) from None
+
+
+def reason(error: Exception) -> str:
+    """What DuckDB says, without the query."""
+    return str(error).partition("\n\nLINE")[0].partition(": ")[2]
 
 
 def few(names: Sequence[str]) -> str:
