@@ -77,12 +77,14 @@ def export_text(options: TextOptions, reader: ShardReader) -> None:
                     for piece in pieces.take(min(size, left)):
                         counts.add(source.write(piece, add))
                         bar.update(len(piece.numbers))
+                if not counts.documents:  # a file without rows would have no columns of the corpus
+                    remove(out_dir / name)
                 done[name] = vars(counts)
                 write_json(out_dir / DONE, done)
     total = Counts()
     for counts in done.values():
         total.add(Counts(**counts))
-    print(f"wrote {total.documents:,} documents to {len(done):,} files, {out_dir}/{PARTS}")
+    print(f"wrote {total.documents:,} documents to {out_dir}/{PARTS}")
     total.report()
 
 
@@ -110,8 +112,10 @@ def _claimed(options: TextOptions, states: list) -> dict[str, dict]:
     }
     claim(record, settings, options.overwrite, PARTS)
     before, finished = read_json(done) if done.exists() else {}, {}
-    while (name := _name(len(finished), options)) in before and (options.out_dir / name).exists():
-        finished[name] = before[name]
+    while (counts := before.get(name := _name(len(finished), options))) and (
+        (options.out_dir / name).exists() or not counts["documents"]
+    ):
+        finished[name] = counts
     remove(*(path for path in options.out_dir.glob(PARTS) if path.name not in finished))
     return finished
 
