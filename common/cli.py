@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from common.errors import InputError, one_line
 
+INCOMPLETE = 3  # exit status: all is done but what the output names
 # Packages whose exceptions report missing credentials, networks or endpoints; this project does not import them.
 OBJECT_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs"}
 

@@ -15,6 +15,21 @@ def add_bad_row_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_corpus_flags(parser: argparse.ArgumentParser) -> None:
+    """--text_column and --moved, for scripts that read the corpus again."""
+    parser.add_argument(
+        "--text_column", help="column that holds the text (default: as dataset.json beside the shards says, or text)"
+    )
+    parser.add_argument(
+        "--moved",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("OLD", "NEW"),
+        help="files whose path begins with OLD, as the table has it, begin with NEW now; may be given several times",
+    )
+
+
 def add_trust_flag(parser: argparse.ArgumentParser) -> None:
     """--trust_remote_code, off by default."""
     parser.add_argument(

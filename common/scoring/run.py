@@ -28,7 +28,6 @@ from common.table.schema import PART_SCHEMA
 from common.workers.read_ahead import read_ahead
 from common.workers.team import Team
 
-INCOMPLETE = 3  # exit status
 TIMES = "time.json"
 
 
@@ -145,7 +144,7 @@ def score_corpus(team: Team, job: Job) -> None:
             file=sys.stderr,
         )
     if team.set_aside and not found:
-        sys.exit(INCOMPLETE)
+        sys.exit(cli.INCOMPLETE)
     if job.overwrite and not job.steps.wanted:
         for old in (job.steps_out, job.steps_out.with_suffix(".parquet")):
             old.unlink(missing_ok=True)
@@ -155,7 +154,7 @@ def score_corpus(team: Team, job: Job) -> None:
     write_json(job.out.with_suffix(".json"), _record(team, job, health))
     if team.set_aside:
         print("not all documents are scored; the same command tries those that were set aside again")
-        sys.exit(INCOMPLETE)
+        sys.exit(cli.INCOMPLETE)
     print(f"next: python rank_scores.py --scores {job.out} --top_pct 20")
 
 

@@ -49,7 +49,12 @@ class SourceDocument:
     @property
     def text_hash(self) -> int:
         """64 bits that identify the text."""
-        return int.from_bytes(hashlib.blake2b(self.text.encode(), digest_size=8).digest(), "little")
+        return hash_of(self.text.encode())
+
+
+def hash_of(text: bytes) -> int:
+    """64 bits that identify a text in UTF-8."""
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)

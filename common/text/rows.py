@@ -9,13 +9,14 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
 import ijson
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -85,12 +86,30 @@ def rows_of(path: Path, text_column: str, needed: set[str] | None, wanted: set[s
     Raises:
         InputError: the format is not known, or (while the rows are read) the file is damaged.
     """
-    kind = _kind(path) or _kind_by_content(path)
-    if kind == ".parquet" or kind in ARROW:
-        rows = _tabular_rows(path, _parquet if kind == ".parquet" else _arrow, needed, wanted)
+    kind = kind_of(path)
+    if kind in TABLES:
+        rows = _tabular_rows(path, needed, wanted)
     else:
         rows = _json_rows(path) if kind in JSON else _text_rows(path, text_column)
     return _numbered(path, rows)
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[tuple[pa.Schema, Callable]]:
+    """Open parquet or Arrow.
+
+    Yields:
+        The schema, and a function of column names (dots lead into nested columns; None for all) and rows (ascending;
+        None for all), which gives pairs of a first row and a batch. Parquet without a wanted row is not read.
+    Raises:
+        InputError: the file is damaged.
+    """
+    opened = TABLES[kind_of(path)]
+    try:
+        with opened(path) as found:
+            yield found
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a readable {opened.__name__[1:]} file ({error}); copy it again") from None
 
 
 def _numbered(path: Path, rows: Iterator[tuple[str, object, pa.Schema | None]]) -> Iterator[Row]:
@@ -111,6 +130,11 @@ def folder_columns(path: Path) -> dict[str, str | None]:
     """
     pairs = (part.split("=", 1) for part in path.parts[:-1] if "=" in part[1:])
     return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in pairs}
+
+
+def kind_of(path: Path) -> str:
+    """`.parquet`, or a suffix of `ARROW`, `JSON` or `TEXT`; InputError if neither name nor content says it."""
+    return _kind(path) or _kind_by_content(path)
 
 
 def _kind(path: Path) -> str:
@@ -135,7 +159,7 @@ def files_in(folder: Path) -> list[Path]:
     ]
     saved = {path.parent: _saved_files(path) for path in paths if path.name == SAVED_STATE}
     paths = [path for path in paths if path.name != SAVED_SPLITS and path in saved.get(path.parent, [path])]
-    texts = [path for path in paths if (_kind(path) or _kind_by_content(path)) in TEXT]
+    texts = [path for path in paths if kind_of(path) in TEXT]
     if texts and len(texts) < len(paths):
         data = next(path for path in paths if path not in texts)
         raise InputError(
@@ -185,51 +209,57 @@ def _kind_by_content(path: Path) -> str:
     )
 
 
-Batches = Iterator[pa.RecordBatch]
+Batches = Iterator[tuple[int, pa.RecordBatch]]
 
 
-def _tabular_rows(
-    path: Path,
-    opened: Callable[[Path], contextmanager],
-    needed: set[str] | None,
-    wanted: set[str],
-) -> Iterator[tuple[str, dict, pa.Schema]]:
-    number = 0
-    try:
-        with opened(path) as (schema, batches):
-            # If one is missing, the caller reports it and lists all names.
-            some = needed is not None and all(type_of(schema, name) for name in needed)
-            read = [name for name in dict.fromkeys([*needed, *wanted]) if type_of(schema, name)] if some else None
-            for batch in batches(read):
-                for row in _values(batch):
-                    number += 1
-                    yield f"{path}:row {number}", row, schema
-    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable {opened.__name__[1:]} file ({error}); copy it again") from None
+def _tabular_rows(path: Path, needed: set[str] | None, wanted: set[str]) -> Iterator[tuple[str, dict, pa.Schema]]:
+    with open_table(path) as (schema, batches):
+        # If one is missing, the caller reports it and lists all names.
+        some = needed is not None and all(type_of(schema, name) for name in needed)
+        read = [name for name in dict.fromkeys([*needed, *wanted]) if type_of(schema, name)] if some else None
+        for first, batch in batches(read):
+            for number, row in enumerate(values_of(batch), first + 1):
+                yield f"{path}:row {number}", row, schema
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[tuple[pa.Schema, Callable[[list[str] | None], Batches]]]:
+def _parquet(path: Path) -> Iterator[tuple[pa.Schema, Callable]]:
     with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:  # pre-buffering keeps the file in memory
-        yield file.schema_arrow, lambda columns: file.iter_batches(BATCH_ROWS, columns=columns)
+
+        def batches(columns: list[str] | None, rows: np.ndarray | None = None) -> Batches:
+            first = 0
+            for group in range(file.num_row_groups):
+                last = first + file.metadata.row_group(group).num_rows
+                if rows is None or np.diff(np.searchsorted(rows, [first, last])):
+                    found = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns)
+                    yield from _with_first_rows(found, first)
+                first = last
+
+        yield file.schema_arrow, batches
 
 
 @contextmanager
-def _arrow(path: Path) -> Iterator[tuple[pa.Schema, Callable[[list[str] | None], Batches]]]:
+def _arrow(path: Path) -> Iterator[tuple[pa.Schema, Callable]]:
     """Arrow's file format, or its stream format."""
     with path.open("rb") as file:
         begin = file.read(len(ARROW_MAGIC))
         file.seek(0)
-        if begin == ARROW_MAGIC:
-            with pa.ipc.open_file(file) as reader:
-                batches = map(reader.get_batch, range(reader.num_record_batches))
-                yield reader.schema, lambda columns: _outer_columns(batches, columns)
-        else:
-            with pa.ipc.open_stream(file) as reader:
-                yield reader.schema, lambda columns: _outer_columns(reader, columns)
+        is_file = begin == ARROW_MAGIC
+        with pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file) as reader:
+            found = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+            yield reader.schema, lambda columns, rows=None: _with_first_rows(_outer_columns(found, columns), 0)
 
 
-def _outer_columns(batches: Batches, columns: list[str] | None) -> Batches:
+TABLES = {".parquet": _parquet, **dict.fromkeys(ARROW, _arrow)}
+
+
+def _with_first_rows(batches: Iterable[pa.RecordBatch], first: int) -> Batches:
+    for batch in batches:
+        yield first, batch
+        first += len(batch)
+
+
+def _outer_columns(batches: Iterable[pa.RecordBatch], columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     """The batches with only some columns; of nested ones the outer columns, whole."""
     for batch in batches:
         names = batch.schema.names
@@ -237,7 +267,7 @@ def _outer_columns(batches: Batches, columns: list[str] | None) -> Batches:
         yield batch.select([name for name in names if name in outer])
 
 
-def _values(batch: pa.RecordBatch) -> list[dict]:
+def values_of(batch: pa.RecordBatch) -> list[dict]:
     """The rows of a batch; strings that are not UTF-8 are bytes."""
     try:
         return batch.to_pylist()
