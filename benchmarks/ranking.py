@@ -37,7 +37,7 @@ def write_table(path: Path, num_rows: int, num_domains: int) -> None:
             rise = rng.gamma(2, 0.1, count)
             copies = np.where(rng.random(count) < 0.05, ids[0], "")  # a twentieth of the documents
             measures = [rng.beta(1, 9, count), np.zeros(count, int), np.full(count, 0.5), copies, copies]
-            columns = [ids, names[rng.integers(0, num_domains, count)], lengths, base, base * (1 + rise), rise]
+            columns = [ids, names[rng.integers(0, num_domains, count)], lengths, *2 * [base, base * (1 + rise), rise]]
             writer.write_table(pa.table([*columns, *measures], schema=TABLE_SCHEMA))
 
 
