@@ -49,7 +49,7 @@ def write_table(path: Path, num_rows: int, num_domains: int) -> None:
                 hashes,
             ]
             edu = rng.normal(2, 0.8, count)
-            columns = [ids, names[rng.integers(0, num_domains, count)], lengths, base, base * (1 + rise), rise]
+            columns = [ids, names[rng.integers(0, num_domains, count)], lengths, *2 * [base, base * (1 + rise), rise]]
             kept = [rng.random(count), edu, edu.round().astype(int)]
             writer.write_table(pa.table([*columns, *measures, *source, *kept], schema=schema))
 

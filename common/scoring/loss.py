@@ -6,6 +6,7 @@ second with its heads masked. Windows of many documents share a forward pass.
 """
 
 import ctypes
+import math
 import sys
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -48,7 +49,7 @@ class TokenLosses:
     reference: np.ndarray
 
     def of(self, targets: np.ndarray) -> "TokenLosses":
-        """The losses of some targets, given by number."""
+        """The losses of some targets, given by number or by a mask."""
         return TokenLosses(self.base[targets], self.reference[targets])
 
     def scored(self, document: Document) -> tuple[np.ndarray, "TokenLosses"]:
@@ -58,7 +59,9 @@ class TokenLosses:
         return places, self.of(places - first)
 
     def means(self) -> Means:
-        """Means over the targets, with float64 sums."""
+        """Means over the targets, with float64 sums; NaN if there are none."""
+        if not len(self.base):
+            return Means(math.nan, math.nan, math.nan)
         base, reference = (float(losses.mean(dtype=np.float64)) for losses in (self.base, self.reference))
         return Means(base, reference, (reference - base) / base if base else float("nan"))
 

@@ -24,7 +24,7 @@ from common.shards.format import check_vocabulary
 from common.shards.reader import ShardReader
 from common.table.merging import Health, merge_parts
 from common.table.parts import Parts, Stretch
-from common.table.schema import PART_SCHEMA
+from common.table.schema import NOVEL_SUFFIX, PART_SCHEMA
 from common.workers.read_ahead import read_ahead
 from common.workers.team import Team
 
@@ -125,7 +125,8 @@ class Tally:
 def row_of(document: Document, scored: Scored) -> dict:
     """The row of a document in a part, by column name."""
     about = {"doc_id": document.doc_id, "domain": document.domain, "num_tokens": len(document)}
-    measured = scored.means._asdict() | scored.guards._asdict()
+    novel = {f"{name}{NOVEL_SUFFIX}": value for name, value in scored.novel._asdict().items()}
+    measured = scored.means._asdict() | novel | scored.guards._asdict()
     return about | measured | {"steps": [step._asdict() for step in scored.steps]}
 
 

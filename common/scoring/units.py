@@ -18,7 +18,7 @@ from common.scoring.loss import Means, TokenLosses
 from common.scoring.pair import PairOptions, load_pair
 from common.shards.documents import ALL_HASHES, Document
 from common.shards.reader import Shard
-from common.table.guards import Guards, measure
+from common.table.guards import Guards, measure, novel
 
 # Tokens in a unit: at least a few batches, at most MAX_UNIT_TOKENS. In between a run has about UNITS units. A GPU idles
 # for a moment after each unit, so its units are as large as allowed.
@@ -30,11 +30,14 @@ class Scored(NamedTuple):
 
     Attributes:
         row: of the document in its shard.
+        novel: means over the scored tokens that do not end an n-gram which the document held before (`guards.novel`);
+            NaN if there are none.
         steps: empty unless steps are wanted; their places count from the document's first token.
     """
 
     row: int
     means: Means
+    novel: Means
     guards: Guards
     steps: list[Step]
 
@@ -159,4 +162,5 @@ class UnitScorer:
             ids = document.token_ids.tolist()
             pieces = ["" if token_id == document.separator_id else self._piece(token_id) for token_id in ids]
             steps = score_steps(document, losses, pieces, self._steps.separator)
-        return Scored(row, losses.scored(document)[1].means(), guards, steps)
+        places, losses = losses.scored(document)
+        return Scored(row, losses.means(), losses.of(novel(document.token_ids)[places]).means(), guards, steps)

@@ -22,7 +22,7 @@ from datasketch import MinHash
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-REPEATED_NGRAM = 10
+REPEATED_NGRAM, NOVEL_NGRAM = 10, 5
 MAX_PERIOD, MIN_TIMES = 13, 3
 # FineWeb's setting (arXiv 2406.17557): of two documents with 75 % of their 5-grams in common 77 % share a band, of two
 # with half of them 5 %.
@@ -67,13 +67,31 @@ def repetition(token_ids: np.ndarray, n: int = REPEATED_NGRAM) -> float:
     """
     if len(token_ids) <= n:
         return 0.0
-    hashes = _ngrams(token_ids, n)
-    again = np.ones(len(hashes), bool)
-    again[np.unique(hashes, return_index=True)[1]] = False
+    again = _occurred_before(token_ids, n)
     covered = np.zeros(len(token_ids) + 1, np.int64)
     covered[:-n] += again
     covered[n:] -= again
     return float((covered.cumsum()[:-1] > 0).mean())
+
+
+def novel(token_ids: np.ndarray, n: int = NOVEL_NGRAM) -> np.ndarray:
+    """Which tokens do not end an n-gram that the document held before; bool, shape [num_tokens].
+
+    >>> novel(np.array([1, 2, 3, 1, 2, 3, 4]), 2)  # the second 1, 2 and 2, 3
+    array([ True,  True,  True,  True, False, False,  True])
+    """
+    found = np.ones(len(token_ids), bool)
+    if len(token_ids) > n:
+        found[n - 1 :] = ~_occurred_before(np.ascontiguousarray(token_ids, np.int64), n)
+    return found
+
+
+def _occurred_before(token_ids: np.ndarray, n: int) -> np.ndarray:
+    """Whether each n-gram occurred before; bool, shape [num_tokens - n + 1]."""
+    hashes = _ngrams(token_ids, n)
+    again = np.ones(len(hashes), bool)
+    again[np.unique(hashes, return_index=True)[1]] = False
+    return again
 
 
 def longest_run(token_ids: np.ndarray) -> int:

@@ -14,8 +14,9 @@ import pyarrow as pa
 ALL = "all"
 # Columns of the index, of the score table and of the selection; a test compares them.
 RESERVED = set(
-    "start end id domain url text_hash file row answers doc_id num_tokens L_base L_ref AI_Score repetition "
-    "longest_run compression duplicate_of near_duplicate_of shard state document step rank_score".split()
+    "start end id domain url text_hash file row answers doc_id num_tokens L_base L_ref AI_Score L_base_novel "
+    "L_ref_novel AI_Score_novel repetition longest_run compression duplicate_of near_duplicate_of shard state document "
+    "step rank_score".split()
 )
 CANNOT_CONVERT = (pa.ArrowException, OverflowError, TypeError, ValueError)
 

@@ -15,7 +15,7 @@ def shard_of(*lengths: int) -> Shard:
     count = len(lengths)
     spans = np.stack([ends[:-1], ends[1:]], axis=1)
     domains = [f"domain {row}" for row in range(count)]
-    return Shard("data/x", np.arange(ends[-1]), spans, domains, [None] * count, -1, True, None, None)
+    return Shard("data/x", np.arange(ends[-1]), 0, spans, domains, [None] * count, -1, True, None, None)
 
 
 def rows(units) -> list[list[int]]:

@@ -39,15 +39,32 @@ def test_a_llama_2_checkpoint_goes_through_all_steps(run, spm_folder, corpus):
         assert row.AI_Score == pytest.approx((reference - base) / base, abs=1e-4)
 
 
+def test_the_score_without_copies_leaves_out_what_the_document_held_before(run, spm_folder, capsys):
+    scores, left_out = pd.read_parquet("data/ai_scores.parquet"), 0
+    bos_id = transformers.AutoTokenizer.from_pretrained(spm_folder).bos_token_id
+    for row in scores.sort_values("repetition").iloc[[0, 30, -20, -2, -1]].itertuples():
+        ids = token_ids(row.doc_id)
+        ngrams = [tuple(ids[place - 4 : place + 1]) for place in range(4, len(ids))]
+        held = [place for place, ngram in enumerate(ngrams, 4) if ngram in ngrams[: place - 4]]
+        base, reference = (
+            np.mean([loss for place, loss in plain_token_losses(name, ids, 64, bos_id).items() if place not in held])
+            for name in (spm_folder, "reference-model")
+        )
+        left_out += len(held)
+        assert row.L_base_novel == pytest.approx(base, abs=1e-4)
+        assert row.L_ref_novel == pytest.approx(reference, abs=1e-4)
+        assert row.AI_Score_novel == pytest.approx((reference - base) / base, abs=1e-4)
+    assert left_out
+
+
 def test_the_separator_is_left_out_of_the_losses_on_request(run, spm_folder, corpus, capsys):
     flags = f"--base_model {spm_folder} --seq_len 64".split()
     score = [*flags, "--data", "data/mine/*.bin", "--score_separator", "no"]
     attention_influence_scoring.main([*score, "--out", "without.tsv"])
     scores, before = pd.read_parquet("without.parquet"), pd.read_parquet("data/ai_scores.parquet")
     assert scores["doc_id"].tolist() == before["doc_id"].tolist()
-    assert scores.drop(columns=["L_base", "L_ref", "AI_Score"]).equals(
-        before[scores.columns].drop(columns=["L_base", "L_ref", "AI_Score"])
-    )
+    of_losses = [name for name in scores if name.startswith(("L_", "AI_"))]
+    assert scores.drop(columns=of_losses).equals(before[scores.columns].drop(columns=of_losses))
     for row in scores.iloc[[0, 5, 40, -1]].itertuples():
         ids = token_ids(row.doc_id)
         losses = plain_token_losses(spm_folder, ids, 64, 1)
@@ -166,7 +183,7 @@ def test_ctrl_c_keeps_the_finished_parts_and_leaves_nothing_half_written(run, sp
     assert not list(run.rglob("*.tmp"))
     attention_influence_scoring.main(flags)
     assert (run / "data/new.tsv").read_bytes() == whole
-    assert 88 <= len(calls) < 40 + 88  # not from the start
+    assert 2 * 88 <= len(calls) < 40 + 2 * 88  # two for each document, not from the start
 
 
 def test_shards_of_llm_c_are_scored_with_an_eot_id(run, spm_folder):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.table.guards import NUM_KEYS, longest_run, measure, repetition, representatives
+from common.table.guards import NUM_KEYS, longest_run, measure, novel, repetition, representatives
 
 tokens = st.lists(st.integers(0, 3), max_size=40)
 
@@ -22,6 +22,13 @@ def test_repetition_is_that_of_a_loop_over_ngrams(ids, n):
             covered |= set(range(start, start + n))
         seen.add(ngram)
     assert repetition(np.array(ids, np.int64), n) == pytest.approx(len(covered) / len(ids) if ids else 0)
+
+
+@given(tokens, st.integers(1, 12))
+def test_a_token_is_novel_unless_it_ends_an_ngram_that_was_there(ids, n):
+    ngrams = [tuple(ids[max(0, place - n + 1) : place + 1]) for place in range(len(ids))]
+    expected = [len(ngram) < n or ngram not in ngrams[:place] for place, ngram in enumerate(ngrams)]
+    assert novel(np.array(ids, np.int64), n).tolist() == expected
 
 
 @given(tokens)

@@ -16,7 +16,21 @@ def table(rows) -> pa.Table:
     """Rows of (domain, AI_Score, repetition, number of the row that it equals, or nearly)."""
     ids = [f"x:{10 * i}-{10 * i + 10}" for i in range(len(rows))]
     whole = [
-        (ids[i], domain, 10, 1.0, 1.0, score, repetition, 0, 0.5, *("" if of is None else ids[of] for of in alike))
+        (
+            ids[i],
+            domain,
+            10,
+            1.0,
+            1.0,
+            score,
+            1.0,
+            1.0,
+            score,
+            repetition,
+            0,
+            0.5,
+            *("" if of is None else ids[of] for of in alike),
+        )
         for i, (domain, score, repetition, *alike) in enumerate(rows)
     ]
     return pa.table([list(column) for column in zip(*whole, strict=True)], schema=TABLE_SCHEMA)

@@ -15,7 +15,7 @@ import pytest
 from common.errors import InputError
 from common.table import selection
 from common.table.ranking import Limits, Ranking
-from common.table.schema import EXACT, NEAR, SLICES
+from common.table.schema import EXACT, NEAR, SLICES, TABLE_SCHEMA
 from common.table.selection import SelectionRecord, read_selection_record, write_selection
 from tests.conftest import ROOT
 
@@ -172,7 +172,7 @@ def test_all_columns_of_the_table_go_into_the_selection_with_their_types(folder)
     pq.write_table(table, folder / "s.parquet")
     select(folder)
     found = pq.read_table(folder / "top.parquet")
-    assert found.column_names == [*table.column_names, *SLICES.names]
+    assert found.column_names == [*TABLE_SCHEMA.names, *kept, *SLICES.names]
     assert all(found.schema.field(name).type == values.type for name, values in kept.items())
     rows = found["row"].to_numpy()
     for name, values in kept.items():

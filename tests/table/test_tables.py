@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from common.shards.doc_id import parse_doc_id
+from common.shards.index import CHAT_INDEX_SCHEMA
 from common.table import tables
-from common.table.schema import SCHEMA, TABLE_SCHEMA
+from common.table.schema import RANK_SCORE, SCHEMA, SLICES, SOURCE, STATES_SCHEMA, STEPS_SCHEMA, TABLE_SCHEMA
 from common.table.tables import read_scores, with_slices
+from common.text.kept import RESERVED
 from tests.table.conftest import table
 
 
@@ -126,3 +128,8 @@ def test_a_broken_table_is_refused(tmp_path, name, content, message):
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_scores(tmp_path / name)
+
+
+def test_a_kept_column_takes_no_name_of_ours():
+    ours = [CHAT_INDEX_SCHEMA, TABLE_SCHEMA, SOURCE, SLICES, STATES_SCHEMA, STEPS_SCHEMA]
+    assert {RANK_SCORE, *(name for schema in ours for name in schema.names)} == RESERVED
