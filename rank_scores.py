@@ -137,8 +137,8 @@ def watch(batches: Iterable, what: str, num_rows: int | None) -> Iterator:
 
 
 def show_domains(domains: dict) -> None:
-    """Print a line for each of the largest `common.table.ranking.Domain`s, and one for all others."""
-    from common.table.ranking import lines
+    """Print a line for each of the largest `common.table.domains.Domain`s, and one for all others."""
+    from common.table.domains import lines
 
     limits = list(dict.fromkeys(limit for domain in domains.values() for limit in domain.left_out))
     rows = [("domain", *limits, "ranked", "tokens", "mean", "threshold", "selected", "share of tokens")]
@@ -156,7 +156,7 @@ def show_domains(domains: dict) -> None:
 
 def show_amount(selection) -> None:
     """Print a line if far more is selected than asked for, or less, of a `common.table.selection.SelectionRecord`."""
-    from common.table.ranking import together
+    from common.table.domains import together
     from common.table.tables import few
 
     whole, num_domains, by = together(selection.domains.values()), len(selection.domains), selection.by
@@ -210,7 +210,8 @@ def check_goal(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_goal(args)
-    from common.table.ranking import Goal, Limits, Ranking, together
+    from common.table.domains import together
+    from common.table.ranking import Goal, Limits, Ranking
     from common.table.selection import STATES_SUFFIX, refuse_selection_of_another_table, write_selection
 
     lowest = args.bottom_pct is not None

@@ -8,7 +8,7 @@ from common.model.heads import Head
 from common.model.masking import Masking
 from common.model.reference import RECORD_NAME
 from common.pages.overview import Overview
-from common.table.ranking import SHOWN
+from common.table.domains import SHOWN
 
 
 def read_run(record_path: Path) -> dict:

@@ -19,7 +19,7 @@ from common.shards.doc_id import parse_doc_id, require_inside
 from common.shards.documents import Document
 from common.shards.format import check_vocabulary
 from common.shards.reader import ShardReader
-from common.table.ranking import domain_sizes, ends, largest, smaller
+from common.table.domains import domain_sizes, ends, largest, smaller
 from common.table.schema import NO_DOMAIN, RANK_SCORE
 from common.table.selection import read_ranked, read_selection_record
 from common.text.tokenization import TextTokenizer

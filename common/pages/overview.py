@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from common.errors import InputError
 from common.pages.origins import Origins
-from common.table.ranking import id_hashes, largest, score_of
+from common.table.domains import id_hashes, largest, score_of
 from common.table.schema import GUARD_COLUMNS, RANK_SCORE, RANKED
 from common.table.selection import with_states
 

@@ -27,7 +27,7 @@ from common.pages.page import picture, write_page
 from common.pages.pictures import distributions_picture, heads_picture, repetition_picture
 from common.pages.verdict import judge
 from common.shards.reader import ShardReader
-from common.table.ranking import lines, sample_limit, together
+from common.table.domains import lines, sample_limit, together
 from common.table.schema import GUARD_COLUMNS
 from common.table.selection import SelectionRecord, read_selection_record
 

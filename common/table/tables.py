@@ -52,6 +52,7 @@ def table_writer(out: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], 
             columns = database.sql(f"SELECT * EXCLUDE file_row_number FROM {scanned(parquet)}")
             cells = map(_cell, columns.columns, schema.names, schema.types)
             columns.query("rows", f"COPY (SELECT {', '.join(cells)} FROM rows) TO {literal(tsv)} {TSV}")
+        parquet.touch()  # not older than the TSV, which is how `as_parquet` knows that both have the same rows
 
 
 def _cell(column: str, name: str, kind: pa.DataType) -> str:
@@ -163,11 +164,14 @@ def whole_schema(schema: pa.Schema) -> pa.Schema:
 def as_parquet(path: Path, folder: Path, watch: Callable) -> tuple[Path, pa.Schema]:
     """A score table as a parquet file on this disk, with the schema of `whole_schema`.
 
-    That is the table itself if it is such a file. Others are read, checked and written into `folder`.
+    That is the table itself if it is such a file, or the file next to a TSV that has not been changed since both were
+    written. Others are read, checked and written into `folder`.
 
     Raises:
         InputError: as in `read_score_batches`; rows of a parquet file on this disk are not checked.
     """
+    if not is_url(path) and _is_as_written(path):
+        path = path.with_suffix(".parquet")
     if path.suffix == ".parquet" and not is_url(path):
         with suppress(OSError, pa.ArrowException), pq.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -180,6 +184,12 @@ def as_parquet(path: Path, folder: Path, watch: Callable) -> tuple[Path, pa.Sche
             writer = writer or stack.enter_context(pq.ParquetWriter(copy, table.schema))
             writer.write_table(table)
     return copy, table.schema
+
+
+def _is_as_written(tsv: Path) -> bool:
+    """Whether a TSV is still as `table_writer` wrote it, the parquet next to it last: then both have the same rows."""
+    parquet = tsv.with_suffix(".parquet")
+    return tsv.suffix == ".tsv" and parquet.exists() and tsv.stat().st_mtime_ns <= parquet.stat().st_mtime_ns
 
 
 def _is_plain(schema: pa.Schema) -> bool:

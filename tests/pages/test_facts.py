@@ -10,7 +10,7 @@ from common.model.heads import Head
 from common.model.masking import Masking
 from common.pages.facts import duration, facts, notes, read_run
 from common.pages.overview import Overview
-from common.table.ranking import SHOWN
+from common.table.domains import SHOWN
 
 HEADS = [Head(2, 5), Head(1, 3)]
 RECORD = {

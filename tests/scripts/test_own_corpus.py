@@ -12,6 +12,7 @@ import pytest
 
 import attention_influence_scoring
 import fineweb
+import rank_scores
 from tests.conftest import MASKED, error_of, save_pair
 from tests.scripts.conftest import sentence
 
@@ -103,6 +104,40 @@ def test_the_tsv_has_the_same_values(scored):
     for name in ("id", "file", "row", "dump", "int_score", "text_hash"):
         assert tsv[name].tolist() == parquet[name].tolist()
     np.testing.assert_allclose(tsv["score"], parquet["score"])
+
+
+CHOICE = [
+    "--where",
+    "language_score > 0.7 and crawled < DATE '2024-05-20'",
+    "--score",
+    "0.5 * pct(AI_Score) + 0.5 * pct(score)",
+]
+
+
+def test_the_selection_is_by_columns_of_the_source_and_keeps_them(scored, monkeypatch):
+    monkeypatch.chdir(scored)
+    rank_scores.main(["--scores", "ai_scores.tsv", *CHOICE, "--max_repetition", "1", "--dedup", "none"])
+    table, found = pq.read_table("ai_scores.parquet"), pq.read_table("top20.parquet")
+    assert found.schema.names == [*table.schema.names, "rank_score", "shard", "start", "end"]
+    assert all(found.schema.field(field.name).type == field.type for field in table.schema)
+    rows = table.to_pandas()
+    fit = rows[(rows["language_score"] > 0.7) & (rows["crawled"] < pd.Timestamp("2024-05-20", tz="UTC"))]
+    fit = fit.dropna(subset="score")  # only documents that have a rank in both are compared
+    ranks = [fit.groupby("domain")[name].rank(pct=True) for name in ("AI_Score", "score")]
+    best = (
+        fit.assign(by=(ranks[0] + ranks[1]) / 2).dropna(subset="by").sort_values("by", ascending=False, kind="stable")
+    )
+    assert found["doc_id"].to_pylist() == best["doc_id"].head(-(-len(best) // 5)).tolist()
+
+
+def test_a_tsv_that_was_changed_by_hand_is_read_and_no_other(scored, monkeypatch):
+    monkeypatch.chdir(scored)
+    lines = Path("ai_scores.tsv").read_text().splitlines(keepends=True)
+    for name in ("fewer.tsv", "fewer.parquet"):
+        Path(name).write_bytes(Path("ai_scores").with_suffix(Path(name).suffix).read_bytes())
+    Path("fewer.tsv").write_text("".join(lines[:11]))
+    rank_scores.main("--scores fewer.tsv --top_pct 100 --max_repetition 1 --dedup none --out fewest.tsv".split())
+    assert len(pq.read_table("fewest.parquet")) == 10
 
 
 def test_files_that_are_added_are_scored_alone(scored, monkeypatch):

@@ -114,7 +114,7 @@ def test_the_page_on_formats_says_how_pandas_reads_a_tsv(site, capsys):
 
 
 def test_pages_show_the_largest_domains_and_count_the_others(site, monkeypatch, capsys):
-    for module in ("table.ranking", "pages.facts"):
+    for module in ("table.domains", "pages.facts"):
         monkeypatch.setattr(f"common.{module}.SHOWN", 2)
     table = pd.read_parquet("data/ai_scores.parquet")
     table["domain"] = ["big"] * 20 + ["bigger"] * 21 + ["small"] * 2 + ["tiny"] * (len(table) - 43)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from common.table import ranking, tables
-from common.table.ranking import Ranking, domain_sizes, ends
+from common.table.domains import domain_sizes, ends
+from common.table.ranking import Ranking
 from common.table.schema import SCHEMA
 
 

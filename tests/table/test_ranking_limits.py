@@ -115,7 +115,7 @@ def test_a_domains_sample_does_not_depend_on_the_batches(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     rows = [("a", score, score / 2, None, None) for score in rng.random(50)]
     pq.write_table(table(rows), tmp_path / "s.parquet")
-    monkeypatch.setattr("common.table.ranking.SAMPLE", 25)
+    monkeypatch.setattr("common.table.domains.SAMPLE", 25)
     samples = []
     for size in (7, 100):
         monkeypatch.setattr("common.table.tables.BATCH_ROWS", size)
