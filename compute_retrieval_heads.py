@@ -7,13 +7,14 @@ Writes  data/retrieval_heads.txt, a `layer,head` line for each retrieval head, b
         data/retrieval_heads.tsv, every head:    layer, head, retrieval_score, selected
         data/retrieval_heads.png, the same as a picture; data/retrieval_heads.json, the model and how well it did
 
-The retrieval score of a head is the share of answer tokens that it copies. It copies a token if, in the row that
-predicts the token, the position with its highest attention is in the answer's span in the context and holds the same
-token. Each probe is one ordinary forward pass; no attention matrix is kept.
+The retrieval score of a head is the share of answer tokens that it copies: of each probe, then their mean. It copies a
+token if, in the row that predicts the token, the position with its highest attention is in the answer's span in the
+context and holds the same token. Each probe is one ordinary forward pass; no attention matrix is kept.
 """
 
 import argparse
 from pathlib import Path
+from statistics import median
 
 from common import cli, flags
 from common.errors import InputError
@@ -21,6 +22,8 @@ from common.files import atomic, refuse_folder, refuse_inputs, sole_writer, writ
 from common.hub import DEFAULT_MODEL
 
 MIN_ACCURACY = 0.5
+# The share of the best 5 % of heads in all scores, on published probes (experiments/templates.py).
+CONCENTRATION = {"SmolLM2-135M": 0.0, "Gemma 3 270M": 0.0}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -28,6 +31,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", "--base_model", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument("--probes", type=Path, default=Path("data/probes.jsonl"), help="probes from step 1")
     parser.add_argument("--top_pct", type=cli.percentage, default=5, help="percent of all heads to take, rounded up")
+    parser.add_argument(
+        "--average",
+        choices=["probes", "tokens"],
+        default="probes",
+        help="over probes: the mean of the share in each, as in the paper; over tokens: the share of all of them",
+    )
     parser.add_argument("--out", type=Path, default=Path("data/retrieval_heads.txt"), help="where the heads go")
     parser.add_argument("--overwrite", action="store_true", help="replace the heads of another model at --out")
     flags.add_runtime_flags(parser)
@@ -37,7 +46,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.model.checkpoints import Runtime, load_model, load_model_tokenizer, require_tokenizer
-    from common.model.heads import choose_heads, model_of, write_head_scores, write_heads
+    from common.model.heads import choose_heads, concentration, model_of, write_head_scores, write_heads
     from common.model.probes import read_probes
     from common.model.retrieval import encode_probes, score_heads
     from common.pages.pictures import heads_picture, save_picture
@@ -58,21 +67,32 @@ def main(argv: list[str] | None = None) -> None:
     encoded = encode_probes(probes, tokenizer, model)
     with sole_writer(args.out):
         with cli.progress(sum(len(probe.input_ids) for probe in encoded), "finding heads") as bar:
-            scores, accuracy = score_heads(model, encoded, bar.update)
+            scores, accuracy = score_heads(model, encoded, bar.update, args.average)
         heads = choose_heads(scores, args.top_pct)
         save_picture(heads_picture(scores, heads), picture)
         with atomic(args.out) as tmp, atomic(table) as tmp_scores:
             write_heads(tmp, heads)
             write_head_scores(tmp_scores, scores, heads)
-        probed = {"probes": str(args.probes), "num_probes": len(probes), "probe_accuracy": accuracy}
-        write_json(record, {"model": args.model, **probed, "top_pct": args.top_pct})
-    print(f"the model predicts {accuracy:.1%} of the answers' tokens ({len(probes)} probes)")
+        template = " and ".join(sorted({probe.template for probe in probes}))
+        lengths = [len(probe.input_ids) for probe in encoded]
+        probed = {
+            "probes": str(args.probes),
+            "num_probes": len(probes),
+            "template": template,
+            "probe_tokens": {"median": median(lengths), "shortest": min(lengths), "longest": max(lengths)},
+            "probe_accuracy": accuracy,
+        }
+        chosen = {"average": args.average, "top_pct": args.top_pct, "concentration": concentration(scores)}
+        write_json(record, {"model": args.model, **probed, **chosen})
+    print(f"the model predicts {accuracy:.1%} of the answers' tokens ({len(probes)} {template} probes)")
     if accuracy < MIN_ACCURACY:
         print(
             f"warning: under {MIN_ACCURACY:.0%} the scores mean little, because this model cannot do the task: make "
             "shorter probes (generate_retrieval_probes.py --max_tokens), use sentences it knows (--corpus), or a "
             "larger model"
         )
+    tried = ", ".join(f"{name} {share:.0%}" for name, share in CONCENTRATION.items())
+    print(f"the best 5 % of heads have {chosen['concentration']:.0%} of the sum of all scores (models tried: {tried})")
     best = ", ".join(f"{head} ({scores[head]:.2f})" for head in heads[:5])
     print(f"wrote {len(heads)} of {scores.size} heads to {args.out}, best first: {best}")
     print(f"wrote every head's score to {table}, and as a picture to {picture}")

@@ -4,8 +4,8 @@
     python evaluate.py --models data/pretrained/model --tasks gsm8k,mmlu,hellaswag      the harness's own, from the hub
 
 Reads   models by name or folder; tasks of the harness, or from files (common/evaluation/tasks/): local_arc_easy,
-        local_arc_challenge, local_drop, local_gsm8k, local_hellaswag, local_lambada, local_mmlu, local_piqa,
-        local_squad, and probes, the in-context retrieval of step 1's data/probes.jsonl
+        local_arc_challenge, local_drop, local_gsm8k, local_hellaswag, local_labels, local_lambada, local_mmlu,
+        local_piqa, local_squad, and probes, the in-context retrieval of step 1's data/probes.jsonl
 Writes  data/evaluation.tsv: task, metric, model, value, stderr, num_documents
         data/evaluation.json: all results, with the settings; the same command continues a stopped run at the next task
 

@@ -5,11 +5,11 @@
     python generate_retrieval_probes.py --corpus 'notes/*.txt'       heads for your own domain
 
 Reads   sentences: of the sample text, or of --corpus (text, JSONL or parquet files, or a data set on the hub)
-Writes  data/probes.jsonl, one probe per line, each a JSON object of random keys with sentences as values, three
-        demonstrations and the wanted key; the answer is that key's value:
+Writes  data/probes.jsonl, one probe per line, each an instruction, a JSON object of random keys with sentences as
+        values, three demonstrations and the wanted key; the answer is that key's value:
 
-        {"id": 0, "prompt": "{\\"q2Xh…\\": \\"The capital lies on the river\\", …}\\nZt8w…\\nRain fell…\\n…\\nq2Xh…\\n",
-         "answer": "The capital lies on the river"}
+        {"id": 0, "prompt": "Look up the key…\\n{\\"q2Xh…\\": \\"Rome lies on the river\\", …}\\n\\nZt8w…\\nRain…\\n\\n…
+         q2Xh…\\nanswer:\\n", "answer": "Rome lies on the river", "template": "published", "num_tokens": 4062}
 """
 
 import argparse
@@ -17,6 +17,7 @@ import random
 import re
 from itertools import islice
 from pathlib import Path
+from statistics import median
 
 from common import cli, flags
 from common.files import atomic, expand, refuse_inputs, sole_writer
@@ -35,6 +36,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     flags.add_bad_row_flag(parser)
     parser.add_argument("--num_probes", type=cli.positive_int, default=800, help="the paper's setting is 800")
     parser.add_argument("--max_tokens", type=cli.positive_int, default=4096, help="longest probe, including its answer")
+    parser.add_argument(
+        "--template",
+        choices=["published", "plain"],
+        default="published",
+        help="published: as in the paper, with an instruction and a cue; plain: only object, demonstrations and key",
+    )
     parser.add_argument("--shots", type=cli.non_negative_int, default=3, help="demonstrations in each prompt")
     parser.add_argument("--key_length", type=cli.positive_int, default=32, help="characters of a random key")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
@@ -80,9 +87,11 @@ def main(argv: list[str] | None = None) -> None:
     usable = usable_sentences(sentences, tokenizer)
     probes = build_probes(usable, tokenizer, cli.options(ProbeOptions, args))
     with sole_writer(args.out), atomic(args.out) as tmp:
-        write_probes(tmp, cli.progress(args.num_probes, "making probes", "probes", probes))
-    sizes = f"{args.num_probes} probes of up to {args.max_tokens} tokens"
-    print(f"wrote {sizes}, from {len(usable)} sentences, to {args.out}")
+        made = list(cli.progress(args.num_probes, "making probes", "probes", probes))
+        write_probes(tmp, made)
+    print(f"wrote {args.num_probes} {args.template} probes, from {len(usable)} sentences, to {args.out}")
+    lengths = [probe.num_tokens for probe in made]
+    print(f"tokens of a probe: median {median(lengths):.0f}, shortest {min(lengths)}, at most {args.max_tokens}")
     print(f"next: python compute_retrieval_heads.py --model {tokenizer.name} --probes {args.out}")
 
 

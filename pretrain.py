@@ -58,17 +58,21 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=cli.positive_int,
         help="train on this many tokens (default: until a part of the mix ends)",
     )
-    data.add_argument("--seq_len", type=cli.positive_int, default=4096, help="tokens in a sequence")
+    data.add_argument("--seq_len", type=cli.positive_int, default=4096, help="tokens in a sequence (the paper: 8192)")
     flags.add_separator_flags(data)
     data.add_argument("--tokenizer", help="saved with the model (default: the one that made the shards)")
     how = parser.add_argument_group("how to train")
-    how.add_argument("--batch_size", type=cli.positive_int, default=256, help="sequences in a step, over all GPUs")
+    how.add_argument(
+        "--batch_size", type=cli.positive_int, default=256, help="sequences in a step, over all GPUs (the paper: 1,024)"
+    )
     how.add_argument(
         "--device_batch_size", type=cli.positive_int, default=8, help="sequences in a forward pass of a GPU"
     )
-    how.add_argument("--learning_rate", type=cli.positive_float, default=3e-4, help="the highest learning rate")
-    how.add_argument("--warmup_pct", type=cli.percentage, default=1, help="of the steps")
-    how.add_argument("--decay_pct", type=cli.percentage, default=20, help="of the steps")
+    how.add_argument(
+        "--learning_rate", type=cli.positive_float, default=3e-4, help="the highest learning rate (the paper: 4e-4)"
+    )
+    how.add_argument("--warmup_pct", type=cli.percentage, default=1, help="of the steps (the paper: 0.1)")
+    how.add_argument("--decay_pct", type=cli.percentage, default=20, help="of the steps (the paper: 25)")
     how.add_argument("--weight_decay", type=float, default=0.1, help="of AdamW")
     how.add_argument("--seed", type=cli.non_negative_int, default=0, help="of the new weights and of the order")
     how.add_argument(

@@ -4,7 +4,7 @@
     python docs/fill_tables.py --check     change nothing; exit with status 1 if a table differs from the results
 
 Reads   benchmarks/results/*.json, experiments/results/*.json, FAMILIES in tests/model/families.py
-Writes  README.md, docs/results.md, docs/models.md, docs/gpu.md
+Writes  README.md, docs/results.md, docs/models.md, docs/gpu.md, docs/paper.md
 """
 
 import argparse
@@ -195,6 +195,74 @@ def heads_matter() -> str:
     return markdown((*head, "random heads, 3 draws"), "lllrrrrl", rows)
 
 
+def templates() -> str:
+    """For each model and way of scoring: how the heads agree with those of the default."""
+    result = read(EXPERIMENTS / "templates.json")
+    if not result:
+        return NOT_MEASURED + "\n"
+    rows = []
+    for name, model in result["models"].items():
+        for way, found in model["agreement"].items():
+            accuracy = model["accuracy"].get(way)
+            rows.append(
+                (
+                    name,
+                    way,
+                    f"{found['shared']} of {model['retrieval_heads']}",
+                    f"{found['spearman']:.3f}",
+                    f"{accuracy:.3f}" if accuracy else "the same",
+                    f"{model['concentration'][way]:.0%}",
+                )
+            )
+    head = ("model", "probes", "heads shared", "rank correlation", "token accuracy", "share of the best 5 %")
+    return markdown(head, "llrrrr", rows)
+
+
+def heads_by_domain() -> str:
+    """For each domain: its heads and scores against those of the other domains, and of other probes of its own."""
+    result = read(EXPERIMENTS / "heads_by_domain.json")
+    if not result:
+        return NOT_MEASURED + "\n"
+    rows = []
+    for name, row in result["domains"].items():
+        shared = ", ".join(f"{count} ({other})" for other, count in row["shared"].items())
+        order = ", ".join(f"{value:.3f} ({other})" for other, value in row["spearman"].items())
+        rows.append((name, shared, str(row["shared_again"]), order, f"{row['spearman_again']:.3f}"))
+    of = f"of {result['heads']} heads, in common with"
+    order = "rank correlation of the scores with"
+    head = (
+        "domain",
+        f"{of} other domains",
+        f"{of} other probes",
+        f"{order} other heads",
+        f"{order} those of other probes",
+    )
+    return markdown(head, "lllll", rows)
+
+
+# Its table 6: whole model, random heads masked, retrieval heads masked; and our task of that kind.
+TABLE_6 = {
+    "GSM8K": ((0.182, 0.127, 0.007), None),
+    "BBH": ((0.317, 0.301, 0.043), None),
+    "DROP": ((0.234, 0.219, 0.114), "drop"),
+    "in-context classification": ((0.415, 0.384, 0.000), "labels"),
+    "MMLU": ((0.426, 0.417, 0.309), "mmlu"),
+    "HellaSwag": ((0.572, 0.552, 0.549), "hellaswag"),
+}
+
+
+def table_6() -> str:
+    ours = {row["task"]: row for row in read(EXPERIMENTS / "heads_matter.json") or []}
+    rows = []
+    for task, (theirs, name) in TABLE_6.items():
+        cells = NOT_MEASURED
+        if row := ours.get(name):
+            others = statistics.mean(value for value, _ in row["random"])
+            cells = f"{row['base'][0]:.3f} / {others:.3f} / {row['masked'][0]:.3f}"
+        rows.append((task, " / ".join(f"{value:.3f}" for value in theirs), cells))
+    return markdown(("task", "the paper", "here"), "lrr", rows)
+
+
 def diets() -> dict[str, dict[str, str]]:
     """Mean and standard deviation over seeds, by measure and diet, of weak to strong; empty if there is no result."""
     result = read(EXPERIMENTS / "weak_to_strong.json") or {"runs": []}
@@ -261,6 +329,9 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "families": (ROOT / "docs/models.md", families),
     "two models": (ROOT / "docs/results.md", two_models),
     "heads matter": (ROOT / "docs/results.md", heads_matter),
+    "templates": (ROOT / "docs/results.md", templates),
+    "heads by domain": (ROOT / "docs/results.md", heads_by_domain),
+    "table 6": (ROOT / "docs/paper.md", table_6),
     "weak to strong": (ROOT / "docs/results.md", weak_to_strong),
     "benchmarks": (ROOT / "docs/results.md", benchmarks),
     "precisions": (ROOT / "docs/results.md", precisions),

@@ -27,7 +27,13 @@ WORK = Path("data/heads_matter")
 BASE, MASKED = "data/SmolLM2-135M-Instruct", "reference-model"
 DRAWS = 3
 LIMIT = 100
-CONTEXT = {"probes": "acc", "local_squad": "f1", "local_drop": "f1", "local_lambada": "acc"}
+CONTEXT = {
+    "probes": "acc",
+    "local_squad": "f1",
+    "local_drop": "f1",
+    "local_lambada": "acc",
+    "local_labels": "exact_match",
+}
 KNOWLEDGE = {
     "local_arc_easy": "acc",
     "local_arc_challenge": "acc",

@@ -56,6 +56,11 @@ def choose_heads(scores: np.ndarray, top_pct: float) -> list[Head]:
     return _heads(*np.unravel_index(order, scores.shape))
 
 
+def concentration(scores: np.ndarray) -> float:
+    """The share of the best 5 % of heads in the sum of all scores, 0.05 (all copy alike) to 1 (no other copies)."""
+    return float(sum(scores[head] for head in choose_heads(scores, 5)) / scores.sum())
+
+
 def _heads(layers: Iterable, indices: Iterable) -> list[Head]:
     return [Head(int(layer), int(index)) for layer, index in zip(layers, indices, strict=True)]
 

@@ -2,6 +2,9 @@
 
 A probe's prompt is a JSON object of random keys with sentences as values, a few demonstrations (key, newline, value,
 newline), then the wanted key and a newline. The answer is that key's value (AttentionInfluence, arXiv 2505.07293).
+The paper's template has more: an instruction before the object, blank lines around the demonstrations, and a cue after
+the wanted key. A newline ends the cue, as it ends the key without one: after a space, most tokenizers would give the
+answer another first token than in the object, where a quotation mark stands before it.
 """
 
 import json
@@ -14,16 +17,29 @@ from pathlib import Path
 from common.errors import InputError
 from common.text.tokenization import TextTokenizer
 
+# What stands before the object, after the object and each demonstration, and after the wanted key.
+TEMPLATES = {
+    "published": ("Look up the key in this JSON object. Answer with its value, not a word more.\n", "\n", "answer:\n"),
+    "plain": ("", "", ""),
+}
 MIN_SENTENCE_TOKENS, MAX_SENTENCE_TOKENS = 5, 30
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One retrieval question. `answer` occurs in `prompt` exactly once, character for character."""
+    """One retrieval question.
+
+    Attributes:
+        answer: occurs in `prompt` exactly once, character for character.
+        template: a name in `TEMPLATES`; older files do not have it, they are plain.
+        num_tokens: tokens of BOS, prompt and answer; None in an older file.
+    """
 
     id: int
     prompt: str
     answer: str
+    template: str = "plain"
+    num_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,7 @@ class ProbeOptions:
         shots: demonstrations in a prompt.
         key_length: characters of a key.
         seed: equal options give equal probes.
+        template: a name in `TEMPLATES`.
     """
 
     num_probes: int
@@ -42,6 +59,7 @@ class ProbeOptions:
     shots: int = 3
     key_length: int = 32
     seed: int = 0
+    template: str = "published"
 
 
 def usable_sentences(sentences: Iterable[str], tokenizer: TextTokenizer) -> list[str]:
@@ -72,13 +90,14 @@ def build_probes(sentences: Sequence[str], tokenizer: TextTokenizer, options: Pr
     for probe_id in range(options.num_probes):
         for _attempt in range(20):
             probe = _draw_probe(rng, probe_id, sentences, tokenizer, options)
-            if _answer_follows_prompt(probe, tokenizer):
+            if _is_copyable(probe, tokenizer):
                 yield probe
                 break
         else:
             raise InputError(
-                f"{tokenizer.name}: the tokens of a prompt are not a prefix of the tokens of prompt and answer, "
-                "20 times in a row; this tokenizer merges across the newline, so probes are not possible with it"
+                f"{tokenizer.name}: the answer does not follow the prompt with the tokens that it has in the object, "
+                "20 times in a row; this tokenizer merges across the newline or the quotation marks, so probes are not "
+                "possible with it"
             )
 
 
@@ -88,17 +107,19 @@ def _draw_probe(
     pairs = _draw_pairs(rng, sentences, options)
     places = [rng.random() for _ in pairs]
     bos_tokens = 0 if tokenizer.bos_id is None else 1
+    instruction, gap, cue = TEMPLATES[options.template]
 
     def probe_of(num_pairs: int) -> Probe:
         shown = sorted(range(num_pairs), key=places.__getitem__)
         lookup = json.dumps(dict(pairs[i] for i in shown), ensure_ascii=False)
-        demonstrations = "".join(f"{key}\n{value}\n" for key, value in pairs[1 : options.shots + 1])
+        demonstrations = "".join(f"{key}\n{value}\n{gap}" for key, value in pairs[1 : options.shots + 1])
         question, answer = pairs[0]
-        return Probe(probe_id, f"{lookup}\n{demonstrations}{question}\n", answer)
+        prompt = f"{instruction}{lookup}\n{gap}{demonstrations}{question}\n{cue}"
+        num_tokens = bos_tokens + len(tokenizer.encode(prompt + answer))
+        return Probe(probe_id, prompt, answer, options.template, num_tokens)
 
     def fits(num_pairs: int) -> bool:
-        probe = probe_of(num_pairs)
-        return bos_tokens + len(tokenizer.encode(probe.prompt + probe.answer)) <= options.max_tokens
+        return probe_of(num_pairs).num_tokens <= options.max_tokens
 
     smallest = options.shots + 1
     if len(pairs) < smallest or not fits(smallest):
@@ -129,13 +150,20 @@ def _draw_pairs(rng: random.Random, sentences: Sequence[str], options: ProbeOpti
     return list(zip(keys, values, strict=True))
 
 
-def _answer_follows_prompt(probe: Probe, tokenizer: TextTokenizer) -> bool:
-    prompt_ids = tokenizer.encode(probe.prompt)
-    return tokenizer.encode(probe.prompt + probe.answer)[: len(prompt_ids)] == prompt_ids
+def _is_copyable(probe: Probe, tokenizer: TextTokenizer) -> bool:
+    """Whether the answer stands once in the prompt, follows it, and has the same tokens in both places."""
+    prompt_ids, ids = tokenizer.encode(probe.prompt), tokenizer.encode(probe.prompt + probe.answer)
+    answer_ids = ids[len(prompt_ids) :]
+    places = range(len(prompt_ids) - len(answer_ids) + 1)
+    return (
+        probe.prompt.count(probe.answer) == 1
+        and ids[: len(prompt_ids)] == prompt_ids
+        and any(prompt_ids[i : i + len(answer_ids)] == answer_ids for i in places)
+    )
 
 
 def write_probes(path: Path, probes: Iterable[Probe]) -> None:
-    """Write one JSON object per line: id, prompt, answer."""
+    """Write one JSON object per line: id, prompt, answer, template, num_tokens."""
     with Path(path).open("w", encoding="utf-8") as file:
         for probe in probes:
             file.write(json.dumps(asdict(probe), ensure_ascii=False) + "\n")
@@ -152,12 +180,13 @@ def read_probes(path: Path) -> list[Probe]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line.decode("utf-8-sig"))
-            probe = Probe(record["id"], record["prompt"], record["answer"])
+            asked = record["id"], record["prompt"], record["answer"]
+            probe = Probe(*asked, record.get("template", "plain"), record.get("num_tokens"))
             json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is not text
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}:{number}: not a probe with id, prompt and answer ({error!r}); {make}") from None
-        if not (isinstance(probe.prompt, str) and isinstance(probe.answer, str) and probe.answer):
-            raise InputError(f"{path}:{number}: prompt and answer must be texts, the answer not empty; {make}")
+        if not (all(isinstance(text, str) for text in (probe.prompt, probe.answer, probe.template)) and probe.answer):
+            raise InputError(f"{path}:{number}: prompt, answer, template must be texts, the answer not empty; {make}")
         if probe.prompt.count(probe.answer) != 1:
             raise InputError(
                 f"{path}:{number}: the answer occurs {probe.prompt.count(probe.answer)} times in the prompt, "

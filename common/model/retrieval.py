@@ -81,10 +81,21 @@ def run_probe(model: PreTrainedModel, probe: EncodedProbe, watch: bool) -> tuple
     return (inside & (ids[positions] == answer)).cpu().numpy(), correct
 
 
+def average_over(average: str, copied: Sequence[np.ndarray]) -> np.ndarray:
+    """The share of answer tokens that each head copies: the mean over `probes`, or over all their `tokens` together.
+
+    Args:
+        copied: of each probe, bool, shape [layers, heads, answer tokens].
+    """
+    if average == "tokens":
+        return np.concatenate(copied, axis=-1).mean(-1)
+    return np.mean([hits.mean(-1) for hits in copied], axis=0)
+
+
 def score_heads(
-    model: PreTrainedModel, probes: Sequence[EncodedProbe], done: Callable[[int], object]
+    model: PreTrainedModel, probes: Sequence[EncodedProbe], done: Callable[[int], object], average: str = "probes"
 ) -> tuple[np.ndarray, float]:
-    """Retrieval score of every head: the share of the answer tokens of all probes that it copies.
+    """Retrieval score of every head: the share of the answers' tokens that it copies, as `average_over` defines it.
 
     Args:
         done: called after each probe with its number of tokens, for a progress bar.
@@ -93,18 +104,19 @@ def score_heads(
     Raises:
         InputError: every score is zero, so no head can be chosen.
     """
-    copied, correct = 0, []
+    copied, correct = [], []
     for probe in probes:
         hits, right = run_probe(model, probe, watch=True)
-        copied = copied + hits.sum(-1)
+        copied.append(hits)
         correct.append(right)
         done(len(probe.input_ids))
-    if not np.any(copied):
+    scores = average_over(average, copied)
+    if not scores.any():
         raise InputError(
             f"all retrieval scores are zero over {len(probes)} probes: no head attended to an answer; use a pretrained "
             "model, probes made with its tokenizer, or shorter probes (--max_tokens)"
         )
-    return copied / sum(map(len, correct)), float(np.concatenate(correct).mean())
+    return scores, float(np.concatenate(correct).mean())
 
 
 def probe_accuracy(model: PreTrainedModel, probes: Sequence[EncodedProbe], done: Callable[[int], object]) -> float:

@@ -28,6 +28,7 @@ def test_data_sets_are_read_whole_always_alike_and_nothing_is_written_next_to_th
         ("local_squad", "\nAnswer:", None),
         ("local_drop", "\nAnswer:", None),
         ("local_gsm8k", "\nAnswer:", None),
+        ("local_labels", "\nLabel:", None),
     ],
 )
 def test_every_task_file_asks_what_it_should(task, prompt_ends, answers):
@@ -49,3 +50,14 @@ def test_the_last_number_of_an_answer_counts():
     instances = [Instance("generate_until", {}, ("", {}), 0, resps=[text]) for text in texts]
     filter_.apply(instances)
     assert [instance.filtered_resps["last-number"] for instance in instances] == ["1,203.", "[invalid]", "7.50"]
+
+
+def test_reviews_follow_examples_that_are_not_asked_themselves():
+    [loaded] = TaskManager(include_path=TASKS).load(["local_labels"])["tasks"].values()
+    documents = list(loaded.test_docs())
+    examples, separator, query = loaded.doc_to_text(documents[0]).rpartition("\n\n")
+    assert len(documents) == 872 - 8 and query == documents[0]["query"]
+    assert {example.rpartition(" ")[2] for example in examples.split("\n\n")} == {"foo", "bar"}
+    assert examples.count("Review: ") == examples.count("\nLabel: ") == 8
+    assert all(loaded.doc_to_text(document) == examples + separator + document["query"] for document in documents)
+    assert not any(document["query"] in examples for document in documents)

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.model.heads import Head, choose_heads, read_head_scores, read_heads, write_head_scores, write_heads
+from common.model.heads import (
+    Head,
+    choose_heads,
+    concentration,
+    read_head_scores,
+    read_heads,
+    write_head_scores,
+    write_heads,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +41,13 @@ def test_ties_go_by_layer_and_head():
     scores[2, 1] = scores[1, 3] = scores[1, 0] = 0.5
     scores[0, 3] = 0.6
     assert choose_heads(scores, 50) == [(0, 3), (1, 0), (1, 3), (2, 1), (0, 0), (0, 1)]
+
+
+def test_the_concentration_is_the_share_of_the_best_twentieth():
+    scores = np.full((4, 10), 0.01)
+    assert concentration(scores) == pytest.approx(2 / 40)
+    scores[3, 4], scores[0, 9] = 0.4, 0.22
+    assert concentration(scores) == pytest.approx(0.62 / (0.62 + 38 * 0.01))
 
 
 def test_heads_are_written_and_read(tmp_path):

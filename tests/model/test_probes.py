@@ -9,7 +9,15 @@ import sys
 import pytest
 
 from common.errors import InputError
-from common.model.probes import Probe, ProbeOptions, build_probes, read_probes, usable_sentences, write_probes
+from common.model.probes import (
+    TEMPLATES,
+    Probe,
+    ProbeOptions,
+    build_probes,
+    read_probes,
+    usable_sentences,
+    write_probes,
+)
 from common.text.tokenization import TextTokenizer
 from tests.conftest import ROOT, SENTENCES
 
@@ -17,22 +25,24 @@ BUDGET = 700
 KEY = re.compile(r"[A-Za-z0-9]{32}")
 
 
-def build(tokenizer, sentences=None, num_probes=6, max_tokens=BUDGET, shots=3, key_length=32, seed=0):
+def build(tokenizer, sentences=None, num_probes=6, max_tokens=BUDGET, shots=3, key_length=32, seed=0, **more):
     sentences = usable_sentences(SENTENCES, tokenizer) if sentences is None else sentences
-    return list(build_probes(sentences, tokenizer, ProbeOptions(num_probes, max_tokens, shots, key_length, seed)))
+    options = ProbeOptions(num_probes, max_tokens, shots, key_length, seed, **more)
+    return list(build_probes(sentences, tokenizer, options))
 
 
 def parse(probe):
     """The object, the demonstrations as pairs, and the key in question."""
-    first, rest = probe.prompt.split("\n", 1)
-    lines = rest.split("\n")
-    assert lines.pop() == ""
+    lines = [line for line in probe.prompt.split("\n") if line]
+    if probe.template == "published":
+        assert "JSON" in lines.pop(0) and lines.pop() == "answer:"
     question = lines.pop()
-    return json.loads(first), list(zip(lines[::2], lines[1::2], strict=True)), question
+    return json.loads(lines[0]), list(zip(lines[1::2], lines[2::2], strict=True)), question
 
 
-def test_a_probe_asks_for_the_value_of_a_key(tokenizer):
-    probes = build(tokenizer)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_probe_asks_for_the_value_of_a_key(tokenizer, template):
+    probes = build(tokenizer, template=template)
     assert [probe.id for probe in probes] == list(range(6))
     for probe in probes:
         pairs, demonstrations, question = parse(probe)
@@ -44,6 +54,26 @@ def test_a_probe_asks_for_the_value_of_a_key(tokenizer):
         assert question not in dict(demonstrations)
         assert probe.prompt.count(probe.answer) == 1
         assert probe.prompt.count(question) == 2
+
+
+def test_the_published_template_has_an_instruction_blank_lines_and_a_cue_for_the_question_alone(bpe):
+    (plain,) = build(bpe, SENTENCES[:6], num_probes=1, max_tokens=100_000, template="plain")
+    (probe,) = build(bpe, SENTENCES[:6], num_probes=1, max_tokens=100_000)
+    (lookup, *rest, question, end) = plain.prompt.split("\n")
+    instruction, published = probe.prompt.split("\n", 1)
+    assert "value" in instruction and "{" not in instruction and end == ""
+    demonstrations = "".join(f"{key}\n{value}\n\n" for key, value in zip(rest[::2], rest[1::2], strict=True))
+    assert published == f"{lookup}\n\n{demonstrations}{question}\nanswer:\n"
+    assert (plain.template, probe.template, probe.answer) == ("plain", "published", plain.answer)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_answer_has_the_same_tokens_in_the_object_and_after_the_prompt(tokenizer, template):
+    for probe in build(tokenizer, template=template):
+        before = tokenizer.encode(probe.prompt)
+        answer = tokenizer.encode(probe.prompt + probe.answer)[len(before) :]
+        assert tokenizer.decode(answer).strip() == probe.answer
+        assert any(before[i : i + len(answer)] == answer for i in range(len(before)))
 
 
 def test_shots_and_key_length_are_the_caller_s(bpe):
@@ -74,6 +104,7 @@ def test_the_budget_holds_and_no_further_pair_would_fit(tokenizer):
     dearest_pair = max(len(tokenizer.encode(f'"{"Q7" * 16}": "{sentence}", ')) for sentence in sentences)
     for probe in build(tokenizer, num_probes=10):
         assert BUDGET - dearest_pair - 8 < used(probe, tokenizer) <= BUDGET
+        assert probe.num_tokens == used(probe, tokenizer)
         assert len(parse(probe)[0]) < len(sentences)
 
 
@@ -148,10 +179,17 @@ class Cut(TextTokenizer):
         return [re.findall(self.pattern, text) for text in texts]
 
 
-def test_a_tokenizer_that_merges_across_the_newline_is_refused():
+def test_a_tokenizer_that_merges_across_the_ends_of_an_answer_is_refused():
     assert len(build(Cut(r"\w+|\W"), SENTENCES)) == 6
-    with pytest.raises(InputError, match=r"^cut: .* newline"):
-        build(Cut(r"\n?\w+|\W"), SENTENCES)
+    for merging in (r"\n?\w+|\W", r'"?\w+|\W', r'\w+"?|\W'):
+        with pytest.raises(InputError, match=r"^cut: .* newline or the quotation marks"):
+            build(Cut(merging), [f"{sentence} now" for sentence in SENTENCES])
+
+
+def test_an_answer_that_the_instruction_holds_is_not_asked(bpe):
+    held = TEMPLATES["published"][0].partition(".")[0]
+    for probe in build(bpe, [held, *SENTENCES[:6]], num_probes=30, shots=0):
+        assert probe.answer != held
 
 
 def test_usable_sentences_are_distinct_and_plain():
@@ -171,6 +209,12 @@ def test_what_is_written_is_read(tmp_path, bpe):
     assert [json.loads(line)["id"] for line in path.read_text(encoding="utf-8").split("\n")[:-1]] == list(range(7))
 
 
+def test_a_file_without_templates_is_read_as_plain(tmp_path):
+    path = tmp_path / "probes.jsonl"
+    path.write_text(GOOD)
+    assert read_probes(path) == [Probe(0, "a: b c\n", "b c", "plain", None)]
+
+
 GOOD = '{"id": 0, "prompt": "a: b c\\n", "answer": "b c"}'
 
 
@@ -186,6 +230,7 @@ GOOD = '{"id": 0, "prompt": "a: b c\\n", "answer": "b c"}'
         ('{"id": 1, "prompt": 5, "answer": "b"}', "must be texts"),
         ('{"id": 1, "prompt": "a b", "answer": null}', "must be texts"),
         ('{"id": 1, "prompt": "a b", "answer": ""}', "not empty"),
+        ('{"id": 1, "prompt": "a b", "answer": "b", "template": 2}', "must be texts"),
         ('{"id": 1, "prompt": "a b", "answer": "c"}', "0 times"),
         ('{"id": 1, "prompt": "a b b", "answer": "b"}', "2 times"),
         ('{"id": 1, "prompt": "a aa", "answer": "aa a"}', "0 times"),

@@ -18,8 +18,8 @@ PROBES = [
 ]
 
 
-def score(model, tokenizer, probes):
-    return score_heads(model, encode_probes(probes, tokenizer, model), lambda tokens: None)[0]
+def score(model, tokenizer, probes, *average):
+    return score_heads(model, encode_probes(probes, tokenizer, model), lambda tokens: None, *average)[0]
 
 
 def written_out(model, tokenizer, probe):
@@ -57,11 +57,13 @@ def test_scores_are_those_of_eager_attention(tokenizer, family, settings):
         found, right = run_probe(model, probe, watch=True)
         assert np.array_equal(found, copied)
         assert np.array_equal(right, correct)
-    copied = np.concatenate([copied for copied, _ in expected], axis=-1)
-    assert copied.any(-1).sum() > 4
+    everything = np.concatenate([copied for copied, _ in expected], axis=-1)
+    assert everything.any(-1).sum() > 4
     lengths = []
     scores, accuracy = score_heads(model, probes, lengths.append)
-    assert np.allclose(scores, copied.mean(-1))
+    assert np.allclose(scores, sum(copied.mean(-1) for copied, _ in expected) / len(PROBES))
+    assert np.allclose(score(model, tokenizer, PROBES, "tokens"), everything.mean(-1))
+    assert not np.allclose(scores, everything.mean(-1))
     assert lengths == [len(probe.input_ids) for probe in probes]
     assert accuracy == probe_accuracy(model, probes, lengths.append)
     assert accuracy == np.concatenate([correct for _, correct in expected]).mean()
@@ -133,12 +135,12 @@ def test_the_same_token_outside_the_answer_s_span_does_not_count(bytes_folder):
     assert scores[1, 2] == 6 / 8
 
 
-def test_every_answer_token_weighs_the_same(bytes_folder):
+def test_every_probe_weighs_the_same_or_every_token(bytes_folder):
     tokenizer = load_tokenizer(bytes_folder)
     model = successor_model(tokenizer, "\nabcdefgh")
     probes = [Probe(0, "{: abcdefgh}\n", "abcdefgh"), Probe(1, "{: zz}\n", "zz")]
-    scores = score(model, tokenizer, probes)
-    assert scores[1, 2] == 8 / 10
+    assert score(model, tokenizer, probes)[1, 2] == (1 + 0) / 2
+    assert score(model, tokenizer, probes, "tokens")[1, 2] == 8 / 10
 
 
 def test_only_zeros_is_an_error(bytes_folder):

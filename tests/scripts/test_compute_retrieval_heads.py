@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import safetensors.torch
 import transformers
@@ -22,6 +23,21 @@ def test_a_model_that_cannot_answer_the_probes_gets_a_warning(run, spm_folder, c
     out = capsys.readouterr().out
     assert float(re.search(r"predicts ([\d.]+)%", out)[1]) < 50
     assert "the scores mean little" in out
+
+
+def test_the_record_says_how_heads_were_scored_and_how_concentrated_their_scores_are(run, spm_folder, capsys):
+    found = {}
+    for average in ("probes", "tokens"):
+        compute_retrieval_heads.main(["--model", spm_folder, "--out", f"{average}.txt", "--average", average])
+        record = json.loads(Path(f"{average}.json").read_text())
+        found[average] = pd.read_csv(f"{average}.tsv", sep="\t")["retrieval_score"]
+        assert record["concentration"] == pytest.approx(found[average][:2].sum() / found[average].sum(), abs=1e-4)
+        assert f"best 5 % of heads have {record['concentration']:.0%} of the sum" in capsys.readouterr().out
+        assert (record["average"], record["template"]) == (average, "published")
+    assert not found["probes"].equals(found["tokens"])
+    lengths = sorted(json.loads(line)["num_tokens"] for line in Path(PROBES).read_text().splitlines())
+    assert record["probe_tokens"]["shortest"] == lengths[0] <= record["probe_tokens"]["median"]
+    assert record["probe_tokens"]["longest"] == lengths[-1]
 
 
 def test_the_heads_of_another_model_are_kept_unless_told_otherwise(run, spm_folder, capsys):

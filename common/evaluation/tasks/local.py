@@ -14,6 +14,7 @@ from lm_eval.tasks.drop.utils import process_results as answer_overlap  # noqa: 
 from lm_eval.tasks.hellaswag.utils import process_docs as hellaswag_documents  # noqa: F401
 
 SEED = 0
+LABELS = "foo", "bar"  # of negative and positive reviews
 
 
 def package() -> Path:
@@ -48,6 +49,17 @@ def asked(requests: str, **_) -> dict[str, datasets.Dataset]:
         for row in read_requests(requests)
     ]
     return {"test": datasets.Dataset.from_list(documents).shuffle(SEED)}
+
+
+def labelled(shots: int, **_) -> dict[str, datasets.Dataset]:
+    """Reviews of films, each after the same `shots` others with labels, words that only these examples explain."""
+    rows = list(stored("glue/sst2/validation")["test"])
+    documents = [
+        {"query": f"Review: {row['sentence'].strip()}\nLabel:", "answer": LABELS[row["label"]]} for row in rows
+    ]
+    examples = "".join(f"{document['query']} {document['answer']}\n\n" for document in documents[:shots])
+    asked = [document | {"prompt": examples + document["query"]} for document in documents[shots:]]
+    return {"test": datasets.Dataset.from_list(asked)}
 
 
 def probes(probes: str, **_) -> dict[str, datasets.Dataset]:
