@@ -110,8 +110,10 @@ step() {
     local input=$1 output=$2
     local stamp=$data/.steps/${output//\//_}
     shift 2
+    local command="$*"
+    command=${command// --overwrite/}
     if [ $stale = no ] && [ -e "$output" ] && [ ! "$input" -nt "$output" ] &&
-        [ "$(cat "$stamp" 2>/dev/null)" = "$*" ]; then
+        [ "$(cat "$stamp" 2>/dev/null)" = "$command" ]; then
         echo "reusing $output"
         return
     fi
@@ -120,7 +122,7 @@ step() {
     run "$@"
     touch "$output"
     mkdir -p "$data/.steps"
-    printf '%s' "$*" >"$stamp"
+    printf '%s' "$command" >"$stamp"
 }
 
 # The paper's setting is 800 probes of 4,096 tokens. With the small model there are fewer and shorter probes and fewer
@@ -181,14 +183,31 @@ step "$selection.json" "$data/documents.html" validate_docs.py --scores "$data/a
 if [ $all = yes ]; then
     step "$selection.json" "$data/pretrained/model" pretrain.py --config "$config" --selected "$selection.parquet" \
         --data "$shards/fineweb_train_*.bin" "${training[@]}" --out_dir "$data/pretrained" "${overwrite[@]}"
+    if [ $sample = yes ]; then  # the same for a model with a vocabulary of its own
+        other=$data/other
+        step "$selection.json" "$other/selected" export_selection.py --selection "$selection.parquet" --format parquet \
+            --from_tokens --out_dir "$other/selected" --overwrite
+        step "$other/selected" "$other/tokenizer" examples/new_tokenizer.py --like "$model" --input "$other/selected" \
+            --vocab_size 4096 --out "$other/tokenizer"
+        step "$other/tokenizer" "$other/corpus/fineweb_summary.json" fineweb.py --version sample \
+            --tokenizer "$other/tokenizer" --out_dir "$other/corpus" --overwrite
+        step "$other/tokenizer" "$other/shards/fineweb_summary.json" fineweb.py --input "$other/selected" \
+            --domain_column domain --tokenizer "$other/tokenizer" --out_dir "$other/shards" --overwrite
+        step "$other/shards/fineweb_summary.json" "$other/pretrained/model" pretrain.py --config "$config" \
+            --selected "$other/shards/fineweb_train_*.bin" --data "$other/corpus/fineweb_train_*.bin" "${training[@]}" \
+            --out_dir "$other/pretrained" --overwrite
+    fi
     step "$data/pretrained/model" "$data/evaluation.json" evaluate.py --models "$data/pretrained/model" "$model" \
         "$reference" --probes "$data/probes.jsonl" "${evaluation[@]}" --out "$data/evaluation.tsv" "${overwrite[@]}"
 fi
 step "$selection.json" "$data/report.html" report.py --scores "$data/ai_scores.parquet" \
     --selection "$selection.parquet" --retrieval_heads "$data/retrieval_heads.tsv" --out "$data/report.html"
 if [ $own = yes ]; then
+    how=()
+    [ $stale = no ] || how=(--overwrite)  # of another selection; else it goes on where it stopped
+    [ -z "$hub" ] || how+=(--from_tokens)
     step "$selection.json" "$data/selected" export_selection.py --selection "$selection.parquet" --format parquet \
-        --out_dir "$data/selected" --overwrite
+        --out_dir "$data/selected" "${how[@]}"
 fi
 if [ $stale = yes ]; then
     run validate_docs.py --scores "$data/ai_scores.tsv" --selection "$selection.parquet" --top 1 --bottom 1
