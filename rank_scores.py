@@ -148,6 +148,30 @@ def show_domains(domains: dict) -> None:
         share = f"{domain.share_of_tokens:.1%}" if domain.tokens else ""
         counts = (f"{domain.documents:,}", f"{domain.tokens:,}", *scores, f"{domain.selected_documents:,}", share)
         rows.append((name, *left_out, *counts))
+    show_table(rows)
+
+
+def show_goes_with(found: dict) -> None:
+    """Print how far the score goes with simpler measures: `common.table.domains.goes_with` of each domain."""
+    from common.table.domains import SIMPLER
+    from common.table.schema import NO_DOMAIN
+
+    def shown(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    print("rank correlation of the score with other measures, before and after the guards, and the share of the")
+    print("selection that as many documents of lowest loss, greatest length or most repetition would hold, too:")
+    titles = ("L_base", "length", "repetition")
+    rows = [("domain", *(title for name in titles for title in (name, "guarded", "overlap")))]
+    for domain, measures in found.items():
+        forms = (("all", "+.2f"), ("ranked", "+.2f"), ("overlap", ".0%"))
+        cells = (shown(measures[name][what], form) for name in SIMPLER for what, form in forms)
+        rows.append((domain or NO_DOMAIN, *cells))
+    show_table(rows)
+
+
+def show_table(rows: list[tuple[str, ...]]) -> None:
+    """Print rows in columns: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *cells in rows:
         aligned = [name.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(cells, widths[1:], strict=True))]
@@ -233,6 +257,7 @@ def main(argv: list[str] | None = None) -> None:
         selection = write_selection(ranking, out)
         pictures = draw(ranking, out)
     show_domains(selection.domains)
+    show_goes_with(selection.goes_with)
     if selection.num_not_finite:
         print(f"{selection.num_not_finite:,} rows have no finite {args.score} and were not ranked")
     whole = together(selection.domains.values())

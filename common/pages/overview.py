@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from common.errors import InputError
 from common.pages.origins import Origins
 from common.table.domains import id_hashes, largest, score_of
-from common.table.schema import GUARD_COLUMNS, RANK_SCORE, RANKED
+from common.table.schema import OTHER_MEASURES, RANK_SCORE, RANKED
 from common.table.selection import with_states
 
 END = 0.2  # the share of a domain's ranked documents that counts as its best, and as its lowest
@@ -190,7 +190,7 @@ def columns_of(
         source_of: the source of each row.
         max_chars: longer texts are cut; `length` is the number of characters before the cut.
     """
-    guards = [name for name in GUARD_COLUMNS if table[name].null_count < len(table)]
+    guards = [name for name in OTHER_MEASURES if table[name].null_count < len(table)]
     columns = {name: table[name].to_pylist() for name in ("doc_id", "domain", "num_tokens", "state")}
     others = [name for name in (RANK_SCORE, *guards) if name in table.column_names]
     for name in ("AI_Score", "L_base", "L_ref", *others):

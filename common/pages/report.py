@@ -28,7 +28,7 @@ from common.pages.pictures import distributions_picture, heads_picture, repetiti
 from common.pages.verdict import judge
 from common.shards.reader import ShardReader
 from common.table.domains import lines, sample_limit, together
-from common.table.schema import GUARD_COLUMNS
+from common.table.schema import NO_DOMAIN, OTHER_MEASURES
 from common.table.selection import SelectionRecord, read_selection_record
 
 
@@ -75,7 +75,8 @@ def write_report(options: ReportOptions, reader: ShardReader) -> None:
         "facts": [*facts(run, record_path, masking, chosen), *selection.facts()],
         "notes": notes(overview, len(shown), record_path, options.reference_model, masking, chosen),
         "thresholds": list(_thresholds(selection)),
-        "guards": [name for name in GUARD_COLUMNS if name in documents],
+        "goes_with": [{"domain": name or NO_DOMAIN} | found for name, found in selection.goes_with.items()],
+        "guards": [name for name in OTHER_MEASURES if name in documents],
         "sources": count_sources(overview),
         "max_chars": options.max_chars,
         "lowest": selection.end == "lowest",

@@ -81,13 +81,46 @@ class Drawn(NamedTuple):
     Attributes:
         scores: scores of documents, rounded to three digits.
         ranked, left_out: the number of documents with each score that were ranked, and that were left out.
-        sample: repetition, AI_Score and kept (it was ranked) of about `SAMPLE` documents, chosen by hashes of ids.
+        sample: repetition, AI_Score, L_base, num_tokens, kept (it was ranked) and selected of about `SAMPLE` documents,
+            chosen by hashes of ids.
     """
 
     scores: np.ndarray
     ranked: np.ndarray
     left_out: np.ndarray
     sample: pd.DataFrame
+
+
+# What a score may only repeat, and at which end of it a filter would select.
+SIMPLER = {"L_base": "lowest", "num_tokens": "highest", "repetition": "highest"}
+
+
+def goes_with(sample: pd.DataFrame, lowest: bool = False) -> dict[str, dict[str, float | None]]:
+    """How far the score of a domain goes with simpler measures, from the rows of `Drawn.sample`.
+
+    Args:
+        lowest: whether the lowest scores are selected; then the other end of each measure is compared.
+    Returns:
+        For each measure of `SIMPLER`: `all` and `ranked`, Spearman's rank correlations of the score with it before and
+        after the guards, and `overlap`, the share of the selected documents that would also be among as many ranked
+        documents at its end. None if the measure is not known, or the same everywhere.
+    """
+    found = {}
+    ranked = sample[sample["kept"]]
+    for name, end in SIMPLER.items():
+        best = ranked.sort_values(name, ascending=(end == "lowest") != lowest, kind="stable")
+        both = best["selected"].head(int(ranked["selected"].sum()))
+        values = _spearman(sample, name), _spearman(ranked, name), both.mean() if ranked[name].nunique() > 1 else None
+        found[name] = {
+            what: None if value is None or pd.isna(value) else round(float(value), 3)
+            for what, value in zip(("all", "ranked", "overlap"), values, strict=True)
+        }
+    return found
+
+
+def _spearman(rows: pd.DataFrame, name: str) -> float | None:
+    rows = rows[["AI_Score", name]].dropna().rank()
+    return rows["AI_Score"].corr(rows[name]) if (rows.nunique() > 1).all() else None
 
 
 def id_hashes(table: pa.Table) -> np.ndarray:

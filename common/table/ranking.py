@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from common.errors import InputError
 from common.files import remove
-from common.table.domains import Domain, Drawn, largest, sample_limit, together
+from common.table.domains import Domain, Drawn, goes_with, largest, sample_limit, together
 from common.table.expressions import PCT, PCT_LATER, checked, finite
 from common.table.schema import EXACT, LEFT_OUT, NEAR, RANK_SCORE, states_schema
 from common.table.tables import (
@@ -169,6 +169,11 @@ class Ranking:
             yield database
 
     @property
+    def goes_with(self) -> dict[str, dict]:
+        """What the score goes with in each domain that is drawn; complete when `selected` is exhausted."""
+        return {name: goes_with(drawn.sample, self.lowest) for name, drawn in self.drawn.items()}
+
+    @property
     def _direction(self) -> str:
         return "ASC" if self.lowest else "DESC"
 
@@ -182,8 +187,8 @@ class Ranking:
         repeats = "repetition" if self.limits.max_repetition < 1 else "0"
         database.sql(f"""
             CREATE TABLE found AS
-            SELECT place, domain, num_tokens, repetition, {finite("raw")} AS score, {finite("cut")} AS within_by,
-                hash(doc_id) AS id_hash,
+            SELECT place, domain, num_tokens, L_base, repetition, {finite("raw")} AS score,
+                {finite("cut")} AS within_by, hash(doc_id) AS id_hash,
                 CASE WHEN other NOT IN ('', doc_id) THEN hash(other) END AS copy_of,
                 CASE WHEN NOT fits THEN 'filtered' WHEN score IS NULL THEN 'not finite'
                     WHEN {repeats} > {self.limits.max_repetition} THEN 'repetitive'
@@ -192,7 +197,8 @@ class Ranking:
                     WHEN {finite(repeats)} IS NULL THEN 'repetition' END AS unknown,
                 num_tokens IS NULL OR num_tokens NOT BETWEEN 1 AND {MOST_TOKENS} OR doc_id IS NULL OR
                     CASE WHEN regexp_matches(text, '[^ -~]') THEN regexp_matches(text, '\\pC') ELSE false END AS broken
-            FROM (SELECT file_row_number AS place, doc_id, domain, num_tokens, repetition, {copy_of or "''"} AS other,
+            FROM (SELECT file_row_number AS place, doc_id, domain, num_tokens, L_base, repetition,
+                {copy_of or "''"} AS other,
                 {score} AS raw, {within} AS cut, coalesce({where}, false) AS fits,
                 concat(doc_id, domain, {EXACT}, {NEAR}) AS text FROM source)
         """)
@@ -339,7 +345,8 @@ class Ranking:
             FROM found SEMI JOIN shown USING (domain) WHERE score IS NOT NULL GROUP BY ALL ORDER BY ALL
         """).df()
         samples = database.sql("""
-            SELECT domain, repetition, score AS AI_Score, state IS NULL AS kept
+            SELECT domain, repetition, score AS AI_Score, L_base, num_tokens, state IS NULL AS kept,
+                place IN (SELECT place FROM chosen) AS selected
             FROM found JOIN shown USING (domain) WHERE id_hash < most AND score IS NOT NULL ORDER BY place
         """).df()
         for name in shown:

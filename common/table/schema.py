@@ -26,7 +26,12 @@ NOVEL = [(f"{name}{NOVEL_SUFFIX}", kind) for name, kind in SCORES]
 MEASURES = [("repetition", pa.float64()), ("longest_run", pa.int64()), ("compression", pa.float64())]
 EXACT, NEAR = "duplicate_of", "near_duplicate_of"
 NO_DOMAIN = "(no domain)"  # how pages and prints show the empty domain
-GUARD_COLUMNS = [*(name for name, _ in MEASURES), EXACT, NEAR]
+OTHER_MEASURES = [
+    NOVEL[-1][0],
+    *(name for name, _ in MEASURES),
+    EXACT,
+    NEAR,
+]  # that pages show beside a document's score
 
 TABLE_SCHEMA = pa.schema([*SCHEMA, *NOVEL, *MEASURES, (EXACT, pa.string()), (NEAR, pa.string())])
 # Where a document was read: its source's own id, its URL, the file and the row in it, and a hash of its text.

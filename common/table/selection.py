@@ -7,6 +7,7 @@
                           "wanted_tokens": null}, …},
      "score": "AI_Score", "within": null, "budget": null, "shares": {}}
 
+`goes_with` says for each domain how far the score goes with simpler measures (`common.table.domains.goes_with`).
 `documents` to `threshold` are of the documents that were ranked, without those left out. `top20.states.parquet` says
 what became of each row of the score table, so that every page shows what ranking decided.
 """
@@ -52,6 +53,7 @@ class SelectionRecord:
     within: tuple[str, int] | None = None
     budget: int | None = None
     shares: dict[str, float] = field(default_factory=dict)
+    goes_with: dict[str, dict] = field(default_factory=dict)
 
     def facts(self) -> list[tuple[str, str]]:
         """(name, value) of each option, as text; those that change nothing are left out."""
@@ -102,6 +104,7 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
             num_not_finite=ranking.num_not_finite,
             domains=ranking.domains,
             **asdict(ranking.goal),
+            goes_with=ranking.goes_with,
         )
         write_json(tmp, asdict(record))
         remove(out.with_suffix(".json"))

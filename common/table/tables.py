@@ -188,8 +188,9 @@ def as_parquet(path: Path, folder: Path, watch: Callable) -> tuple[Path, pa.Sche
 
 def _is_as_written(tsv: Path) -> bool:
     """Whether a TSV is still as `table_writer` wrote it, the parquet next to it last: then both have the same rows."""
-    parquet = tsv.with_suffix(".parquet")
-    return tsv.suffix == ".tsv" and parquet.exists() and tsv.stat().st_mtime_ns <= parquet.stat().st_mtime_ns
+    if tsv.suffix != ".tsv" or not (parquet := tsv.with_suffix(".parquet")).exists():
+        return False
+    return tsv.stat().st_mtime_ns <= parquet.stat().st_mtime_ns
 
 
 def _is_plain(schema: pa.Schema) -> bool:

@@ -55,7 +55,15 @@ def test_the_page_counts_what_the_terminal_counts(guarded, capsys):
         share = f"{line['share_of_tokens']:.1%}"
         row = [*map(str, counts), f"{line['tokens']:,}", *scores, str(line["selected_documents"]), share]
         shown.append([*line["domain"].split(), *row])
-    assert [[*row[:2], str(int(row[2]) + int(row[3])), *row[4:]] for row in printed] == shown
+    of_domains = printed[: len(shown)]  # the other table says what the score goes with
+    assert [[*row[:2], str(int(row[2]) + int(row[3])), *row[4:]] for row in of_domains] == shown
+    correlations = [
+        line[name][what] for line in data["goes_with"] for name in ("L_base", "repetition") for what in line[name]
+    ]
+    written = [cell for row in printed[len(shown) + 1 :] for cell in (*row[2:5], *row[8:11])]
+    assert written == [
+        "-" if c is None else f"{c:.0%}" if n % 3 == 2 else f"{c:+.2f}" for n, c in enumerate(correlations)
+    ]
     assert [record["documents"] for record in data["sources"]] == [line["documents"] for line in data["thresholds"]]
 
 

@@ -105,6 +105,7 @@ def test_the_record_is_what_pandas_computes(folder, percent, lowest, by, dedup):
     found = select(folder, percent, lowest, by, limits)
     domains, chosen = plainly(scores(), percent, lowest, by, limits)
     record = json.loads((folder / "top.json").read_text())
+    assert record.pop("goes_with").keys() == record["domains"].keys()
     assert list(record["domains"]) == ["a b", "gone", "maths", "plays"]
     assert record == {
         "scores": f"{folder}/s.parquet",
