@@ -1,7 +1,7 @@
 """A score table or a selection in the order of where its documents come from: files and their rows, or shards."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,11 @@ class BySource:
 
     Attributes:
         places: the files or shards, by name.
-        database: has the rows as `ordered`.
+        connect: opens a connection to a database that has the rows as `ordered`.
     """
 
     places: list[Place]
-    database: duckdb.DuckDBPyConnection
+    connect: Callable[[], duckdb.DuckDBPyConnection]
 
     def __len__(self) -> int:
         return self.places[-1].end
@@ -63,7 +63,7 @@ class BySource:
 
     def _select(self, what: str, begin: int, end: int) -> duckdb.DuckDBPyRelation:
         where = f"rowid >= {begin} AND rowid < {end}"  # a query without an order gives them as they were inserted
-        return self.database.cursor().sql(f"SELECT {what} FROM ordered WHERE {where}")
+        return self.connect().sql(f"SELECT {what} FROM ordered WHERE {where}")
 
 
 class Stream:
@@ -95,7 +95,7 @@ def by_source(path: Path, folder: Path, of_shards: bool = False) -> Iterator[ByS
     settings = {"memory_limit": MEMORY, "temp_directory": str(folder / "spilled")}
     with (
         duckdb_errors(f"{path}: cannot be sorted in {folder}"),
-        duckdb.connect(str(folder / "sorted.duckdb"), config=settings) as database,
+        duckdb.connect(config=settings) as database,
     ):
         for number, table in enumerate(read_score_batches(path)):
             try:
@@ -110,7 +110,8 @@ def by_source(path: Path, folder: Path, of_shards: bool = False) -> Iterator[ByS
         places, end = [], 0
         for name, doc_id, count in counts.fetchall():
             places.append(Place(name, doc_id, end, end := end + count))
-        yield BySource(places, database)
+        with ExitStack() as cursors:
+            yield BySource(places, lambda: cursors.enter_context(database.cursor()))
 
 
 def _placed(path: Path, table: pa.Table, of_shards: bool) -> pa.Table:
