@@ -69,7 +69,7 @@ def main() -> None:
             )
 
         seconds = in_turn({"export": ours, "pyarrow": peer}, args.rounds)
-        wanted, found = (pq.read_table(folder / each / "", columns=["id"])["id"] for each in ("peer", "ours"))
+        wanted, found = (pq.read_table(folder / each, columns=["id"])["id"] for each in ("peer", "ours"))
         assert sorted(found.to_pylist()) == sorted(wanted.to_pylist())
         command = f"--selection {folder}/top.parquet --format parquet --out_dir {folder}/again"
         subprocess.run([sys.executable, ROOT / "export_selection.py", *command.split()], check=True)
