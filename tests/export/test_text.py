@@ -141,6 +141,22 @@ def test_values_that_json_does_not_have_and_half_a_character_come_out_as_valid_j
     assert pq.read_table(path)["half"].to_pylist() == [r"\ud83d"] * len(numbers)
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "feather"])
+def test_objects_without_a_key_and_a_column_without_a_name_are_kept(tmp_path, selected, suffix):
+    rows = [{"text": text, "": 1, "meta": {}, "tags": [{"a": {}}]} for text in TEXTS]
+    (tmp_path / "corpus").mkdir()
+    if suffix == "jsonl":
+        write_lines(tmp_path / "corpus/x.jsonl", rows)
+    else:
+        pa.feather.write_feather(pa.Table.from_pylist(rows), tmp_path / "corpus/x.feather")
+    numbers = selected("--input corpus --keep_columns meta")
+    [path] = export("--format", "parquet")
+    found = pq.read_table(path).select(["", "meta", "tags"])
+    assert [column.to_pylist() for column in found.columns] == [
+        [value] * len(numbers) for value in (1, "{}", '[{"a": {}}]')
+    ]
+
+
 def test_columns_of_ours_get_a_prefix_until_the_name_is_free(tmp_path, selected):
     rows = [{"text": text, "AI_Score": 7, "source_AI_Score": 8} for text in TEXTS]
     write_lines(tmp_path / "corpus/x.jsonl", rows)
