@@ -16,7 +16,7 @@ Writes  data/selected/, by --format
         datatrove   for datatrove and nanotron: the tokens, .ds, with .ds.index and .ds.metadata
         litdata     for LitData: chunks of documents, and index.json
 
-        and data/selected/export.json, what was exported, and for a trainer what to paste into it
+        and for a trainer data/selected/export.json, what was exported, and what to paste into the trainer
 
 For a trainer each document is written once, in the order of its shard. In copies its last token is the separator. The
 folder appears when it is complete.

@@ -6,7 +6,7 @@
 Reads   data/ai_scores.parquet, and the files of the corpus
 Writes  data/joined/: for each file a parquet of the same rows in the same order, with `id` and the columns of the score
         table, null for rows without a score. The names are those of the files, from the folder that holds them all
-        data/joined/join.json: how many there are
+        data/joined/.join.json: how many there are
 
 --format dolma writes attribute files for Dolma's mixer instead, from the folder `documents` in the paths on. Each
 number is a span over the whole text: attention_influence__AI_Score: [[0, 1234, 0.2]].

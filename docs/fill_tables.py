@@ -69,8 +69,8 @@ def cpu_rows() -> list[tuple[str, str, str]]:
 
 
 def data_rows() -> list[tuple[str, str, str]]:
-    """The benchmarks of tokenizing, drawing training sequences and ranking."""
-    tokenizing, mixture, ranking = map(benchmark, ("tokenizing", "mixture", "ranking"))
+    """The benchmarks of tokenizing, drawing training sequences, ranking and exporting."""
+    tokenizing, mixture, ranking, export = map(benchmark, ("tokenizing", "mixture", "ranking", "export"))
     rows = [("tokenizing 50 MB", peer, speed(tokenizing, AGAINST, peer)) for peer in ("datasets.map", "datatrove")]
     drawing = speed(mixture, AGAINST, "crops")
     if mixture:
@@ -79,6 +79,9 @@ def data_rows() -> list[tuple[str, str, str]]:
     for size in ranking["sizes"] if ranking else []:
         measured = f"{size['seconds']:.0f} s, {size['peak_memory_gb']:.2f} GB"
         rows.append((f"ranking {size['rows'] / 1e6:.0f} million rows", "", measured))
+    memory = f"; {export['peak_memory_gb']:.2f} GB of memory" if export else ""
+    what = ("exporting a fifth of the rows of parquet", "pyarrow's filter-and-write")
+    rows.append((*what, speed(export, AGAINST, "pyarrow") + memory))
     return rows
 
 

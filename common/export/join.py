@@ -20,7 +20,7 @@ from common.table.schema import TABLE_SCHEMA
 from common.text.originals import Rows, column_of, have_texts, originals
 from common.text.rows import JSON, kind_of
 
-RECORD = "join.json"  # in the folder: what is in it
+RECORD = ".join.json"  # in the folder: what is in it; readers of folders skip dotted names
 DOLMA = "attention_influence"
 DOCUMENTS = "documents"  # the folder in a path that Dolma's mixer replaces
 NUMBERS = [field.name for field in TABLE_SCHEMA if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)]

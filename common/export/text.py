@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from common import cli
 from common.errors import InputError
-from common.export.run import RECORD
 from common.export.sources import Counts, moved_path, source_files
 from common.export.writers import Add, json_writer, parquet_writer
 from common.files import atomic, claim, file_digest, is_url, read_json, remove, scratch, write_json
@@ -22,7 +21,8 @@ from common.table.schema import TABLE_SCHEMA
 from common.text.originals import Rows, have_texts, originals
 from common.text.tokenization import TextTokenizer, load_tokenizer
 
-PARTS, DONE = "part-*", "parts.json"  # in the folder: the files, and what the finished ones hold
+# In the folder: the files, what was exported, and what the finished files hold. Readers of folders skip dotted names.
+PARTS, RECORD, DONE = "part-*", ".export.json", ".parts.json"
 DECODED_AT_ONCE = 256  # documents
 
 
@@ -92,7 +92,7 @@ def _refuse_others(out_dir: Path) -> None:
     if is_url(out_dir):
         raise InputError(f"--out_dir {out_dir}: give a folder of this machine, and copy it to the store then")
     for path in sorted(out_dir.iterdir()) if out_dir.exists() else ():
-        if path.name[0] != "." and path.name not in (RECORD, DONE) and not path.match(PARTS):
+        if path.name[0] != "." and not path.match(PARTS):
             raise InputError(f"{path}: not of an export as text; give another --out_dir")
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.table.schema import TABLE_SCHEMA
-from common.text.kept import as_schema, common_schema, kept_table
+from common.text.kept import as_schema, common_schema, kept_table, storable
 from common.text.originals import Rows
 from common.text.rows import values_of, zstd
 
@@ -103,8 +103,12 @@ class _Pieces:
 def _beside(rows: Rows, ours: pa.Table) -> pa.Table:
     table = rows if isinstance(rows, pa.Table) else kept_table((row, None) for row in rows)
     names = renamed(table.column_names, ours.column_names)
-    fields = [field.with_name(name) for field, name in zip(table.schema, names, strict=True)]
-    return pa.table([*table.columns, *ours.columns], schema=pa.schema([*fields, *ours.schema]))
+    columns = list(map(storable, table.columns))
+    fields = [
+        field.with_name(name).with_type(column.type)
+        for field, name, column in zip(table.schema, names, columns, strict=True)
+    ]
+    return pa.table([*columns, *ours.columns], schema=pa.schema([*fields, *ours.schema]))
 
 
 @contextmanager

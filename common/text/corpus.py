@@ -204,7 +204,9 @@ def _require_columns(rows: list[Row], columns: dict[str, str]) -> None:
             values.append(parsed(row))
     for column, flag in columns.items():
         schema = rows[0].schema
-        there = type_of(schema, column) if schema is not None else any(_has(each, column) for each in values)
+        there = any(_has(each, column) for each in values)
+        if schema is not None:
+            there = type_of(schema, column) is not None  # a struct without fields counts as false
         if values and not there:
             raise InputError(
                 f"{rows[0].place}: no column {column!r} ({flag}) in it, only "

@@ -12,6 +12,7 @@ from itertools import groupby
 import pyarrow as pa
 
 ALL = "all"
+BESIDE = "\0"  # a column beside those that are kept, so that a table without any has its number of rows
 # Columns of the index, of the score table and of the selection; a test compares them.
 RESERVED = set(
     "start end id domain url text_hash file row answers doc_id num_tokens L_base L_ref AI_Score L_base_novel "
@@ -84,10 +85,10 @@ def kept_table(rows: Iterable[tuple[dict, pa.Schema | None]]) -> pa.Table:
             _column([row.get(name) for row in values], schemas[0].field(name).type if schemas[0] is not None else None)
             for name in names
         ]
-        # a column beside them, so that a table without kept columns has its number of rows
-        pieces.append(pa.table([pa.nulls(len(values)), *columns], ["", *names]))
-    schema = common_schema([piece.schema for piece in pieces] or [pa.schema([("", pa.null())])])
-    return pa.concat_tables([as_schema(piece, schema) for piece in pieces] or [schema.empty_table()]).drop_columns([""])
+        pieces.append(pa.table([pa.nulls(len(values)), *columns], [BESIDE, *names]))
+    schema = common_schema([piece.schema for piece in pieces] or [pa.schema([(BESIDE, pa.null())])])
+    tables = [as_schema(piece, schema) for piece in pieces] or [schema.empty_table()]
+    return pa.concat_tables(tables).drop_columns([BESIDE])
 
 
 def common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
@@ -132,11 +133,24 @@ def _converted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 
 def _column(values: list, kind: pa.DataType | None) -> pa.Array:
-    with suppress(*CANNOT_CONVERT):
-        return pa.array(values, kind)
-    with suppress(*CANNOT_CONVERT):
-        return pa.array(values)
+    for wanted in (kind, None):
+        with suppress(*CANNOT_CONVERT):
+            return storable(pa.array(values, wanted))
     return pa.array(map(as_text, values), pa.string())
+
+
+def storable(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The column; as text if its type has a struct without fields, which parquet lacks.
+
+    >>> storable(pa.array([{}, None])).to_pylist()
+    ['{}', None]
+    """
+    return pa.array(map(as_text, column.to_pylist()), pa.string()) if _has_empty_struct(column.type) else column
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    inner = [kind.field(place).type for place in range(kind.num_fields)]
+    return (pa.types.is_struct(kind) and not inner) or any(map(_has_empty_struct, inner))
 
 
 def as_text(value: object) -> str | None:

@@ -215,8 +215,10 @@ Batches = Iterator[tuple[int, pa.RecordBatch]]
 def _tabular_rows(path: Path, needed: set[str] | None, wanted: set[str]) -> Iterator[tuple[str, dict, pa.Schema]]:
     with open_table(path) as (schema, batches):
         # If one is missing, the caller reports it and lists all names.
-        some = needed is not None and all(type_of(schema, name) for name in needed)
-        read = [name for name in dict.fromkeys([*needed, *wanted]) if type_of(schema, name)] if some else None
+        some = needed is not None and all(type_of(schema, name) is not None for name in needed)
+        read = (
+            [name for name in dict.fromkeys([*needed, *wanted]) if type_of(schema, name) is not None] if some else None
+        )
         for first, batch in batches(read):
             for number, row in enumerate(values_of(batch), first + 1):
                 yield f"{path}:row {number}", row, schema

@@ -80,7 +80,7 @@ def test_each_file_has_one_with_its_rows_in_its_order(tmp_path, selected):
             scores.get((f"corpus/{name}", row), dict.fromkeys(TABLE_SCHEMA.names[:6])) for row in range(len(ROWS))
         ]
         assert found.select(TABLE_SCHEMA.names[:6]).to_pylist() == wanted
-    record = json.loads(Path("out/join.json").read_text())
+    record = json.loads(Path("out/.join.json").read_text())
     assert (record["files"], record["rows"], record["documents"]) == (7, 7 * 32, len(scores))
 
 

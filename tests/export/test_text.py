@@ -141,6 +141,22 @@ def test_values_that_json_does_not_have_and_half_a_character_come_out_as_valid_j
     assert pq.read_table(path)["half"].to_pylist() == [r"\ud83d"] * len(numbers)
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "feather"])
+def test_objects_without_a_key_and_a_column_without_a_name_are_kept(tmp_path, selected, suffix):
+    rows = [{"text": text, "": 1, "meta": {}, "tags": [{"a": {}}]} for text in TEXTS]
+    (tmp_path / "corpus").mkdir()
+    if suffix == "jsonl":
+        write_lines(tmp_path / "corpus/x.jsonl", rows)
+    else:
+        pa.feather.write_feather(pa.Table.from_pylist(rows), tmp_path / "corpus/x.feather")
+    numbers = selected("--input corpus --keep_columns meta")
+    [path] = export("--format", "parquet")
+    found = pq.read_table(path).select(["", "meta", "tags"])
+    assert [column.to_pylist() for column in found.columns] == [
+        [value] * len(numbers) for value in (1, "{}", '[{"a": {}}]')
+    ]
+
+
 def test_columns_of_ours_get_a_prefix_until_the_name_is_free(tmp_path, selected):
     rows = [{"text": text, "AI_Score": 7, "source_AI_Score": 8} for text in TEXTS]
     write_lines(tmp_path / "corpus/x.jsonl", rows)
@@ -162,6 +178,11 @@ def test_duckdb_pandas_polars_and_datasets_read_what_is_written(tmp_path, select
     read = polars.read_parquet if kind == "parquet" else polars.read_ndjson
     assert polars.concat([read(path) for path in paths])["text"].to_list() == wanted
     builder = "parquet" if kind == "parquet" else "json"
+    if kind == "parquet":
+        assert (
+            pd.read_parquet("out")["text"].tolist() == polars.read_parquet("out/*.parquet")["text"].to_list() == wanted
+        )
+    assert datasets.load_dataset("out", split="train", cache_dir=str(tmp_path / "cache"))["text"][:] == wanted
     found = datasets.load_dataset(builder, data_files=paths, split="train", cache_dir=str(tmp_path / "cache"))
     assert found["text"][:] == wanted
     assert found["AI_Score"][:] == duckdb.sql("SELECT AI_Score FROM 'scores.parquet'").df()["AI_Score"][1::3].tolist()
@@ -212,17 +233,17 @@ def test_a_killed_export_goes_on_and_ends_like_one_that_was_not(tmp_path, select
     wanted = {path.name: path.read_bytes() for path in export("--format", "jsonl.gz", "--rows_per_file", "40")}
     flags = "--selection top.parquet --format jsonl.gz --rows_per_file 40 --out_dir killed".split()
     process = subprocess.Popen([sys.executable, ROOT / "export_selection.py", *flags], stderr=subprocess.DEVNULL)
-    while not Path("killed/parts.json").exists():
+    while not Path("killed/.parts.json").exists():
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     before = {path.name: path.stat().st_mtime_ns for path in Path("killed").glob("part-*")}
-    finished = json.loads(Path("killed/parts.json").read_text())
+    finished = json.loads(Path("killed/.parts.json").read_text())
     assert 0 < len(finished) < len(wanted)
     paths = export("--format", "jsonl.gz", "--rows_per_file", "40", out="killed")
     assert {path.name: path.read_bytes() for path in paths} == wanted
     assert all(Path(f"killed/{name}").stat().st_mtime_ns == before[name] for name in finished)
-    assert {path.name for path in Path("killed").iterdir()} == {*wanted, "export.json", "parts.json"}
+    assert {path.name for path in Path("killed").iterdir()} == {*wanted, ".export.json", ".parts.json"}
 
 
 def test_a_folder_belongs_to_one_export(tmp_path, selected, capsys):

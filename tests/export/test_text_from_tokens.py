@@ -137,7 +137,7 @@ def test_a_damaged_file_leaves_the_finished_files_and_no_half_one(tmp_path, sele
     line = error_of(export_selection, f"{EXPORT} --rows_per_file 10", capsys)
     assert line.startswith("error: corpus/b.parquet: not a readable parquet file")
     assert sorted(path.name for path in Path("out").glob("*part-*")) == [f"part-0000{n}.parquet" for n in range(3)]
-    assert len(json.loads(Path("out/parts.json").read_text())) == 3
+    assert len(json.loads(Path("out/.parts.json").read_text())) == 3
 
 
 def test_documents_without_a_file_are_refused_with_the_way_out(tmp_path, monkeypatch, bytes_folder, capsys):
