@@ -32,7 +32,7 @@ CONTEXT = {
     "local_squad": "f1",
     "local_drop": "f1",
     "local_lambada": "acc",
-    "local_labels": "exact_match",
+    "local_labels": "exact_match (stripped)",
 }
 KNOWLEDGE = {
     "local_arc_easy": "acc",
@@ -68,7 +68,7 @@ def compared(found: pd.DataFrame, draws: list[str]) -> list[dict]:
             {
                 "task": task.removeprefix("local_"),
                 "needs": "context" if task in CONTEXT else "knowledge",
-                "metric": metric,
+                "metric": metric.partition(" ")[0],
                 "chance": CHANCE.get(task, 0),
                 "documents": int(one.loc[BASE, "num_documents"]),
                 "base": [value[BASE], error[BASE]],
