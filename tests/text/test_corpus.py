@@ -15,8 +15,8 @@ from backports import zstd
 
 from common.errors import InputError
 from common.files import expand
-from common.text.corpus import Columns, RowReader, SourceDocument, few_domains, read_files, read_hub
-from common.text.fineweb import open_files
+from common.text.corpus import Columns, RowReader, SourceDocument, few_domains, read_files
+from common.text.fineweb import open_files, open_hub, open_version
 from common.text.rows import files_in, text_bytes
 
 ROWS = [
@@ -262,13 +262,15 @@ def test_a_hub_data_set_is_streamed_with_its_columns(tmp_path, monkeypatch):
 
     real_load = datasets.load_dataset
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    documents = list(read_hub("HuggingFaceFW/fineweb", "sample-10BT", RowReader(Columns()), "fineweb"))
-    assert asked == {
-        "path": "HuggingFaceFW/fineweb",
-        "name": "sample-10BT",
-        "split": "train",
-        "streaming": True,
-    }
+    reader = RowReader(Columns(), keep=["source"])
+    documents = list(open_hub("owner/texts", "small", "train", reader).documents)
+    assert asked == {"path": "owner/texts", "name": "small", "split": "train", "streaming": True}
     assert [(d.text, d.id, d.domain, d.url) for d in documents] == [
-        (row["text"], row["id"], "fineweb", row["url"] or "") for row in ROWS
+        (row["text"], row["id"], "default", row["url"] or "") for row in ROWS
     ]
+    assert [(d.file, d.row, d.kept) for d in documents] == [
+        ("owner/texts", n, {"source": row["source"]}) for n, row in enumerate(ROWS)
+    ]
+    assert documents[0].types == pa.schema([("source", pa.string())])
+    [first, *_] = open_version("10B", RowReader(Columns())).documents
+    assert (asked["path"], asked["name"], first.domain) == ("HuggingFaceFW/fineweb", "sample-10BT", "fineweb")
