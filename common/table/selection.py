@@ -2,8 +2,8 @@
 
     {"scores": "data/ai_scores.tsv", "percent": 20, "end": "best", "by": "documents",
      "max_repetition": 0.3, "dedup": "near", "where": null, "num_rows": 402, "num_not_finite": 0,
-     "domains": {"code": {"left_out": {"duplicates": 1}, "documents": 66, "tokens": 7917, "mean_score": 0.2124,
-                          "threshold": 0.2605, "selected_documents": 14, "selected_tokens": 1739,
+     "domains": {"code": {"left_out": {"duplicates": 1}, "documents": 66, "tokens": 7917, "mean_score": 0.1941,
+                          "threshold": 0.2371, "selected_documents": 14, "selected_tokens": 1688,
                           "wanted_tokens": null}, …},
      "score": "AI_Score", "within": null, "budget": null, "shares": {}}
 
