@@ -204,7 +204,9 @@ step "$selection.json" "$data/report.html" report.py --scores "$data/ai_scores.p
     --selection "$selection.parquet" --retrieval_heads "$data/retrieval_heads.tsv" --out "$data/report.html"
 if [ $own = yes ]; then
     how=()
-    [ $stale = no ] || how=(--overwrite)  # of another selection; else it goes on where it stopped
+    digest=$(sha256sum "$selection.parquet" 2>/dev/null || true)
+    # an export of another selection is replaced; one of this goes on where it stopped
+    grep -q "${digest%% *}" "$data/selected/.export.json" 2>/dev/null || how=(--overwrite)
     [ -z "$hub" ] || how+=(--from_tokens)
     step "$selection.json" "$data/selected" export_selection.py --selection "$selection.parquet" --format parquet \
         --out_dir "$data/selected" "${how[@]}"

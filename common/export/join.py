@@ -14,7 +14,7 @@ from common import cli
 from common.errors import InputError
 from common.export.sources import Counts, SourceFile, source_files
 from common.export.writers import Add, compressed, json_line, parquet_writer
-from common.files import atomic, is_url, scratch, write_json
+from common.files import atomic, is_url, read_json, scratch, write_json
 from common.table.by_source import BySource, by_source
 from common.table.schema import TABLE_SCHEMA
 from common.text.originals import Rows, column_of, have_texts, originals
@@ -34,6 +34,7 @@ class JoinOptions:
         format: `parquet` or `dolma`.
         text_column: as in `source_files`.
         moved: as in `moved_path`.
+        overwrite: replace the join of other scores, or in another format.
     """
 
     scores: Path
@@ -41,6 +42,7 @@ class JoinOptions:
     out_dir: Path
     text_column: str | None
     moved: list[tuple[str, str]]
+    overwrite: bool
 
 
 def join_scores(options: JoinOptions) -> None:
@@ -55,6 +57,14 @@ def join_scores(options: JoinOptions) -> None:
     out_dir, total, num_rows = options.out_dir, Counts(), 0
     if is_url(out_dir):
         raise InputError(f"--out_dir {out_dir}: give a folder of this machine, and copy it to the store then")
+    made = {"scores": str(options.scores), "format": options.format}
+    if not options.overwrite and (out_dir / RECORD).exists():
+        before = read_json(out_dir / RECORD)
+        if any(before.get(name) != value for name, value in made.items()):
+            raise InputError(
+                f"{out_dir}: holds the scores of {before.get('scores')} as {before.get('format')}; give another "
+                "--out_dir, or --overwrite"
+            )
     with (
         scratch(out_dir) as spare,
         by_source(options.scores, spare) as table,
@@ -71,7 +81,7 @@ def join_scores(options: JoinOptions) -> None:
                     num_rows += len(rows)
                     bar.update(counts.documents + counts.changed)
         counts = {"files": len(files), "rows": num_rows, "documents": total.documents, "changed": total.changed}
-        write_json(folder / RECORD, {"scores": str(options.scores), "format": options.format, **counts})
+        write_json(folder / RECORD, {**made, **counts})
     print(f"wrote {len(files):,} files to {out_dir}/: {num_rows:,} rows, {total.documents:,} of them with scores")
     total.report()
 

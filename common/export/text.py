@@ -13,7 +13,7 @@ from common import cli
 from common.errors import InputError
 from common.export.sources import Counts, moved_path, source_files
 from common.export.writers import Add, json_writer, parquet_writer
-from common.files import atomic, claim, file_digest, is_url, read_json, remove, scratch, write_json
+from common.files import atomic, claim, file_digest, is_unclaimed, is_url, read_json, remove, scratch, write_json
 from common.shards.index import CHAT_INDEX_SCHEMA, INDEX_SUFFIX, read_index
 from common.shards.reader import Shard, ShardReader
 from common.table.by_source import BySource, by_source
@@ -110,7 +110,11 @@ def _claimed(options: TextOptions, states: list) -> dict[str, dict]:
         **{name: getattr(options, name) for name in names},
         "sources": states,
     }
-    claim(record, settings, options.overwrite, PARTS)
+    claiming = record, settings, options.overwrite, PARTS
+    is_new = is_unclaimed(*claiming)
+    claim(*claiming)
+    if is_new:
+        remove(done)
     before, finished = read_json(done) if done.exists() else {}, {}
     while (counts := before.get(name := _name(len(finished), options))) and (
         (options.out_dir / name).exists() or not counts["documents"]
@@ -192,7 +196,8 @@ class _Originals:
             return Counts.gone(file.place.name, piece.numbers)
         same = have_texts(file.path, piece.rows, file.text, scores["text_hash"])
         if same.any():
-            add(_chosen(piece.rows, same), scores.select(TABLE_SCHEMA.names).filter(same))
+            ours = [*TABLE_SCHEMA.names, *self._table.more]
+            add(_chosen(piece.rows, same), scores.select(ours).filter(same))
         return Counts.compared(file.place.name, piece.numbers, same)
 
 
@@ -230,7 +235,7 @@ class _Decoded:
 
     def write(self, piece: _Piece, add: Add) -> Counts:
         """Write all the documents."""
-        add(piece.rows, piece.scores.select(TABLE_SCHEMA.names))
+        add(piece.rows, piece.scores.select([*TABLE_SCHEMA.names, *self._table.more]))
         same = have_texts(piece.source, piece.rows, "text", piece.scores["text_hash"])
         return Counts(documents=len(same), unlike=int((~same).sum()))
 

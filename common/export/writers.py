@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.table.schema import TABLE_SCHEMA
-from common.text.kept import as_schema, common_schema, kept_table, storable
+from common.text.kept import CannotHoldError, as_schema, common_schema, kept_table, storable, with_text
 from common.text.originals import Rows
 from common.text.rows import values_of, zstd
 
@@ -79,12 +79,21 @@ class _Pieces:
             return
         schema = common_schema(self._schemas or [TABLE_SCHEMA])
         schema = pa.schema(sorted(schema, key=lambda field: field.name in TABLE_SCHEMA.names))  # stable: ours behind
+        while True:
+            try:
+                self._join(paths, path, schema)
+                break
+            except CannotHoldError as error:
+                schema = with_text(schema, error.column)
+        for piece in paths:
+            piece.unlink()
+
+    def _join(self, paths: list[Path], path: Path, schema: pa.Schema) -> None:
         with pq.ParquetWriter(path, schema) as writer:
             for piece in paths:
                 with pq.ParquetFile(piece, pre_buffer=False) as file:
                     for group in range(file.num_row_groups):
                         writer.write_table(as_schema(file.read_row_group(group), schema))
-                piece.unlink()
 
     def _path(self, number: int) -> Path:
         return self._folder / f"piece{number}.parquet"
@@ -130,12 +139,12 @@ def json_writer(path: Path, suffix: str) -> Iterator[Add]:
 
 @contextmanager
 def compressed(path: Path, suffix: str) -> Iterator[BinaryIO]:
-    """Open a file to write: `.gz` and `.zst` compress, others do not."""
+    """Open a file to write: `.gz`, `.gzip`, `.zst` and `.zstd` compress, others do not."""
     with path.open("wb") as file:
-        if suffix == ".gz":
+        if suffix.lower() in {".gz", ".gzip"}:
             with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as zipped:
                 yield zipped
-        elif suffix == ".zst":
+        elif suffix.lower() in {".zst", ".zstd"}:
             with zstd.ZstdFile(file, "wb") as zipped:
                 yield zipped
         else:

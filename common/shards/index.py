@@ -62,7 +62,7 @@ def read_index(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, 
         with pq.ParquetFile(for_pyarrow(path), pre_buffer=False) as file:
             schema = file.schema_arrow
             info = ShardInfo(**json.loads(schema.metadata[METADATA_KEY]))
-            table = file.read([name for name in schema.names if name in columns] if columns else None)
+            table = file.read([name for name in schema.names if name in columns] if columns is not None else None)
         table.validate(full=True)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the index of a shard ({error}); make both again with fineweb.py") from None

@@ -174,7 +174,10 @@ def _after(
             with suppress(*CANNOT_CONVERT):  # else a value has another type, and differs
                 now = as_schema(now, before.schema)
             known = same_files or "text_hash" in before.column_names
+            text = {field.name for field in before.schema if pa.types.is_string(field.type)} - {*dict(ORIGIN)}
             for row, (old, new) in enumerate(zip_longest(before.to_pylist(), now.to_pylist())):
+                if new:  # text may be values of several types: its neighbours change what they become, so ask the value
+                    new |= {name: found[row].kept.get(name) for name in text}
                 if not known or not new or any(as_text(old[name]) != as_text(new.get(name)) for name in old):
                     changed = f"document {found[row].id}" if new else "one of the files"
                     raise InputError(

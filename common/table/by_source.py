@@ -9,9 +9,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from common.errors import InputError
-from common.table.schema import TABLE_SCHEMA
+from common.files import for_pyarrow
+from common.table.schema import RANK_SCORE, TABLE_SCHEMA
 from common.table.tables import duckdb_errors, read_score_batches, with_slices
 
 MEMORY, BATCH_ROWS = "1GB", 2**14
@@ -42,10 +44,12 @@ class BySource:
     Attributes:
         places: the files or shards, by name.
         connect: opens a connection to a database that has the rows as `ordered`.
+        more: columns of the rows behind those of `COLUMNS`.
     """
 
     places: list[Place]
     connect: Callable[[], duckdb.DuckDBPyConnection]
+    more: list[str]
 
     def __len__(self) -> int:
         return self.places[-1].end
@@ -57,7 +61,7 @@ class BySource:
 
     def rows(self, begin: int, end: int) -> "Stream":
         """Some rows, with the columns of `TABLE_SCHEMA`, id and text_hash."""
-        names = ", ".join(f'"{name}"' for name in COLUMNS.names[: -len(PLACES)])
+        names = ", ".join(f'"{name}"' for name in [*COLUMNS.names[: -len(PLACES)], *self.more])
         batches = self._select(names, begin, end).to_arrow_reader(BATCH_ROWS)
         return Stream(pa.Table.from_batches([batch]) for batch in batches)
 
@@ -97,9 +101,12 @@ def by_source(path: Path, folder: Path, of_shards: bool = False) -> Iterator[ByS
         duckdb_errors(f"{path}: cannot be sorted in {folder}"),
         duckdb.connect(config=settings) as database,
     ):
+        ranks = _rank_scores(path)
         for number, table in enumerate(read_score_batches(path)):
             try:
                 batch = _placed(path, table, of_shards)
+                if ranks:
+                    batch = batch.append_column(RANK_SCORE, ranks.take(len(batch))[RANK_SCORE])
             except pa.ArrowException as error:
                 raise InputError(f"{path}: file, row or text_hash have another type ({error}); score again") from None
             database.register("batch", batch)
@@ -111,7 +118,18 @@ def by_source(path: Path, folder: Path, of_shards: bool = False) -> Iterator[ByS
         for name, doc_id, count in counts.fetchall():
             places.append(Place(name, doc_id, end, end := end + count))
         with ExitStack() as cursors:
-            yield BySource(places, lambda: cursors.enter_context(database.cursor()))
+            yield BySource(places, lambda: cursors.enter_context(database.cursor()), [RANK_SCORE] if ranks else [])
+
+
+def _rank_scores(path: Path) -> Stream | None:
+    """What a selection was ranked by, if it was another score than AI_Score; in the order of its rows."""
+    try:
+        if path.suffix != ".parquet" or RANK_SCORE not in pq.read_schema(for_pyarrow(path)).names:
+            return None
+    except (OSError, pa.ArrowException):  # it is reported when the rows are read
+        return None
+    batches = pq.ParquetFile(for_pyarrow(path)).iter_batches(columns=[RANK_SCORE])
+    return Stream(pa.Table.from_batches([batch]) for batch in batches)
 
 
 def _placed(path: Path, table: pa.Table, of_shards: bool) -> pa.Table:

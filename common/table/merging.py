@@ -19,7 +19,7 @@ from common.table.guards import NUM_KEYS, representatives
 from common.table.parts import Stretch, read_stretch
 from common.table.schema import EXACT, NEAR, SCORES, SOURCE, STEPS_SCHEMA, TABLE_SCHEMA
 from common.table.tables import table_writer
-from common.text.kept import as_schema, common_schema
+from common.text.kept import CannotHoldError, as_schema, common_schema, with_text, without_nulls
 
 
 @dataclass
@@ -128,7 +128,16 @@ class Sources:
         doc_ids = (read_stretch(stretch, ["doc_id"])["doc_id"] for stretch in stretches)
         shards = dict.fromkeys(shard for each in doc_ids for shard in pc.unique(_place(each, "shard")).to_pylist())
         indexes = filter(Path.exists, map(_index, shards))
-        self.schema = pa.schema([*SOURCE, *common_schema([kept_schema(index) for index in indexes])])
+        kept = [(index, kept_schema(index)) for index in indexes]
+        self.schema = without_nulls(common_schema([schema for _, schema in kept]))
+        for index, schema in kept:
+            while not schema.equals(self.schema):  # types differ between shards: do they hold all values?
+                try:
+                    as_schema(read_index(index, schema.names)[0], self.schema)
+                    break
+                except CannotHoldError as error:
+                    self.schema = with_text(self.schema, error.column)
+        self.schema = pa.schema([*SOURCE, *self.schema])
         self._read = lru_cache(maxsize=1)(self._read)
 
     def beside(self, table: pa.Table) -> pa.Table:

@@ -121,8 +121,8 @@ class Ranking:
             self._select(database)
             self._draw(database)
             found = database.sql(
-                f"SELECT {', '.join(columns)} FROM source JOIN chosen ON place = file_row_number "
-                f"ORDER BY chosen.domain, chosen.score {self._direction}, place"
+                f"SELECT {', '.join(columns)} FROM source JOIN chosen ON chosen.place = source.file_row_number "
+                f"ORDER BY chosen.domain, chosen.score {self._direction}, chosen.place"
             )
             batches = found.to_arrow_reader(BATCH_ROWS)
             tables = (self._with_types(batch, schema) for batch in batches)

@@ -198,6 +198,8 @@ def _require_columns(rows: list[Row], columns: dict[str, str]) -> None:
     Args:
         columns: column names, and their flags.
     """
+    if not rows:
+        return
     values = []
     for row in rows:
         with suppress(BadRow):

@@ -5,13 +5,13 @@ the name of one of theirs gets the prefix `source_`.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import groupby
 
 import pyarrow as pa
 
-ALL = "all"
+ALL, PREFIX = "all", "source_"
 BESIDE = "\0"  # a column beside those that are kept, so that a table without any has its number of rows
 # Columns of the index, of the score table and of the selection; a test compares them.
 RESERVED = set(
@@ -66,7 +66,19 @@ def kept_names(wanted: Sequence[str], there: Iterable[str], ours: set[str]) -> d
         ours: columns that the index holds anyway.
     """
     names = (name for name in there if name not in ours) if list(wanted) == [ALL] else wanted
-    return {name: f"source_{name}" if name in RESERVED else name for name in names if name not in ours}
+    return {name: _free(name) for name in names if name not in ours}
+
+
+def _free(name: str) -> str:
+    """The name, or another if one of ours may have it; two names never become one.
+
+    >>> _free("score"), _free("domain"), _free("source_domain"), _free("")
+    ('score', 'source_domain', 'source_source_domain', 'source_')
+    """
+    bare = name
+    while bare.startswith(PREFIX):
+        bare = bare.removeprefix(PREFIX)
+    return as_text(PREFIX + name if bare in RESERVED or not bare else name)
 
 
 def kept_table(rows: Iterable[tuple[dict, pa.Schema | None]]) -> pa.Table:
@@ -87,7 +99,7 @@ def kept_table(rows: Iterable[tuple[dict, pa.Schema | None]]) -> pa.Table:
         ]
         pieces.append(pa.table([pa.nulls(len(values)), *columns], [BESIDE, *names]))
     schema = common_schema([piece.schema for piece in pieces] or [pa.schema([(BESIDE, pa.null())])])
-    tables = [as_schema(piece, schema) for piece in pieces] or [schema.empty_table()]
+    tables = converted(pieces, schema) or [schema.empty_table()]
     return pa.concat_tables(tables).drop_columns([BESIDE])
 
 
@@ -112,31 +124,70 @@ def _common_field(fields: list[pa.Schema]) -> pa.Field:
         return pa.field(fields[0].names[0], pa.string())
 
 
+class CannotHoldError(ValueError):
+    """A type of `common_schema` does not hold a value of a column, such as a large number or a far date."""
+
+    def __init__(self, column: str):
+        super().__init__(column)
+        self.column = column
+
+
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the columns of a schema from `common_schema`; those that it lacks are null."""
+    """The table with the columns of a schema from `common_schema`; those that it lacks are null.
+
+    Raises:
+        CannotHoldError: a type does not hold a value.
+    """
     columns = [
-        _converted(table[field.name], field.type)
-        if field.name in table.column_names
-        else pa.nulls(len(table), field.type)
+        _converted(table[field.name], field) if field.name in table.column_names else pa.nulls(len(table), field.type)
         for field in schema
     ]
     return pa.table(columns, schema=schema)
 
 
-def _converted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    if column.type == kind:
+def converted(tables: Sequence[pa.Table], schema: pa.Schema) -> list[pa.Table]:
+    """The tables `as_schema`; a column whose type does not hold all values is text in all of them."""
+    while True:
+        try:
+            return [as_schema(table, schema) for table in tables]
+        except CannotHoldError as error:
+            schema = with_text(schema, error.column)
+
+
+def with_text(schema: pa.Schema, column: str) -> pa.Schema:
+    """The schema with text in a column."""
+    return schema.set(schema.get_field_index(column), pa.field(column, pa.string()))
+
+
+def without_nulls(schema: pa.Schema) -> pa.Schema:
+    """The schema with text for columns of no known type, which other programs read as another one."""
+    for field in schema:
+        schema = with_text(schema, field.name) if _has(field.type, pa.types.is_null) else schema
+    return schema
+
+
+def _converted(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    if column.type == field.type:
         return column
-    with suppress(*CANNOT_CONVERT):
-        if not pa.types.is_string(kind):
-            return column.cast(kind)
-    return pa.chunked_array([pa.array(map(as_text, column.to_pylist()), kind)])
+    if pa.types.is_string(field.type):
+        return pa.chunked_array([pa.array(map(as_text, column.to_pylist()), pa.string())])
+    try:
+        return column.cast(field.type)
+    except CANNOT_CONVERT:
+        raise CannotHoldError(field.name) from None
 
 
 def _column(values: list, kind: pa.DataType | None) -> pa.Array:
     for wanted in (kind, None):
         with suppress(*CANNOT_CONVERT):
-            return storable(pa.array(values, wanted))
+            column = storable(pa.array(values, wanted))
+            return column if not _has(column.type, _is_rare) else pa.array(map(as_text, values), pa.string())
     return pa.array(map(as_text, values), pa.string())
+
+
+def _is_rare(kind: pa.DataType) -> bool:
+    """Whether DuckDB lacks a type, or has another for it: decimals of over 38 digits, UUIDs."""
+    return pa.types.is_decimal256(kind) or isinstance(kind, pa.BaseExtensionType)
 
 
 def storable(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -145,12 +196,13 @@ def storable(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     >>> storable(pa.array([{}, None])).to_pylist()
     ['{}', None]
     """
-    return pa.array(map(as_text, column.to_pylist()), pa.string()) if _has_empty_struct(column.type) else column
+    has_empty = _has(column.type, lambda kind: pa.types.is_struct(kind) and not kind.num_fields)
+    return pa.array(map(as_text, column.to_pylist()), pa.string()) if has_empty else column
 
 
-def _has_empty_struct(kind: pa.DataType) -> bool:
-    inner = [kind.field(place).type for place in range(kind.num_fields)]
-    return (pa.types.is_struct(kind) and not inner) or any(map(_has_empty_struct, inner))
+def _has(kind: pa.DataType, is_wanted: Callable[[pa.DataType], bool]) -> bool:
+    """Whether a type, or one in it, is as wanted."""
+    return is_wanted(kind) or any(_has(kind.field(place).type, is_wanted) for place in range(kind.num_fields))
 
 
 def as_text(value: object) -> str | None:
@@ -161,5 +213,6 @@ def as_text(value: object) -> str | None:
     """
     if value is None:
         return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    is_json = isinstance(value, dict | list | bool | int | float)
+    text = json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
     return text.encode("utf-8", "backslashreplace").decode()

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from common.errors import BadRow, InputError
 from common.text.corpus import hash_of, parsed
-from common.text.kept import value_in
+from common.text.kept import type_of, value_in
 from common.text.rows import TABLES, folder_columns, kind_of, open_table, rows_of
 
 ROWS = 4096  # of JSON and text at once
@@ -39,7 +39,9 @@ def originals(
             yield rows
         return
     folders = folder_columns(path)
-    with open_table(path) as (_, batches):
+    with open_table(path) as (schema, batches):
+        if columns is not None and not any(type_of(schema, name) for name in columns):
+            columns = None  # the caller sees which there are
         for first, batch in batches(columns, numbers):
             table = _without_views(pa.Table.from_batches([batch]))
             if numbers is not None:
@@ -47,7 +49,9 @@ def originals(
                 if begin == end:
                     continue
                 table = table.take(numbers[begin:end] - first)
-            for name in folders.keys() - {*table.column_names}:
+            for name in folders:
+                if name in table.column_names:
+                    continue
                 table = table.append_column(name, pa.array([folders[name]] * len(table), pa.string()))
             yield table
 

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -273,6 +274,9 @@ def values_of(batch: pa.RecordBatch) -> list[dict]:
     """The rows of a batch; strings that are not UTF-8 are bytes."""
     try:
         return batch.to_pylist()
+    except OverflowError:  # dates that Python does not know
+        temporal = {f.name: pa.string() for f in batch.schema if pa.types.is_temporal(f.type)}
+        return values_of(batch.cast(pa.schema([(f.name, temporal.get(f.name, f.type)) for f in batch.schema])))
     except UnicodeDecodeError:
         binary = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
         raw = batch.cast(pa.schema([(f.name, binary.get(f.type, f.type)) for f in batch.schema]))
@@ -301,10 +305,19 @@ def _json_rows(path: Path) -> Iterator[tuple[str, object, None]]:
 def _array_rows(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[str, object, None]]:
     number = 0
     try:
-        for number, value in enumerate(ijson.items(file, "item", use_float=True), 1):
-            yield f"{path}:item {number}", value, None
+        for number, value in enumerate(ijson.items(file, "item"), 1):
+            yield f"{path}:item {number}", _with_floats(value), None
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a JSON array after item {number} ({error}); mend it, or copy it again") from None
+
+
+def _with_floats(value: object) -> object:
+    """A JSON value with floats in place of decimals, which ijson gives, so that whole numbers may be of any size."""
+    if isinstance(value, dict):
+        return {name: _with_floats(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return list(map(_with_floats, value))
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _text_rows(path: Path, text_column: str) -> Iterator[tuple[str, dict, None]]:

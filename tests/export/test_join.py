@@ -202,3 +202,35 @@ def test_dolmas_mixer_takes_the_attributes(tmp_path, selected, suffix):
     for id_, score in best.items():
         spans = found[id_]["attributes"]["attention_influence__AI_Score"]
         assert spans == [[0, len(found[id_]["text"]), pytest.approx(score["AI_Score"], rel=1e-15)]]
+
+
+def test_the_join_of_another_table_is_kept_unless_asked(tmp_path, selected, capsys):
+    write_lines(tmp_path / "corpus/x.jsonl", ROWS)
+    selected()
+    some_scores()
+    join_scores.main(["--scores", "scores.parquet", "--out_dir", "out"])
+    assert "out: holds the scores of scores.parquet as parquet; give another" in error_of(join_scores, JOIN, capsys)
+    assert pq.read_table("out/x.jsonl.parquet")["AI_Score"].null_count == 0
+    join_scores.main([*JOIN.split(), "--overwrite"])
+    assert pq.read_table("out/x.jsonl.parquet")["AI_Score"].null_count > 0
+
+
+def test_a_file_whose_columns_have_other_names_is_named(tmp_path, selected, capsys):
+    (tmp_path / "corpus").mkdir()
+    save_parquet(tmp_path / "corpus/x.parquet")
+    selected()
+    some_scores()
+    pq.write_table(pq.read_table("corpus/x.parquet").rename_columns(["body", "ident"]), "corpus/x.parquet")
+    assert "corpus/x.parquet: no column 'text', only body, ident" in error_of(join_scores, JOIN, capsys)
+
+
+def test_attributes_are_compressed_as_the_names_of_the_documents_say(tmp_path, selected):
+    for name in ("a.jsonl.zstd", "b.JSONL.GZ"):
+        write_lines(tmp_path / f"corpus/{name}", ROWS)
+        whole = (tmp_path / f"corpus/{name}").read_bytes()
+        (tmp_path / f"corpus/{name}").write_bytes(zstd.compress(whole) if "zstd" in name else gzip.compress(whole))
+    selected()
+    some_scores()
+    join_scores.main([*JOIN.split(), "--format", "dolma"])
+    for name, decompress in (("a.jsonl.zstd", zstd.decompress), ("b.JSONL.GZ", gzip.decompress)):
+        assert len(decompress(Path(f"out/{name}").read_bytes()).splitlines()) == len(ROWS)

@@ -257,3 +257,28 @@ def test_a_folder_belongs_to_one_export(tmp_path, selected, capsys):
     (tmp_path / "other/notes.txt").write_text("mine")
     line = error_of(export_selection, other.replace("--out_dir out", "--out_dir other"), capsys)
     assert "other/notes.txt: not of an export as text" in line
+
+
+def test_another_export_in_the_folder_begins_anew(tmp_path, selected, capsys):
+    write_lines(tmp_path / "corpus/x.jsonl", ROWS)
+    numbers = selected()
+    write_lines(tmp_path / "corpus/x.jsonl", [{**row, "text": "changed"} for row in ROWS])
+    with pytest.raises(SystemExit):
+        export("--format", "parquet", "--rows_per_file", "5")
+    assert not list(Path("out").glob("part-*"))
+    write_lines(tmp_path / "corpus/x.jsonl", ROWS)
+    paths = export("--format", "parquet", "--rows_per_file", "5", "--overwrite")
+    assert pa.concat_tables(map(pq.read_table, paths))["id"].to_pylist() == [number % 60 for number in numbers]
+
+
+def test_the_score_that_ranked_comes_out(tmp_path, selected):
+    (tmp_path / "corpus").mkdir()
+    save_parquet(tmp_path / "corpus")
+    selected()
+    table = pq.read_table("top.parquet")
+    pq.write_table(table.append_column("rank_score", pa.array(range(len(table)), pa.float64())), "top.parquet")
+    ranks = dict(zip(table["row"].to_pylist(), map(float, range(len(table))), strict=True))
+    [path] = export("--format", "parquet")
+    found = pq.read_table(path)
+    assert found.column_names[-1] == "rank_score"
+    assert found["rank_score"].to_pylist() == [ranks[row] for row in sorted(ranks)]

@@ -142,3 +142,18 @@ def test_a_document_that_the_tokenizer_cannot_encode_is_named(tmp_path, monkeypa
     write("x.jsonl", "a a", "a", "a~b", "a")
     line = error_of(fineweb, "--tokenizer tiktoken:tiny --out_dir new --input x.jsonl", capsys)
     assert "document x.jsonl:3: tiktoken:tiny cannot encode it" in line
+
+
+def test_kept_values_of_several_types_are_the_same_again(tokenize):
+    values = [n if n % 2 else n / 4 for n in range(1100)]
+    values[1090] = "n/a"
+    rows = [{"text": SENTENCES[n % 5], "score": value, "meta": {"a": n}} for n, value in enumerate(values)]
+    Path("e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = f"--tokenizer {tokenize.flags.split()[1]} --out_dir kept --keep_columns score,meta --input e.jsonl".split()
+    fineweb.main(flags)
+    write("f.jsonl", SENTENCES[0])
+    Path("f.jsonl").write_text(json.dumps({"text": SENTENCES[0], "score": 1, "meta": None}))
+    fineweb.main([*flags, "f.jsonl"])
+    table = pq.read_table("kept/fineweb_train_000001.index.parquet")
+    assert table["score"].to_pylist() == [str(value) for value in values]
+    assert table["meta"].to_pylist()[:2] == [{"a": 0}, {"a": 1}]

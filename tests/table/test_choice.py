@@ -205,3 +205,11 @@ def test_the_first_row_that_would_break_a_table_is_named(tmp_path, text):
         table.loc[row, "domain"] = text
         with pytest.raises(InputError, match=f"^{tmp_path}/s.parquet: row {row + 1} .* control character"):
             choose(tmp_path, table)
+
+
+def test_a_column_of_the_source_may_have_a_name_that_ranking_uses(tmp_path):
+    table = random_scores(3).assign(place=range(300), state="x", found=1, chosen=2, part=3)
+    choose(tmp_path, table)
+    found = pd.read_parquet(tmp_path / "top.parquet")
+    assert found["place"].tolist() == [int(doc_id.split("-")[1]) - 1 for doc_id in found["doc_id"]]
+    assert set(found["state"]) == {"x"}

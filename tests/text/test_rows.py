@@ -166,3 +166,52 @@ def test_a_column_to_keep_that_is_not_there(tmp_path):
     pq.write_table(TABLE, tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"no column 'score' \(--keep_columns\) in it, only id, meta, text"):
         list(read_files([tmp_path / "x.parquet"], RowReader(Columns(), keep=["id", "score"])))
+
+
+def test_an_empty_file_among_others_is_no_fault(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    pq.write_table(TABLE.slice(0, 0), tmp_path / "b.parquet")
+    (tmp_path / "c.jsonl").write_text(json.dumps(ROWS[0]))
+    assert [d.id for d in documents(*sorted(tmp_path.iterdir()), keep=["id", "meta.n"])] == ["a"]
+
+
+def test_whole_numbers_of_any_size_and_floats_in_an_array(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps([{"text": "a", "n": 2**70, "f": 0.1, "l": [1.5]}]))
+    [document] = read_files([tmp_path / "x.json"], RowReader(Columns(), keep=["all"]))
+    assert document.kept == {"n": 2**70, "f": 0.1, "l": [1.5]}
+
+
+def test_two_columns_never_get_one_name(tmp_path):
+    names = ["domain", "source_domain", "source_source_domain", "", "score", "source_x"]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": "a", **{name: name for name in names}}))
+    [document] = read_files([tmp_path / "x.jsonl"], RowReader(Columns(), keep=["all"]))
+    expected = ["source_domain", "source_source_domain", "source_source_source_domain", "source_", "score", "source_x"]
+    assert document.kept == dict(zip(expected, names, strict=True))
+
+
+def test_a_column_whose_types_hold_not_all_values_is_text(tmp_path):
+    large = [({"n": 2**60 + 1}, pa.schema({"n": pa.int64()})), ({"n": 0.5}, pa.schema({"n": pa.float64()}))]
+    assert kept_table(large).to_pydict() == {"n": [str(2**60 + 1), "0.5"]}
+    small = [({"n": 3}, pa.schema({"n": pa.int64()})), ({"n": 0.5}, pa.schema({"n": pa.float64()}))]
+    assert kept_table(small).to_pydict() == {"n": [3.0, 0.5]}
+
+
+def test_values_that_other_programs_lack_are_text(tmp_path):
+    columns = {
+        "text": ["a"],
+        "much": pa.array([Decimal(10**40)], pa.decimal256(50, 0)),
+        "uuid": pa.array([bytes(16)], pa.uuid()),
+        "far": pa.array([2**60], pa.timestamp("us")),
+    }
+    with pa.ipc.new_file(tmp_path / "x.arrow", (table := pa.table(columns)).schema) as out:
+        out.write_table(table)
+    found = documents_of_all(tmp_path / "x.arrow")
+    assert kept_table((d.kept, d.types) for d in found).to_pydict() == {
+        "much": [str(10**40)],
+        "uuid": ["00000000-0000-0000-0000-000000000000"],
+        "far": [pa.array([2**60], pa.timestamp("us")).cast(pa.string())[0].as_py()],
+    }
+
+
+def documents_of_all(path):
+    return list(read_files([path], RowReader(Columns(), keep=["all"])))
