@@ -143,14 +143,16 @@ class Sources:
     def beside(self, table: pa.Table) -> pa.Table:
         """The same rows with these columns added; nulls where a shard has no index."""
         shards, starts = _place(table["doc_id"], "shard"), _place(table["doc_id"], "start").cast(pa.int64()).to_numpy()
-        found, order = [], []
+        found, order, schema = [], [], pa.schema([*table.schema, *self.schema])
         for shard in pc.unique(shards).to_pylist():
             order.append(np.flatnonzero(pc.equal(shards, shard)))
             known, sources = self._read(shard)
             rows = np.searchsorted(known, starts[order[-1]])
             found.append(sources.take(pa.array(rows, mask=np.full(len(rows), not len(known)))))
+        if not found:
+            return pa.table([*table.columns, *self.schema.empty_table().columns], schema=schema)
         together = pa.concat_tables(found).take(np.argsort(np.concatenate(order)))
-        return pa.table([*table.columns, *together.columns], schema=pa.schema([*table.schema, *self.schema]))
+        return pa.table([*table.columns, *together.columns], schema=schema)
 
     def _read(self, shard: str) -> tuple[np.ndarray, pa.Table]:
         """Where the documents of a shard start, int64, and their sources."""

@@ -18,7 +18,7 @@ def test_the_probes_are_asked_as_a_plain_loop_asks_them(tmp_path, two_models):
     [known, *_] = read_probes(two_models / "probes.jsonl")
     ids = torch.tensor([tokenizer(known.prompt[-200:] + known.answer, add_special_tokens=False)["input_ids"]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(60):
+    for _ in range(150):
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -100,7 +100,7 @@ def test_a_share_grows_through_kills_and_nothing_is_scored_twice(run, score, who
 
     def interrupted(losses):
         calls.append(losses)
-        if len(calls) == 12:
+        if len(calls) == 24:  # two for each document
             raise KeyboardInterrupt
         return means(losses)
 
