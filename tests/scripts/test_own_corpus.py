@@ -11,8 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import attention_influence_scoring
+import export_selection
 import fineweb
+import join_scores
 import rank_scores
+from common.shards.reader import ShardReader
+from common.text.tokenization import load_tokenizer
 from tests.conftest import MASKED, error_of, save_pair
 from tests.scripts.conftest import sentence
 
@@ -128,6 +132,35 @@ def test_the_selection_is_by_columns_of_the_source_and_keeps_them(scored, monkey
         fit.assign(by=(ranks[0] + ranks[1]) / 2).dropna(subset="by").sort_values("by", ascending=False, kind="stable")
     )
     assert found["doc_id"].to_pylist() == best["doc_id"].head(-(-len(best) // 5)).tolist()
+
+
+def test_scores_come_back_and_the_selection_goes_to_another_tokenizer(scored, monkeypatch, bytes_folder):
+    monkeypatch.chdir(scored)
+    rank_scores.main(["--scores", "ai_scores.tsv", *CHOICE, "--out", "chosen.tsv"])
+    join_scores.main(["--scores", "ai_scores.parquet", "--out_dir", "joined"])
+    export_selection.main("--selection chosen.parquet --format parquet --out_dir selected".split())
+    table, selected = (pq.read_table(name).to_pandas() for name in ("ai_scores.parquet", "chosen.parquet"))
+    exported, sources = [], {path: pq.read_table(path, partitioning=None) for path in sorted(set(table["file"]))}
+    for path, source in sources.items():
+        joined, scores = pq.read_table(f"joined/{path[4:]}"), table[table["file"] == path].set_index("row")
+        assert joined["id"].equals(source["id"])
+        expected = scores["AI_Score"].reindex(range(len(source)))
+        np.testing.assert_array_equal(joined["AI_Score"].to_numpy(), expected.to_numpy())
+        rows = sorted(selected[selected["file"] == path]["row"])
+        dump = pa.array([Path(path).parent.name[5:]] * len(rows))
+        exported.append(source.take(rows).append_column("dump", dump))
+    found = pq.read_table("selected/part-00000.parquet")
+    for name in exported[0].column_names:
+        assert found[name].equals(pa.concat_tables(exported)[name]), name
+    assert found.schema.field("crawled").type == SCHEMA.field("crawled").type
+    command = "--input selected --keep_columns AI_Score,score --out_dir other --tokenizer"
+    fineweb.main([*command.split(), bytes_folder])
+    tokenizer, [path] = load_tokenizer(bytes_folder), Path("other").glob("*.bin")
+    shard, index = ShardReader().open(path), pq.read_table(path.with_suffix(".index.parquet"))
+    texts = [tokenizer.decode(shard.document(row).token_ids[:-1].tolist()) for row in range(len(shard.spans))]
+    assert texts == found["text"].to_pylist()
+    assert index["source_AI_Score"].to_pylist() == found["AI_Score"].to_pylist()
+    assert index["score"].to_pylist() == found["score"].to_pylist()
 
 
 def test_a_tsv_that_was_changed_by_hand_is_read_and_no_other(scored, monkeypatch):
