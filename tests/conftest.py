@@ -326,8 +326,8 @@ def write_shards(folder: Path, documents, domains, shard_size: int = 10**6, voca
 
 
 @pytest.fixture(scope="session")
-def s3():
-    """A bucket on a server of its own."""
+def s3_server():
+    """A server of object storage, found by its clients."""
     from moto.server import ThreadedMotoServer  # which few tests need, and which takes long to import
 
     server = ThreadedMotoServer(port=0, verbose=False)
@@ -338,11 +338,22 @@ def s3():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in own.items():
             patch.setenv(name, value)
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield "s3://bucket"
+        yield
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def bucket(request):
+    """A name for each file of tests, so that they do not see each other's objects."""
+    return request.module.__name__.rpartition(".")[2].replace("_", "-")
+
+
+@pytest.fixture(scope="module")
+def s3(s3_server, bucket):
+    fsspec.filesystem("s3").mkdir(bucket)
+    return f"s3://{bucket}"
+
+
 @pytest.fixture(params=["s3", "memory"])
-def store(request):
-    return request.getfixturevalue("s3") if request.param == "s3" else "memory://bucket"
+def store(request, bucket):
+    return request.getfixturevalue("s3") if request.param == "s3" else f"memory://{bucket}"
