@@ -247,6 +247,12 @@ def refuse_folder(path: Path, marker: str | None = None) -> None:
         raise InputError(f"{path}: another program made this folder, so it is not replaced; give another --out")
 
 
+def refuse_url(out_dir: Path) -> None:
+    """Raise InputError for an output folder in an object store, where a script can only write single files."""
+    if is_url(out_dir):
+        raise InputError(f"--out_dir {out_dir}: give a folder of this machine, and copy it to the store then")
+
+
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raise InputError if an output would be written over an input."""
     read = {as_path(path).resolve() for path in inputs}

@@ -14,7 +14,7 @@ from common import cli
 from common.errors import InputError
 from common.export.sources import Counts, SourceFile, source_files
 from common.export.writers import Add, compressed, json_line, parquet_writer
-from common.files import atomic, is_url, read_json, scratch, write_json
+from common.files import atomic, is_url, read_json, refuse_url, scratch, write_json
 from common.table.by_source import BySource, by_source
 from common.table.schema import TABLE_SCHEMA
 from common.text.originals import Rows, column_of, have_texts, originals
@@ -55,8 +55,7 @@ def join_scores(options: JoinOptions) -> None:
         SystemExit: with status 3 in the end, if documents have changed since they were scored.
     """
     out_dir, total, num_rows = options.out_dir, Counts(), 0
-    if is_url(out_dir):
-        raise InputError(f"--out_dir {out_dir}: give a folder of this machine, and copy it to the store then")
+    refuse_url(out_dir)
     made = {"scores": str(options.scores), "format": options.format}
     if not options.overwrite and (out_dir / RECORD).exists():
         before = read_json(out_dir / RECORD)

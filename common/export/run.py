@@ -9,7 +9,7 @@ import numpy as np
 from common import cli
 from common.errors import InputError
 from common.export.formats import FORMATS, Part
-from common.files import atomic, is_url, read_json, write_json
+from common.files import atomic, is_url, read_json, refuse_url, write_json
 from common.shards.reader import ShardReader
 from common.table.places import Places
 
@@ -25,8 +25,7 @@ def export(selection: Path, reader: ShardReader, format_name: str, out_dir: Path
         InputError: it is no selection, a shard is damaged or has other documents, the shards are not of one kind, or
             the folder is another program's, or without `overwrite` of another export.
     """
-    if is_url(out_dir):
-        raise InputError(f"--out_dir {out_dir}: give a folder of this machine, and copy it to the store then")
+    refuse_url(out_dir)
     about = {"selection": str(selection), "format": format_name}
     before = read_json(out_dir / RECORD) if (out_dir / RECORD).exists() and not overwrite else about
     if before | about != before:

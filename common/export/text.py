@@ -13,7 +13,7 @@ from common import cli
 from common.errors import InputError
 from common.export.sources import Counts, moved_path, source_files
 from common.export.writers import Add, json_writer, parquet_writer
-from common.files import atomic, claim, file_digest, is_unclaimed, is_url, read_json, remove, scratch, write_json
+from common.files import atomic, claim, file_digest, is_unclaimed, read_json, refuse_url, remove, scratch, write_json
 from common.shards.index import CHAT_INDEX_SCHEMA, INDEX_SUFFIX, read_index
 from common.shards.reader import Shard, ShardReader
 from common.table.by_source import BySource, by_source
@@ -89,8 +89,7 @@ def export_text(options: TextOptions, reader: ShardReader) -> None:
 
 
 def _refuse_others(out_dir: Path) -> None:
-    if is_url(out_dir):
-        raise InputError(f"--out_dir {out_dir}: give a folder of this machine, and copy it to the store then")
+    refuse_url(out_dir)
     for path in sorted(out_dir.iterdir()) if out_dir.exists() else ():
         if path.name[0] != "." and not path.match(PARTS):
             raise InputError(f"{path}: not of an export as text; give another --out_dir")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.table.schema import TABLE_SCHEMA
-from common.text.kept import CannotHoldError, as_schema, common_schema, kept_table, storable, with_text
+from common.text.kept import as_schema, common_schema, kept_table, storable, with_fitting
 from common.text.originals import Rows
 from common.text.rows import values_of, zstd
 
@@ -79,12 +79,7 @@ class _Pieces:
             return
         schema = common_schema(self._schemas or [TABLE_SCHEMA])
         schema = pa.schema(sorted(schema, key=lambda field: field.name in TABLE_SCHEMA.names))  # stable: ours behind
-        while True:
-            try:
-                self._join(paths, path, schema)
-                break
-            except CannotHoldError as error:
-                schema = with_text(schema, error.column)
+        with_fitting(schema, lambda fitting: self._join(paths, path, fitting))
         for piece in paths:
             piece.unlink()
 

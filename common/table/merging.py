@@ -19,7 +19,7 @@ from common.table.guards import NUM_KEYS, representatives
 from common.table.parts import Stretch, read_stretch
 from common.table.schema import EXACT, NEAR, SCORES, SOURCE, STEPS_SCHEMA, TABLE_SCHEMA
 from common.table.tables import table_writer
-from common.text.kept import CannotHoldError, as_schema, common_schema, with_text, without_nulls
+from common.text.kept import as_schema, common_schema, with_fitting, without_nulls
 
 
 @dataclass
@@ -129,15 +129,15 @@ class Sources:
         shards = dict.fromkeys(shard for each in doc_ids for shard in pc.unique(_place(each, "shard")).to_pylist())
         indexes = filter(Path.exists, map(_index, shards))
         kept = [(index, kept_schema(index)) for index in indexes]
-        self.schema = without_nulls(common_schema([schema for _, schema in kept]))
-        for index, schema in kept:
-            while not schema.equals(self.schema):  # types differ between shards: do they hold all values?
-                try:
-                    as_schema(read_index(index, schema.names)[0], self.schema)
-                    break
-                except CannotHoldError as error:
-                    self.schema = with_text(self.schema, error.column)
-        self.schema = pa.schema([*SOURCE, *self.schema])
+
+        def checked(schema: pa.Schema) -> pa.Schema:
+            for index, own in kept:
+                if not own.equals(schema):  # types differ between shards: do they hold all values?
+                    as_schema(read_index(index, own.names)[0], schema)
+            return schema
+
+        known = with_fitting(without_nulls(common_schema([own for _, own in kept])), checked)
+        self.schema = pa.schema([*SOURCE, *known])
         self._read = lru_cache(maxsize=1)(self._read)
 
     def beside(self, table: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import groupby
+from typing import Any
 
 import pyarrow as pa
 
@@ -147,9 +148,18 @@ def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def converted(tables: Sequence[pa.Table], schema: pa.Schema) -> list[pa.Table]:
     """The tables `as_schema`; a column whose type does not hold all values is text in all of them."""
+    return with_fitting(schema, lambda fitting: [as_schema(table, fitting) for table in tables])
+
+
+def with_fitting(schema: pa.Schema, convert: Callable[[pa.Schema], Any]) -> Any:
+    """What `convert` returns for the schema, in which columns are text whose type does not hold all values.
+
+    Args:
+        convert: uses `as_schema`; it is called again after each column that becomes text.
+    """
     while True:
         try:
-            return [as_schema(table, schema) for table in tables]
+            return convert(schema)
         except CannotHoldError as error:
             schema = with_text(schema, error.column)
 
