@@ -36,17 +36,32 @@ def new_model(
             for name, value in special.items():
                 setattr(parsed, name, value)
         transformers.set_seed(seed)
-        return transformers.AutoModelForCausalLM.from_config(
+        model = transformers.AutoModelForCausalLM.from_config(
             parsed, dtype=torch.float32, trust_remote_code=trust_remote_code
         )
     except InputError:
         raise
     except Exception as error:  # configs of many classes raise many types
         raise InputError(f"--config {config}: no model can be made from it ({type(error).__name__}: {error})") from None
+    _require_causal(model, f"--config {config}")
+    return model
 
 
 def trained_model(name: str, trust_remote_code: bool) -> transformers.PreTrainedModel:
     """A checkpoint to continue training from, in float32; InputError if it is none."""
     model = load_model(name, Runtime(device="cpu", dtype="float32", trust_remote_code=trust_remote_code))
     model.set_attn_implementation("sdpa")
+    _require_causal(model, f"--model {name}")
     return model.train()
+
+
+@torch.inference_mode()
+def _require_causal(model: transformers.PreTrainedModel, name: str) -> None:
+    """Raise InputError if a token changes what the model predicts before it, as in BERT; it would learn to copy."""
+    was_training = model.training
+    token_ids = torch.arange(8)[None]
+    changed = torch.where(token_ids == 7, 0, token_ids)
+    first, second = (model.eval()(input_ids=ids).logits[0, :-1] for ids in (token_ids, changed))
+    model.train(was_training)
+    if (first - second).abs().max() > 1e-4 * first.abs().max():
+        raise InputError(f"{name}: it sees the tokens that it should predict; give a causal language model")
