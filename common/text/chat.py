@@ -61,6 +61,8 @@ class ChatTemplate:
                 f"{tokenizer.name}: its chat template prints today's date, in this run {self.date}; give --chat_date "
                 "YYYY-MM-DD, in every run the same, for the same shards on other days"
             )
+        if day and not self.date:
+            cli.warn(f"{tokenizer.name}: its chat template prints no date, so --chat_date changes nothing")
 
     def render(self, place: str, messages: object) -> tuple[str, tuple[Span, ...]]:
         """A chat as text, and the half-open spans of characters that are answers, each with the mark that ends it.
