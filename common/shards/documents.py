@@ -98,7 +98,7 @@ class Document:
         A document with up to twice as many tokens stays whole. Its tokens alone decide on the place.
 
         >>> Document("shard", 0, np.arange(1, 101), 0, "plays").in_part(10).passages
-        ((0, 10), (83, 93))
+        ((0, 10), (32, 42))
         """
         room = len(self) - 2 * score_tokens
         if room <= 0:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 import struct
 
 import numpy as np
@@ -13,6 +14,7 @@ import attention_influence_scoring
 import rank_scores
 import report
 import validate_docs
+from common.scoring import estimate
 from common.scoring.units import UnitScorer
 from tests.conftest import error_of, load_plain, plain_loss, plain_windows
 from tests.scripts.conftest import page_data, shown_losses, token_ids, write_llm_c_shard
@@ -132,7 +134,7 @@ def test_a_run_with_another_number_is_refused_and_the_record_has_it(run, score, 
         assert f"score_tokens was {N}, is {now}" in line
 
 
-def test_only_the_tokens_that_are_scored_count(run, score, spm_folder, capsys):
+def test_only_the_tokens_that_are_scored_count(run, score, spm_folder, capsys, monkeypatch):
     lengths = pd.read_parquet("data/ai_scores.parquet")["num_tokens"]
     read = lengths.clip(upper=2 * N)
     command = f"--base_model {spm_folder} --data data/mine/*.bin --seq_len 64 --out data/new.tsv --score_tokens {N}"
@@ -140,6 +142,9 @@ def test_only_the_tokens_that_are_scored_count(run, score, spm_folder, capsys):
     left = read.sum() + 3  # of two documents with nothing to predict
     said = capsys.readouterr().out
     assert f"to score: 90 documents, {left:,} tokens;" in said
+    monkeypatch.setattr(estimate, "MOST_TOKENS", lengths.sum() // 10)  # a bound on memory: also of what is not read
+    attention_influence_scoring.main([*command.split(), "--estimate"])
+    assert 5 < int(re.search(r"on (\d+) documents", capsys.readouterr().out)[1]) < 12
     few = score("--score_tokens", str(N), "--max_tokens", "300")
     assert read[: len(few)].sum() + 3 >= 300 > read[: len(few) - 1].sum()
     score("--score_tokens", str(N))
