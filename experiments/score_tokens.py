@@ -28,7 +28,7 @@ from run_script import RESULTS, ROOT
 from scipy.stats import spearmanr
 
 from common import cli
-from common.files import as_path, expand, read_json, write_json
+from common.files import as_path, claim, expand, read_json, write_json
 from common.model.checkpoints import Runtime
 from common.pages.pictures import save_picture
 from common.scoring.pair import Pair, PairOptions, load_pair
@@ -133,7 +133,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=as_path, default=RESULT, help="the result, .json; a picture next to it")
     args = parser.parse_args(argv)
     paths = expand(args.files)
-    pair = load_pair(PairOptions(args.base_model, args.reference_model, TOKENS, runtime=Runtime("cpu", "bfloat16")))
+    models = {"base_model": args.base_model, "reference_model": args.reference_model}
+    claim(args.work / "run.json", {**models, "tokens": TOKENS, "files": list(map(str, paths))}, False, "*-*.json")
+    pair = load_pair(PairOptions(**models, seq_len=TOKENS, runtime=Runtime("cpu", "bfloat16")))
     by_domain = all_scores(pair, paths, args.documents, args.work)
     ways = summary(by_domain)
     counts = {domain: len(of["whole"]) for domain, of in by_domain.items()}
