@@ -22,6 +22,7 @@ GPUs: --engine ray.
 
 --estimate scores for half a minute, writes nothing, and says how long all of it takes and how much disk. --sample 1%
 scores a fair sample of the documents; a later run with a larger share, or with all documents, continues from it.
+--score_tokens 128 scores longer documents in part, on their first 128 tokens and on 128 from a random place.
 """
 
 import argparse
@@ -63,7 +64,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "torch.compile works there)",
     )
     parser.add_argument(
-        "--max_tokens", type=cli.positive_int, help="score up to this many tokens, to the end of a document"
+        "--max_tokens",
+        type=cli.positive_int,
+        help="score up to this many tokens, to the end of a document; with --score_tokens those alone that are scored",
     )
     parser.add_argument(
         "--sample",
@@ -129,6 +132,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise InputError("--num_workers: only --engine ray has workers to count; give both or neither")
     if args.step_separator is not None and (args.granularity != "step" or not args.step_separator):
         raise InputError("--step_separator: some text, and only with --granularity step")
+    if args.score_tokens and args.granularity == "step":
+        raise InputError("--score_tokens: scores parts of a document, so not with --granularity step; leave one out")
     if args.engine == "ray" and ":" in args.device:
         raise InputError(f"--device {args.device}: with --engine ray each worker gets a GPU; give cuda or auto")
 

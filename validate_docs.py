@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         models += f" --tokenizer {args.tokenizer}" if args.tokenizer else ""
         models += f" --eot_id {args.eot_id} --eot_side {args.eot_side}" if args.eot_id is not None else ""
         models += f" --token_dtype {args.token_dtype}" if args.token_dtype else ""
+        models += f" --score_tokens {args.score_tokens}" if args.score_tokens else ""
         models += "" if args.score_separator else " --score_separator no"
         if first:
             print(f"\nnext, one of them token by token: python validate_docs.py {models} --doc_id {first}")

@@ -39,7 +39,7 @@ def write_table(path: Path, num_rows: int, num_domains: int) -> None:
             base = rng.normal(2.5, 0.4, count).clip(0.5)
             rise = rng.gamma(2, 0.1, count)
             copies = np.where(rng.random(count) < 0.05, ids[0], "")  # a twentieth of the documents
-            measures = [rng.beta(1, 9, count), np.zeros(count, int), np.full(count, 0.5), copies, copies]
+            measures = [lengths, rng.beta(1, 9, count), np.zeros(count, int), np.full(count, 0.5), copies, copies]
             hashes = rng.integers(0, 2**63, count).astype(np.uint64)
             source = [
                 [f"<urn:uuid:{number:032x}>" for number in hashes.tolist()],

@@ -53,7 +53,7 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
-    """The fields of `common.scoring.pair.PairOptions`, --score_separator, and what `add_runtime_flags` adds."""
+    """The fields of `PairOptions`, --score_separator, --score_tokens, and what `add_runtime_flags` adds."""
     parser.add_argument(
         "--base_model", help="model name or folder (default: from the record of the scores, or of the reference)"
     )
@@ -70,6 +70,13 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
         type=cli.yes_or_no,
         metavar="yes|no",
         help="whether the token between documents counts in the loss (default: from the scores' record, or yes)",
+    )
+    parser.add_argument(
+        "--score_tokens",
+        type=cli.number(int, low=2),
+        metavar="N",
+        help="of a document longer than 2N tokens, score the first N and N from a random place behind them (default: "
+        "from the scores' record, or every token)",
     )
     parser.add_argument(
         "--tokens_per_batch",

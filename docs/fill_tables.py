@@ -243,6 +243,27 @@ def heads_by_domain() -> str:
     return markdown(head, "lllll", rows)
 
 
+def scored_in_part() -> str:
+    """For each way to score a part of a document: what it reads, and how well it finds what the whole score chooses."""
+    result = read(EXPERIMENTS / "score_tokens.json")
+    if not result:
+        return NOT_MEASURED + "\n"
+
+    def over_domains(values: dict[str, float], form: str) -> str:
+        return f"{statistics.mean(values.values()):{form}} ({min(values.values()):{form}})"
+
+    rows = []
+    for name, way in result["ways"].items():
+        cheap = way["share_of_tokens"]
+        found = [
+            f"{over_domains(recall, '.0%')} for {cheap + (float(kept) if number else 0):.0%}"
+            for number, (kept, recall) in enumerate(way["recall"].items())
+        ]
+        rows.append((name, over_domains(way["spearman"], ".2f"), *found))
+    head = ("tokens scored", "rank correlation", "the part chooses 20 %", "keeps 40 % to score whole", "keeps 60 %")
+    return markdown(head, "lrrrr", rows)
+
+
 # Its table 6: whole model, random heads masked, retrieval heads masked; and our task of that kind.
 TABLE_6 = {
     "GSM8K": ((0.182, 0.127, 0.007), None),
@@ -334,6 +355,7 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "heads matter": (ROOT / "docs/results.md", heads_matter),
     "templates": (ROOT / "docs/results.md", templates),
     "heads by domain": (ROOT / "docs/results.md", heads_by_domain),
+    "scored in part": (ROOT / "docs/results.md", scored_in_part),
     "table 6": (ROOT / "docs/paper.md", table_6),
     "weak to strong": (ROOT / "docs/results.md", weak_to_strong),
     "benchmarks": (ROOT / "docs/results.md", benchmarks),

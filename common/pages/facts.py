@@ -38,7 +38,7 @@ def _facts(record: dict, mask: str | None, heads: list[Head]) -> list[tuple[str,
     versions = record.get("versions") or {}
     scoring = record.get("scoring") or {}
     seconds = scoring.get("seconds")
-    seq_len, sample = record.get("seq_len"), record.get("sample")
+    seq_len, sample, scored = (record.get(name) for name in ("seq_len", "sample", "score_tokens"))
     counts = {name: record.get(f"num_{name}") for name in ("documents", "tokens", "shards")}
     corpus = [f"{count:,} {name}" for name, count in counts.items() if count]
     return [
@@ -50,6 +50,12 @@ def _facts(record: dict, mask: str | None, heads: list[Head]) -> list[tuple[str,
         ("corpus", " ".join([", ".join(corpus), *(record.get("data") or [])])),
         ("sample", sample and f"{100 * sample:g}% of the documents (--sample); the others are not in the table"),
         ("window", seq_len and f"{seq_len:,} tokens"),
+        (
+            "scored in part",
+            scored
+            and f"documents longer than {2 * scored:,} tokens, each on its first {scored:,} and on {scored:,} "
+            "from a random place (--score_tokens)",
+        ),
         ("scored on", " in ".join(str(record[name]) for name in ("device", "dtype") if record.get(name))),
         ("took", None if seconds is None else duration(seconds)),
         ("finished", str(scoring.get("finished") or "").replace("T", " ")),

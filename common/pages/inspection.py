@@ -82,7 +82,7 @@ class Viewer:
         part = slice(start - document.start, end - document.start)
         if len(document.token_ids[part]) == len(document):
             return View(doc_id, document, part, None)
-        return View(doc_id, document.within(part.start, part.stop), part, document.doc_id)
+        return View(doc_id, document.whole.within(part.start, part.stop), part, document.doc_id)
 
     def ends(
         self, scores: Path, selection: Path | None, top: int, bottom: int
@@ -118,7 +118,7 @@ def print_views(views: list[View], pair: Pair, seq_len: int, num_tokens: int) ->
         losses = pair.scorer.score(list(view.document.windows(seq_len, pair.tokenizer.bos_id)))
         places, losses = losses.scored(view.document)
         means = losses.means()
-        size = f"{len(view.token_ids)} tokens"
+        size = f"{len(view.token_ids)} tokens" + f", {len(places)} of them scored" * bool(view.document.passages)
         print(f"--- {size}  L_base {means.L_base:.6f}  L_ref {means.L_ref:.6f}  AI_Score {means.AI_Score:.6f}")
         _print_rises(view.document.token_ids, places, losses, pair.tokenizer, num_tokens)
 

@@ -123,6 +123,7 @@ def _token_page_command(options: ReportOptions, run: dict) -> str:
         eot_side=None if options.eot_id is None else options.eot_side,
         token_dtype=options.token_dtype,
         score_separator="no" if run.get("score_separator") is False else None,
+        score_tokens=run.get("score_tokens"),
         data_dir=None if list(options.data_dir) == [Path()] else list(options.data_dir),
         html=options.out.with_name("tokens.html"),
     )

@@ -56,18 +56,18 @@ def attended_places(
     """
     places = np.full(len(document), NOWHERE)
     windows = list(document.windows(seq_len, bos_id))
-    place = first_target = len(document) - sum(len(window) - 1 for window in windows)
-    for window in windows:
+    edges = np.cumsum([len(window) - 1 for window in windows])
+    targets = document.targets(int(edges[-1]))
+    for window, here in zip(windows, np.split(targets, edges[:-1]), strict=True):
         rows = torch.arange(len(window) - 1, device=model.device)
         with watch_heads(model, rows, [head.layer]) as watch:
             model.base_model(input_ids=torch.tensor(window[None, :-1], device=model.device), use_cache=False)
-        found = watch.most_attended[head.layer][0, head.index].cpu().numpy() + place - 1
+        found = watch.most_attended[head.layer][0, head.index].cpu().numpy() + here[0] - 1
         # The context of a window is the token before it, unless a BOS was put there: at the beginning of a document
         # that has none, and before each later window.
-        if bos_id is not None and (place > first_target or not first_target):
-            found[found == place - 1] = AT_BOS
-        places[place : place + len(rows)] = found
-        place += len(rows)
+        if bos_id is not None and (here[0] > targets[0] or not targets[0]):
+            found[found == here[0] - 1] = AT_BOS
+        places[here] = found
     return places
 
 
@@ -108,19 +108,19 @@ def document_record(document: Document, pair: Pair, seq_len: int, head: Head | N
     bos_id = pair.tokenizer.bos_id
     windows = list(document.windows(seq_len, bos_id))
     losses, ranks = pair.scorer.score_and_rank(windows)
-    first_target = len(ids) - len(losses.base)
+    targets = document.targets(len(losses.base))
     places, losses = losses.scored(document)
 
     def by_token(values: Iterable) -> list:
         found = dict(zip(places.tolist(), values, strict=True))
         return [found.get(place) for place in range(len(ids))]
 
-    starts = np.cumsum([first_target, *(len(window) - 1 for window in windows[:-1])])
+    starts = targets[np.cumsum([0, *(len(window) - 1 for window in windows[:-1])])]
     record |= {
         "means": [_short_number(mean) for mean in losses.means()],
         "base": by_token(map(_short_number, losses.base)),
         "reference": by_token(map(_short_number, losses.reference)),
-        "ranks": [by_token(of_model[places - first_target].tolist()) for of_model in ranks],
+        "ranks": [by_token(of_model[np.isin(targets, places)].tolist()) for of_model in ranks],
         "windows": starts.tolist(),
     }
     if head:

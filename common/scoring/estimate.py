@@ -75,7 +75,8 @@ def estimate(team: Team, job: Job, num_workers: int, command: str) -> None:
     tokens = sum(tokens_missing(item, parts, job.reader) for item in plan)
     print(f"to score: {documents:,} documents, {tokens:,} tokens; {planned - documents:,} documents are scored already")
     if documents:
-        drawn = draw(plan, parts, job.reader, tokens)
+        held = tokens * sum(item.num_held for item in plan) // sum(item.num_tokens for item in plan)
+        drawn = draw(plan, parts, job.reader, held)
         for document in drawn:
             check_vocabulary(document.doc_id, document.token_ids, models.vocabulary)
         measured = measure(team, list(_units(drawn, unit_tokens(plan, plan[-1].hashes, models))))
@@ -88,7 +89,7 @@ def estimate(team: Team, job: Job, num_workers: int, command: str) -> None:
 
 
 def draw(plan: Sequence[ShardPlan], parts: Parts, reader: ShardReader, tokens: int) -> list[Document]:
-    """Documents that are in no part, at random and in random order: all, or about `MOST_TOKENS` of the `tokens`."""
+    """Documents that are in no part, at random and in random order: all, or about `MOST_TOKENS` of their `tokens`."""
     missing = [item.missing(parts) for item in plan]
     last = np.cumsum([sum(map(len, gaps)) for gaps in missing])
     count = -(-int(last[-1]) * min(MOST_TOKENS, tokens) // tokens)
@@ -110,7 +111,7 @@ def measure(team: Team, units: list[Unit]) -> Measured:
     before = time.perf_counter()
     with closing(team.run(units)) as pieces:
         for _, unit, piece in pieces:
-            tokens.append(sum(len(unit.document(row)) for row in range(piece.first, piece.last)))
+            tokens.append(unit.num_read(piece))
             rows += [row_of(unit.document(scored.row), scored) for scored in piece.scores]
             num_documents += piece.last - piece.first
             now = time.perf_counter()
@@ -123,7 +124,7 @@ def measure(team: Team, units: list[Unit]) -> Measured:
 
 def _units(documents: list[Document], size: int) -> Iterator[Unit]:
     """The documents in units of about `size` tokens."""
-    lengths = np.array([len(document) for document in documents])
+    lengths = np.array([document.num_read for document in documents])
     numbers = (np.cumsum(lengths) - lengths) // size
     for _, group in groupby(zip(numbers.tolist(), documents, strict=True), key=itemgetter(0)):
         yield Unit(0, [document for _, document in group])

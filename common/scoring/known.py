@@ -23,8 +23,8 @@ def known_flags(given: Mapping[str, Any], scores: Path | None = None) -> dict[st
     What the record of `scores` says comes first, if there is one; then the base model in the reference's record.
 
     Args:
-        given: flags by name; of base_model, reference_model, tokenizer, seq_len and score_separator, those that are in
-            it are filled in.
+        given: flags by name; of base_model, reference_model, tokenizer, seq_len, score_separator and score_tokens,
+            those that are in it are filled in.
 
     Raises:
         InputError: a record is damaged.
@@ -39,6 +39,7 @@ def known_flags(given: Mapping[str, Any], scores: Path | None = None) -> dict[st
         "reference_model": reference,
         "tokenizer": tokenizer,
         "score_separator": record.get("score_separator", True),
+        "score_tokens": record.get("score_tokens"),
         "seq_len": record.get("seq_len"),
     }
     flags = {name: found[name] if given[name] is None else given[name] for name in found.keys() & given.keys()}

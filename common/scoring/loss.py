@@ -54,9 +54,9 @@ class TokenLosses:
 
     def scored(self, document: Document) -> tuple[np.ndarray, "TokenLosses"]:
         """The places in their document of the tokens that are scored, and the losses of these tokens."""
-        first = len(document) - len(self.base)
-        places = document.scored(first)
-        return places, self.of(places - first)
+        targets = document.targets(len(self.base))
+        scored = np.isin(targets, document.scored())
+        return targets[scored], self.of(scored)
 
     def means(self) -> Means:
         """Means over the targets, with float64 sums; NaN if there are none."""

@@ -23,8 +23,9 @@ class ShardPlan:
     """The documents of one shard to score: of those with some hashes, the first `num_documents`.
 
     Attributes:
-        tokens_in_shard: of all documents with these hashes.
-        num_tokens: of the documents to score.
+        tokens_in_shard: that the models read of all documents with these hashes.
+        num_tokens: that they read of the documents to score.
+        num_held: tokens of these documents, read or not.
         end: where the first document begins that is beyond `--max_tokens`, in tokens; None if there is none.
         rows: the documents with these hashes, by row in the shard; None: all.
     """
@@ -33,6 +34,7 @@ class ShardPlan:
     tokens_in_shard: int
     num_documents: int
     num_tokens: int
+    num_held: int
     digest: str
     hashes: range = ALL_HASHES
     end: int | None = None
@@ -87,7 +89,7 @@ def make_plan(
     for path in paths:
         shard = reader.open(path)
         hashes = shard.verified().hashes() if sampled else np.zeros(len(shard.spans), int)
-        digest, lengths = shard.digest(), np.where(hashes < ranges[-1].stop, shard.lengths, 0)
+        digest, lengths = shard.digest(), np.where(hashes < ranges[-1].stop, shard.lengths_read, 0)
         count = int(np.searchsorted(np.cumsum(lengths) - lengths, left))
         end = int(shard.spans[count, 0]) if count < len(shard.spans) else None
         for each in ranges:
@@ -95,7 +97,8 @@ def make_plan(
             chosen = rows[rows < count]
             tokens, num_tokens = int(lengths[rows].sum()), int(lengths[chosen].sum())
             rows = rows if sampled else None
-            plan.append(ShardPlan(path, tokens, len(chosen), num_tokens, digest, each, end, rows))
+            held = int(shard.lengths[chosen].sum())
+            plan.append(ShardPlan(path, tokens, len(chosen), num_tokens, held, digest, each, end, rows))
             left -= num_tokens
     if sampled and not any(item.num_documents for item in plan):
         raise InputError("--sample: no document of the data is in a sample as small as this; give a larger share")
@@ -108,11 +111,11 @@ def documents_missing(plan: Sequence[ShardPlan], parts: Parts) -> int:
 
 
 def tokens_missing(item: ShardPlan, parts: Parts, reader: ShardReader) -> int:
-    """Tokens of a shard's documents that are not scored yet."""
+    """Tokens that the models have still to read of a shard's documents."""
     gaps = item.missing(parts)
     if gaps in ([], [range(item.num_documents)]):
         return item.num_tokens if gaps else 0
-    lengths = item.open(reader).lengths
+    lengths = item.open(reader).lengths_read
     return int(sum(lengths[gap.start : gap.stop].sum() for gap in gaps))
 
 

@@ -93,6 +93,7 @@ class Job:
             "steps": [self.steps.wanted, self.steps.separator],
             # runs from before it was an option had it
             **({} if self.reader.score_separator else {"score_separator": False}),
+            "score_tokens": self.reader.score_tokens,
             "shards": shards,
         }
         return record, settings, self.overwrite, "*.parquet"
@@ -119,14 +120,14 @@ class Tally:
         self.parts.add(unit.shard_name, piece.first, piece.last, rows, unit.hashes)
         self.num_documents += piece.last - piece.first
         self.bar.set_postfix_str(f"{self.num_documents:,} documents{self.status()}", refresh=False)
-        self.bar.update(sum(len(unit.document(row)) for row in range(piece.first, piece.last)))
+        self.bar.update(unit.num_read(piece))
 
 
 def row_of(document: Document, scored: Scored) -> dict:
     """The row of a document in a part, by column name."""
     about = {"doc_id": document.doc_id, "domain": document.domain, "num_tokens": len(document)}
     novel = {f"{name}{NOVEL_SUFFIX}": value for name, value in scored.novel._asdict().items()}
-    measured = scored.means._asdict() | novel | scored.guards._asdict()
+    measured = scored.means._asdict() | novel | {"scored_tokens": scored.num_scored} | scored.guards._asdict()
     return about | measured | {"steps": [step._asdict() for step in scored.steps]}
 
 
@@ -218,6 +219,7 @@ def _record(team: Team, job: Job, health: Health) -> dict:
         "tokenizer": job.pair.runtime.tokenizer or job.pair.base_model,
         "seq_len": job.pair.seq_len,
         "score_separator": job.reader.score_separator,
+        "score_tokens": job.reader.score_tokens,
         "eot_id": job.reader.eot_id,
         "eot_side": job.reader.eot_side,
         "token_dtype": job.reader.token_dtype,

@@ -23,6 +23,7 @@ from common.table.guards import Guards, measure, novel
 # Tokens in a unit: at least a few batches, at most MAX_UNIT_TOKENS. In between a run has about UNITS units. A GPU idles
 # for a moment after each unit, so its units are as large as allowed.
 MIN_UNIT_TOKENS, MAX_UNIT_TOKENS, UNITS = {"cpu": 2**13, "cuda": 2**20}, 2**20, 2048
+HELD_PER_READ = 64  # most tokens in memory for each that the models read
 
 
 class Scored(NamedTuple):
@@ -32,12 +33,14 @@ class Scored(NamedTuple):
         row: of the document in its shard.
         novel: means over the scored tokens that do not end an n-gram which the document held before (`guards.novel`);
             NaN if there are none.
+        num_scored: how many tokens are scored.
         steps: empty unless steps are wanted; their places count from the document's first token.
     """
 
     row: int
     means: Means
     novel: Means
+    num_scored: int
     guards: Guards
     steps: list[Step]
 
@@ -85,6 +88,10 @@ class Unit:
         """The document in a row of the shard."""
         return self.documents[row - self.first]
 
+    def num_read(self, piece: Piece) -> int:
+        """Number of tokens that the models read for a piece."""
+        return sum(self.document(row).num_read for row in range(piece.first, piece.last))
+
     def rest_after(self, piece: Piece) -> "Unit | None":
         """The documents after a piece, or None if there are none."""
         if piece.last == self.last:
@@ -101,12 +108,15 @@ def tokens_per_unit(num_tokens: int, device: str) -> int:
 def cut(shard: Shard, rows: range, size: int, hashes: range = ALL_HASHES) -> Iterator[Unit]:
     """Cut documents of a shard into units, at each multiple of `size` tokens of the shard's documents.
 
+    Of a document that is scored in part, the tokens that the models read count.
+
     Args:
         hashes: of all the shard's documents.
 
     For example, rows 1 to 3 of a shard with documents of 4 tokens become, with `size` 10, the rows [1, 2] and [3].
     """
-    starts = (np.cumsum(shard.lengths) - shard.lengths)[rows.start : rows.stop] // size
+    counted = np.maximum(shard.lengths_read, shard.lengths // HELD_PER_READ)
+    starts = (np.cumsum(counted) - counted)[rows.start : rows.stop] // size
     edges = [rows.start, *(rows.start + 1 + np.flatnonzero(np.diff(starts))).tolist(), rows.stop]
     for first, last in pairwise(edges):
         documents = map(shard.document, range(first, last))
@@ -154,7 +164,7 @@ class UnitScorer:
 
         They are not measured in the scorer's thread, because two busy threads would wait for each other.
         """
-        text = document.token_ids[document.scored()]
+        text = document.token_ids[document.whole.scored()]
         text = text[text != document.separator_id]
         guards, steps = measure(text, self._pair.tokenizer.decode(text.tolist())), []
         if self._steps.wanted:
@@ -163,4 +173,5 @@ class UnitScorer:
             pieces = ["" if token_id == document.separator_id else self._piece(token_id) for token_id in ids]
             steps = score_steps(document, losses, pieces, self._steps.separator)
         places, losses = losses.scored(document)
-        return Scored(row, losses.means(), losses.of(novel(document.token_ids)[places]).means(), guards, steps)
+        without_copies = losses.of(novel(document.token_ids)[places]).means()
+        return Scored(row, losses.means(), without_copies, len(places), guards, steps)

@@ -1,6 +1,7 @@
 """A document as tokens: its place, the windows in which it is scored, and which of its tokens are scored."""
 
 import hashlib
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,7 @@ class Document:
         domain: documents are ranked within their domain.
         answers: the only tokens that are scored, as half-open spans counted from the first token of the document,
             int64, shape [num_answers, 2]; None if all are.
+        passages: the only stretches that the models read, half-open and ascending; None: all of it.
     """
 
     shard_name: str
@@ -43,10 +45,16 @@ class Document:
     separator_id: int
     domain: str
     answers: np.ndarray | None = None
+    passages: tuple[tuple[int, int], ...] | None = None
 
     def __len__(self) -> int:
         """Number of tokens."""
         return len(self.token_ids)
+
+    @property
+    def num_read(self) -> int:
+        """Number of tokens that the models read."""
+        return len(self._read)
 
     @property
     def end(self) -> int:
@@ -70,10 +78,39 @@ class Document:
         >>> Document("shard", 100, np.arange(9), 0, "chats", answers).scored(1)
         array([1, 2, 5, 6])
         """
-        places = np.arange(first, len(self))
+        places = self._read
+        places = places[places >= first]
         if self.answers is None:
             return places
         return places[((places >= self.answers[:, :1]) & (places < self.answers[:, 1:])).any(0)]
+
+    def targets(self, count: int) -> np.ndarray:
+        """The places of its `count` targets: what the models read, without the first token if nothing precedes it."""
+        return self._read[len(self._read) - count :]
+
+    @property
+    def _read(self) -> np.ndarray:
+        return np.concatenate([np.arange(*each) for each in self.passages or [(0, len(self))]])
+
+    def in_part(self, score_tokens: int) -> "Document":
+        """The same document, of which the models read its first tokens and as many from a random place behind them.
+
+        A document with up to twice as many tokens stays whole. Its tokens alone decide on the place.
+
+        >>> Document("shard", 0, np.arange(1, 101), 0, "plays").in_part(10).passages
+        ((0, 10), (32, 42))
+        """
+        room = len(self) - 2 * score_tokens
+        if room <= 0:
+            return self
+        draw = random.Random(token_hash(self.token_ids, self.separator_id)).random()
+        start = score_tokens + int(draw * (room + 1))
+        return replace(self, passages=((0, score_tokens), (start, start + score_tokens)))
+
+    @property
+    def whole(self) -> "Document":
+        """The same document, which the models read from its first token to its last."""
+        return replace(self, passages=None)
 
     def within(self, start: int, end: int) -> "Document":
         """The same document with only its tokens [start, end) scored, counted from its first token."""
@@ -81,10 +118,10 @@ class Document:
         return replace(self, answers=answers.clip(start, end))
 
     def windows(self, seq_len: int, bos_id: int | None) -> Iterator[np.ndarray]:
-        """Cut the document into windows of one context token and up to `seq_len` targets.
+        """Cut the document, or each of its passages, into windows of one context token and up to `seq_len` targets.
 
-        The first token of a window is context, all others are targets. Each token of the document is a target exactly
-        once, except the first token if nothing comes before it.
+        The first token of a window is context, all others are targets. Each token that is read is a target exactly
+        once, except the document's first token if nothing comes before it.
 
         Args:
             bos_id: the BOS that the tokenizer itself adds, or None. With a BOS, each window begins with it. Without,
@@ -97,11 +134,8 @@ class Document:
         [[5, 6, 7], [7, 8, 0]]
         """
         token_ids = np.asarray(self.token_ids, dtype=np.int64)
-        if bos_id is None or token_ids[:1].tolist() == [bos_id]:
-            context, targets = token_ids[:1], token_ids[1:]
-        else:
-            context, targets = np.array([bos_id], dtype=np.int64), token_ids
-        for start in range(0, len(targets), seq_len):
-            if start and bos_id is None:
-                context = targets[start - 1 : start]
-            yield np.concatenate([context, targets[start : start + seq_len]])
+        first_target = int(bos_id is None or token_ids[:1].tolist() == [bos_id])
+        for begin, end in self.passages or [(0, len(self))]:
+            for start in range(max(begin, first_target), end, seq_len):
+                context = token_ids[start - 1 : start] if bos_id is None else [bos_id]
+                yield np.concatenate([context, token_ids[start : min(start + seq_len, end)]])

@@ -35,6 +35,7 @@ class Shard:
         answers: one per document, as in `Document`.
         separator_id: the token between documents; None if that is not known, in shards of other programs.
         score_separator: whether it counts in a document's loss.
+        score_tokens: how much of a longer document the models read, as in `Document.in_part`; None is all.
         info: how it was made, or None for a shard without an index.
         digests: of its tokens and its index, or None for a shard of another program.
     """
@@ -49,12 +50,15 @@ class Shard:
     score_separator: bool
     info: ShardInfo | None
     digests: Digests | None
+    score_tokens: int | None = None
 
     def document(self, row: int) -> Document:
         """The document in a row."""
         start, end = map(int, self.spans[row])
         tokens, answers = self.tokens[start:end], self.answers[row]
         document = Document(self.name, start, tokens, self.separator_id, self.domains[row], answers)
+        if self.score_tokens and answers is None:
+            document = document.in_part(self.score_tokens)
         if self.score_separator or answers is not None:  # a chat's separator is in no answer
             return document
         begins, ends = (int(tokens[place] == self.separator_id) for place in (0, -1))
@@ -64,6 +68,14 @@ class Shard:
     def lengths(self) -> np.ndarray:
         """Tokens in each document, int64, shape [num_documents]."""
         return self.spans[:, 1] - self.spans[:, 0]
+
+    @property
+    def lengths_read(self) -> np.ndarray:
+        """Tokens of each document that the models read, int64; a chat is read whole, for its answers."""
+        if not self.score_tokens:
+            return self.lengths
+        chats = np.array([answers is not None for answers in self.answers], bool)
+        return np.where(chats, self.lengths, self.lengths.clip(max=2 * self.score_tokens))
 
     def hashes(self) -> np.ndarray:
         """`token_hash` of each document, int64, shape [num_documents]."""
@@ -123,6 +135,7 @@ class ShardReader:
         token_dtype: how arrays without a header store a token, `uint16` for example; by default, as OLMo-core has it,
             the smallest type that holds the vocabulary of `model_tokenizer`.
         score_separator: whether the separator counts in a document's loss.
+        score_tokens: as in `Shard`.
         model_tokenizer: shards of another tokenizer are refused; None accepts all.
     """
 
@@ -130,6 +143,7 @@ class ShardReader:
     eot_side: str = "first"
     token_dtype: str | None = None
     score_separator: bool = True
+    score_tokens: int | None = None
     model_tokenizer: TextTokenizer | None = None
 
     def open(self, path: Path) -> Shard:
@@ -171,6 +185,7 @@ class ShardReader:
             score_separator=self.score_separator,
             info=info,
             digests=digests,
+            score_tokens=self.score_tokens,
         )
 
     def _foreign(self, name: str, path: Path, found: ForeignTokens, side: str) -> Shard:
@@ -191,6 +206,7 @@ class ShardReader:
             score_separator=self.score_separator,
             info=None,
             digests=None,
+            score_tokens=self.score_tokens,
         )
 
     def _token_dtype(self) -> np.dtype | None:

@@ -5,10 +5,10 @@
     doc_id                                         domain  num_tokens  L_base    L_ref     AI_Score  repetition  …
     data/finewebsample/fineweb_train_000001:0-221  plays   221         2.881231  3.681338  0.277696  0.3091   …
 
-Behind AI_Score are the same losses and score without copies, L_base_novel to AI_Score_novel, and then what comes from
-guards.py: repetition, longest_run, compression, and two doc_ids: the document that represents all that equal this one,
-and the one that represents all near copies; empty for a document that represents itself. Tables of other programs may
-lack these columns; then they are read as nulls.
+Behind AI_Score are the same losses and score without copies, L_base_novel to AI_Score_novel; scored_tokens, how many
+tokens the losses are the means of; and what comes from guards.py: repetition, longest_run, compression, and two
+doc_ids: the document that represents all that equal this one, and the one that represents all near copies; empty for a
+document that represents itself. Tables of other programs may lack these columns; then they are read as nulls.
 
 To add a column: a field here; its value in `common.scoring.run.row_of`, or for a measure in guards.py; and its merge
 in merging.py if it needs one.
@@ -23,7 +23,12 @@ SCHEMA = pa.schema([("doc_id", pa.string()), ("domain", pa.string()), ("num_toke
 # The same without copies: over the tokens that do not end an n-gram which the document held before.
 NOVEL_SUFFIX = "_novel"
 NOVEL = [(f"{name}{NOVEL_SUFFIX}", kind) for name, kind in SCORES]
-MEASURES = [("repetition", pa.float64()), ("longest_run", pa.int64()), ("compression", pa.float64())]
+MEASURES = [
+    ("scored_tokens", pa.int64()),
+    ("repetition", pa.float64()),
+    ("longest_run", pa.int64()),
+    ("compression", pa.float64()),
+]
 EXACT, NEAR = "duplicate_of", "near_duplicate_of"
 NO_DOMAIN = "(no domain)"  # how pages and prints show the empty domain
 OTHER_MEASURES = [

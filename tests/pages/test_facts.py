@@ -23,6 +23,7 @@ RECORD = {
     "data": ["a/*.bin", "b.bin"],
     "sample": 0.007,
     "seq_len": 4096,
+    "score_tokens": 1024,
     "device": "cuda",
     "dtype": "bfloat16",
     "scoring": {"seconds": 3725.2, "finished": "2026-01-02T03:04:05"},
@@ -62,6 +63,11 @@ def test_the_facts_of_a_whole_record(tmp_path):
         ("corpus", "1,234 documents, 5,000,000 tokens, 2 shards a/*.bin b.bin"),
         ("sample", "0.7% of the documents (--sample); the others are not in the table"),
         ("window", "4,096 tokens"),
+        (
+            "scored in part",
+            "documents longer than 2,048 tokens, each on its first 1,024 and on 1,024 from a random place "
+            "(--score_tokens)",
+        ),
         ("scored on", "cuda in bfloat16"),
         ("took", "1 h 2 min"),
         ("finished", "2026-01-02 03:04:05"),

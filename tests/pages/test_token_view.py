@@ -26,7 +26,7 @@ def plain_window(folder, window, head):
     return out.logits[0, :-1], out.attentions[head[0]][0, head[1], :-1]
 
 
-def plain_view(folder, ids, bos_id, head):
+def plain_view(folder, ids, bos_id, head, passages):
     """(loss, rank range, attention over document places and BOS) of every target, cut into windows by hand.
 
     Attention is a dict from a place in the document, or AT_BOS, to its weight.
@@ -34,8 +34,9 @@ def plain_view(folder, ids, bos_id, head):
     adds_bos = bos_id is not None and ids[0] != bos_id
     first = 0 if adds_bos else 1
     view = {}
-    for start in range(first, len(ids), SEQ_LEN):
-        targets = list(range(start, min(start + SEQ_LEN, len(ids))))
+    starts = [(start, end) for begin, end in passages for start in range(max(begin, first), end, SEQ_LEN)]
+    for start, end in starts:
+        targets = list(range(start, min(start + SEQ_LEN, end)))
         context = AT_BOS if bos_id is not None and (adds_bos or start > first) else start - 1
         places = [context, *targets]
         window = [bos_id if place == AT_BOS else ids[place] for place in places]
@@ -49,9 +50,10 @@ def plain_view(folder, ids, bos_id, head):
     return view
 
 
+@pytest.mark.parametrize("score_tokens", [100, 20])
 @pytest.mark.parametrize("begins_with_bos", [False, True])
 @pytest.mark.parametrize("kind", ["no BOS", "BOS", "SentencePiece"])
-def test_losses_ranks_and_looks_are_those_of_plain_models(pair_folders, kind, begins_with_bos):
+def test_losses_ranks_and_looks_are_those_of_plain_models(pair_folders, kind, begins_with_bos, score_tokens):
     base, reference = pair_folders[kind] / "model", pair_folders[kind] / "reference-model"
     pair = load_pair(PairOptions(str(base), str(reference), SEQ_LEN))
     head = strongest_head(pair, str(reference), None)
@@ -60,16 +62,20 @@ def test_losses_ranks_and_looks_are_those_of_plain_models(pair_folders, kind, be
     assert (bos_id is None) == (kind == "no BOS")
     ids = pair.tokenizer.encode(TEXTS[4] + TEXTS[2])[: 3 * SEQ_LEN + 5]
     ids = [*([bos_id or 0] if begins_with_bos else []), *ids, pair.tokenizer.separator_id]
-    record = document_record(document_of(ids, pair.tokenizer.separator_id), pair, SEQ_LEN, head)
-    losses = pair.scorer.score(list(document_of(ids).windows(SEQ_LEN, bos_id)))
-    views = [plain_view(folder, ids, bos_id, head) for folder in (base, reference)]
+    document = document_of(ids, pair.tokenizer.separator_id).in_part(score_tokens)
+    record = document_record(document, pair, SEQ_LEN, head)
+    losses = pair.scorer.score(list(document.windows(SEQ_LEN, bos_id)))
+    passages = document.passages or [(0, len(ids))]
+    views = [plain_view(folder, ids, bos_id, head, passages) for folder in (base, reference)]
     first = min(views[0])
     assert len(record["windows"]) == 4
     assert record["windows"][:2] == [first, first + SEQ_LEN]
+    assert record["windows"][2] == (first + 2 * SEQ_LEN if len(passages) == 1 else passages[1][0])
     exact = {"ranks": [], "looks": []}
     for model, (name, of_pair) in enumerate([("base", losses.base), ("reference", losses.reference)]):
         assert record[name][:first] == record["ranks"][model][:first] == [None] * first
-        assert np.array_equal(np.array(record[name][first:], np.float32), of_pair)
+        assert [place for place, loss in enumerate(record[name]) if loss is not None] == list(views[model])
+        assert np.array_equal(np.array([record[name][place] for place in views[model]], np.float32), of_pair)
         for place, (loss, (low, high), _) in views[model].items():
             assert record[name][place] == pytest.approx(loss, abs=1e-4)
             assert low <= record["ranks"][model][place] <= high

@@ -10,7 +10,7 @@ from common.hub import DEFAULT_MODEL
 from common.scoring.known import known_flags, scores_of
 from tests.conftest import tiny_model
 
-NAMES = ("base_model", "reference_model", "tokenizer", "seq_len", "score_separator")
+NAMES = ("base_model", "reference_model", "tokenizer", "seq_len", "score_separator", "score_tokens")
 NONE = dict.fromkeys(NAMES)
 
 
@@ -26,6 +26,7 @@ def folder(tmp_path, monkeypatch):
             "tokenizer": f"{name}/base",
             "seq_len": seq_len,
             "score_separator": name == "data",
+            "score_tokens": 7 if name == "data" else None,
             "data": [f"{name}/shards/*.bin"],
         }
         Path(name, "ai_scores.json").write_text(json.dumps(record))
@@ -41,18 +42,20 @@ def test_the_record_of_the_scores_comes_first():
         "tokenizer": None,
         "seq_len": 128,
         "score_separator": False,
+        "score_tokens": None,
     }
+    assert known_flags(NONE, Path("data/ai_scores.parquet"))["score_tokens"] == 7
 
 
 def test_what_is_given_stays():
-    given = {"base_model": "b", "reference_model": "r", "tokenizer": "t", "seq_len": 5, "score_separator": False}
+    given = dict(zip(NAMES, ["b", "r", "t", 5, False, 9], strict=True))
     assert known_flags(given, Path("data/ai_scores.tsv")) == given
     assert known_flags({"base_model": None}, Path("data/ai_scores.tsv")) == {"base_model": "data/base"}
 
 
 def test_without_scores_the_reference_knows_its_base_and_the_base_its_context():
     expected = {"base_model": "small", "reference_model": "reference-model", "tokenizer": None, "seq_len": 512}
-    assert known_flags(NONE) == expected | {"score_separator": True}
+    assert known_flags(NONE) == expected | {"score_separator": True, "score_tokens": None}
     assert known_flags(NONE, Path("data/other.tsv"))["base_model"] == "small"
     tiny_model("Llama", max_position_embeddings=100_000).save_pretrained("long")
     assert known_flags(NONE | {"base_model": "long"})["seq_len"] == 4096

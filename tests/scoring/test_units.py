@@ -1,5 +1,7 @@
 """Units: cut at the same places of a shard, whatever is scored already."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -48,6 +50,13 @@ def test_a_document_longer_than_a_unit_stays_whole():
     units = list(cut(shard_of(3, 35, 1, 1), range(4), 10))
     assert rows(units) == [[0, 1], [2, 3]]
     assert [sum(map(len, unit.documents)) for unit in units] == [38, 2]
+
+
+def test_of_a_document_that_is_read_in_part_only_this_counts_unless_units_would_not_fit_memory(monkeypatch):
+    shard = replace(shard_of(100, 100, 100, 4, 4), score_tokens=4)
+    assert rows(cut(shard, range(5), 16)) == [[0, 1], [2, 3, 4]]
+    monkeypatch.setattr("common.scoring.units.HELD_PER_READ", 10)
+    assert rows(cut(shard, range(5), 16)) == [[0, 1], [2, 3], [4]]
 
 
 def test_a_unit_holds_its_documents():

@@ -63,7 +63,7 @@ def test_the_separator_is_left_out_of_the_losses_on_request(run, spm_folder, cor
     attention_influence_scoring.main([*score, "--out", "without.tsv"])
     scores, before = pd.read_parquet("without.parquet"), pd.read_parquet("data/ai_scores.parquet")
     assert scores["doc_id"].tolist() == before["doc_id"].tolist()
-    of_losses = [name for name in scores if name.startswith(("L_", "AI_"))]
+    of_losses = [name for name in scores if name.startswith(("L_", "AI_", "scored_"))]
     assert scores.drop(columns=of_losses).equals(before[scores.columns].drop(columns=of_losses))
     for row in scores.iloc[[0, 5, 40, -1]].itertuples():
         ids = token_ids(row.doc_id)
@@ -205,13 +205,14 @@ def test_the_record_can_be_pasted_back_as_flags(run, spm_folder):
     for name in ("their1.bin", "their2.bin"):
         write_llm_c_shard(run / name, rng.integers(3, 400, (30, 9)).tolist(), eot_id=2)
     command = (
-        f"--base_model {spm_folder} --data their1.bin their[2-9].bin --seq_len 4 --sample 40% --score_separator no"
+        f"--base_model {spm_folder} --data their1.bin their[2-9].bin --seq_len 4 --sample 40% --score_separator no "
+        "--score_tokens 3"
     )
     attention_influence_scoring.main(f"{command} --eot_id 2 --eot_side last --out one.tsv".split())
     record = json.loads((run / "one.json").read_text())
     assert record["data"] == ["their1.bin", "their[2-9].bin"]
     record["score_separator"] = "yes" if record["score_separator"] else "no"
-    names = "base_model reference_model tokenizer seq_len score_separator eot_id eot_side sample".split()
+    names = "base_model reference_model tokenizer seq_len score_separator score_tokens eot_id eot_side sample".split()
     flags = [text for name in names for text in (f"--{name}", str(record[name]))]
     attention_influence_scoring.main([*flags, "--data", *record["data"], "--out", "two.tsv"])
     assert (run / "two.tsv").read_bytes() == (run / "one.tsv").read_bytes()

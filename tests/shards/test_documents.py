@@ -1,5 +1,7 @@
 """Windows of a document, and whether it is scored."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -127,6 +129,37 @@ def test_a_chat_needs_a_token_of_an_answer_after_the_first_token(answers, scorab
 def test_scored_tokens_are_those_of_a_plain_loop(spans, first):
     found = document_of(list(range(10)), -1, np.array(spans, int).reshape(-1, 2)).scored(first)
     assert found.tolist() == [place for place in range(first, 10) if any(start <= place < end for start, end in spans)]
+
+
+@given(st.lists(st.integers(0, 9), max_size=40), st.integers(2, 12), st.sampled_from([None, 0, 3]))
+def test_a_long_document_is_read_at_its_beginning_and_at_a_place_behind_it(ids, score_tokens, bos_id):
+    document = document_of(ids, 9).in_part(score_tokens)
+    if len(ids) <= 2 * score_tokens:
+        assert document.passages is None
+        return
+    (first, start), (begin, end) = document.passages
+    assert (first, start, end - begin) == (0, score_tokens, score_tokens) and score_tokens <= begin <= end <= len(ids)
+    assert document.num_read == 2 * score_tokens
+    cut = list(document.windows(5, bos_id))
+    targets = document.targets(sum(len(window) - 1 for window in cut)).tolist()
+    skipped = int(bos_id in (None, ids[0]))
+    assert targets == [*range(skipped, score_tokens), *range(begin, end)]
+    assert [token for window in cut for token in window[1:].tolist()] == [ids[place] for place in targets]
+    firsts = np.cumsum([0, *(len(window) - 1 for window in cut[:-1])])
+    before = [ids[targets[place] - 1] if bos_id is None else bos_id for place in firsts]
+    assert [window[0] for window in cut] == before
+    assert document.whole.num_read == len(ids)
+
+
+def test_places_depend_on_the_text_alone_and_are_spread_over_all_of_it_also_in_a_sample():
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(1, 400, 104) for _ in range(2000)]
+    sample = [ids for ids in documents if token_hash(ids, 0) < 2**32 // 8]
+    for some in (documents, sample):
+        starts = [document_of(ids, 0).in_part(10).passages[1][0] for ids in some]
+        assert np.histogram(starts, 5, (10, 95))[0] == pytest.approx(len(some) / 5, rel=0.35)
+    assert min(starts) < 15 and max(starts) > 89
+    assert replace(document_of(some[0], 0), shard_name="other", start=7).in_part(10).passages[1][0] == starts[0]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Shards are opened, and their documents found by the index or by the separator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -118,6 +120,17 @@ def test_a_separator_that_is_not_scored_is_still_context(tmp_path, side, scored)
         assert document.scored().tolist() == places
         assert len(document.token_ids) == span[1] - span[0]
     assert ShardReader(9, side).open(path).document(1).scored().tolist() == list(range(3))
+
+
+def test_a_long_document_is_read_in_part_but_a_chat_whole(tmp_path):
+    path = write_shard(tmp_path / "x.bin", [*range(10, 19), 9, *range(20, 29), 9, 5, 6, 9])
+    shard = ShardReader(9, "last", score_tokens=3, score_separator=False).open(path)
+    assert (shard.lengths.tolist(), shard.lengths_read.tolist()) == ([10, 10, 3], [6, 6, 3])
+    assert [shard.document(row).num_read for row in range(3)] == [6, 6, 3]
+    assert all(place < 9 for row in range(3) for place in shard.document(row).scored())
+    shard = replace(shard, answers=[None, np.array([[3, 9]]), None])
+    assert shard.lengths_read.tolist() == [6, 10, 3]
+    assert shard.document(1).scored().tolist() == list(range(3, 9))
 
 
 def test_a_shard_of_another_tokenizer_is_refused(tmp_path, bpe, spm):

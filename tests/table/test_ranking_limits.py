@@ -26,6 +26,7 @@ def table(rows) -> pa.Table:
             1.0,
             1.0,
             score,
+            10,
             repetition,
             0,
             0.5,
