@@ -103,6 +103,7 @@ def make_dataset(
         )
     print(f"separator: {tokenizer.decode([tokenizer.separator_id])}, token {tokenizer.separator_id}")
     settings = {
+        "prefilter": None,
         **corpus.identity,
         "columns": vars(reader.columns),
         "keep_columns": list(reader.keep) or None,
@@ -120,14 +121,13 @@ def make_dataset(
         documents = few_domains(islice(corpus.documents, most), reader.columns)
         if options.overwrite:  # read one document first: an error in the new text must show before the old shards go
             documents = chain(list(islice(documents, 1)), documents)
-        sources = corpus.identity["source"] if options.overwrite else _known_sources(record, settings)
-        claim(record, settings | {"source": sources}, options.overwrite, f"{NAME}_*_[0-9][0-9][0-9][0-9][0-9][0-9].*")
+        known = settings if options.overwrite else settings | _grown(record, settings)
+        claim(record, known, options.overwrite, f"{NAME}_*_[0-9][0-9][0-9][0-9][0-9][0-9].*")
         writer = DatasetWriter(options.out_dir, tokenizer, options.shard_size, options.val_tokens)
-        complete = (
-            summary_path.exists() and read_json(summary_path) == writer.counts() and sources == settings["source"]
-        )
+        unchanged = known == settings
+        complete = summary_path.exists() and read_json(summary_path) == writer.counts() and unchanged
         if not complete:
-            rest = _after(documents, writer, options.out_dir, sources == settings["source"])
+            rest = _after(documents, writer, options.out_dir, unchanged)
             remove(summary_path)
             write_json(record, settings)
             with workers(engine, partial(BatchTokenizer, tokenizer), _no_rest, on_gpu=False) as team:
@@ -147,14 +147,18 @@ def files_read_before(out_dir: Path) -> list[str]:
     return [name for name, *_ in sources] if isinstance(sources, list) else []
 
 
-def _known_sources(record: Path, settings: dict) -> object:
-    """The sources that an earlier run recorded, if each of its files is still among the sources; else the new ones.
+def _grown(record: Path, settings: dict) -> dict:
+    """Settings that grow with files, as an earlier run recorded them, if each of its files is still among the sources.
 
-    Whether those files hold the same documents as before is seen when they are read again.
+    They are the sources, and what a prefilter kept of each domain. Whether those files hold the same documents as
+    before is seen when they are read again.
     """
     before, now = files_read_before(record.parent), settings["source"]
-    kept = isinstance(now, list) and before and before == [name for name, *_ in now[: len(before)]]
-    return read_json(record)["source"] if kept else now
+    if not (isinstance(now, list) and before and before == [name for name, *_ in now[: len(before)]]):
+        return {}
+    old, prefilter = read_json(record), settings["prefilter"]
+    domains = (old.get("prefilter") or {}).get("domains")
+    return {"source": old["source"], "prefilter": prefilter and {**prefilter, "domains": domains}}
 
 
 def _after(
