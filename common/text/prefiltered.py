@@ -83,9 +83,9 @@ class Facts:
 
         other = "" if is_its_top else "; this is another selection, so what it misses is not known"
         return (
-            f"{share('kept', 'documents')} % of the corpus, {share('kept_characters', 'characters')} % of its "
-            f"characters; by the price list about {recall('estimate')} % ({recall('low')} to {recall('high')} %) of its "
-            f"top {self.top_pct:g} % is in that part{other}"
+            f"{share('kept', 'documents')} % of the corpus ({share('kept_characters', 'characters')} % of its "
+            f"characters); by the price list about {recall('estimate')} % ({recall('low')} to {recall('high')} %) of "
+            f"its true top {self.top_pct:g} % is in it{other}"
         )
 
 
@@ -148,16 +148,19 @@ class Prefilter:
             for document, listed in zip_longest(found, self._listed(file)):
                 row, characters, predicted, is_kept = listed or (None, None, None, None)
                 if document is None or (document.row, len(document.text)) != (row, characters):
-                    raise InputError(
-                        f"{file}: row {document.row if document else row}, counted from 0, is not as {self._table} lists it; give the same files "
-                        "and columns as to prefilter_scores.py apply, or run that again"
-                    )
+                    raise self._differs(file, document.row if document else row)
                 self.num_documents += 1
                 if is_kept:
                     self.num_kept += 1
                     if document.types is not None and types is None:
                         types = document.types.append(pa.field(PREDICTED, pa.float64()))
                     yield replace(document, kept={**document.kept, PREDICTED: float(predicted)}, types=types)
+
+    def _differs(self, file: str, row: int) -> InputError:
+        return InputError(
+            f"{file}: row {row}, counted from 0, is not as {self._table} lists it; give the same files and columns as "
+            "to prefilter_scores.py apply, or run that again"
+        )
 
     def _listed(self, file: str) -> Iterator[tuple]:
         """The rows of a file, in order, each as in `LISTED`."""
