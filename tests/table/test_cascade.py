@@ -12,7 +12,6 @@ from common.table.selection import read_selection_record, write_selection
 from common.text.kept import PREDICTED
 from common.text.prefiltered import Facts, KeptPart
 
-
 ALL = Limits()
 
 
