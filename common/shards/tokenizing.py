@@ -127,7 +127,7 @@ def make_dataset(
         unchanged = known == settings
         complete = summary_path.exists() and read_json(summary_path) == writer.counts() and unchanged
         if not complete:
-            rest = _after(documents, writer, options.out_dir, unchanged)
+            rest = _after(documents, writer, options.out_dir, unchanged, bool(settings["prefilter"]))
             remove(summary_path)
             write_json(record, settings)
             with workers(engine, partial(BatchTokenizer, tokenizer), _no_rest, on_gpu=False) as team:
@@ -162,12 +162,13 @@ def _grown(record: Path, settings: dict) -> dict:
 
 
 def _after(
-    documents: Iterator[SourceDocument], writer: DatasetWriter, folder: Path, same_files: bool
+    documents: Iterator[SourceDocument], writer: DatasetWriter, folder: Path, same_files: bool, filtered: bool
 ) -> Iterator[SourceDocument]:
     """The documents after those that the writer has; InputError if one of those differs from its row in the index.
 
     Args:
         same_files: no file has changed, which is relied upon where older shards do not know the texts.
+        filtered: a prefilter keeps the documents; for the message.
     """
     if not writer.num_documents:
         return documents
@@ -184,9 +185,10 @@ def _after(
                     new |= {name: found[row].kept.get(name) for name in text}
                 if not known or not new or any(as_text(old[name]) != as_text(new.get(name)) for name in old):
                     changed = f"document {found[row].id}" if new else "one of the files"
+                    since = "since, or the prefilter keeps others" if filtered else "since"
                     raise InputError(
-                        f"{folder} holds the work of another run: {changed} has changed since; give another output, or "
-                        "--overwrite"
+                        f"{folder} holds the work of another run: {changed} has changed {since}; give another output, "
+                        "or --overwrite"
                     )
             bar.update(len(before))
     return documents

@@ -15,12 +15,16 @@ from common.text.prefiltered import Facts
 
 
 def check_rows(source: duckdb.DuckDBPyRelation, facts: Facts | None, path: Path) -> None:
-    """Raise InputError if a prefilter chose some rows of a table, and it is not known what it kept, or not all rows."""
+    """Raise InputError if a prefilter chose rows of a table, and not all of a domain, or it is not known what it kept.
+
+    In a domain that it kept whole, nothing was predicted.
+    """
     if PREDICTED not in source.columns:
         return
-    chosen, others = source.aggregate(f"count({PREDICTED}), count(*) - count({PREDICTED})").fetchone()
-    if chosen and (others or facts is None):
-        why = f"{others:,} rows did not" if others else f"{record_of(path)} does not say what it kept"
+    counts = source.aggregate(f"domain, count({PREDICTED}), count(*) - count({PREDICTED})", "domain").fetchall()
+    mixed = [name for name, chosen, others in counts if chosen and others]
+    if mixed or (facts is None and any(chosen for _, chosen, _ in counts)):
+        why = f"not all of {few(sorted(mixed))}" if mixed else f"{record_of(path)} does not say what it kept"
         raise InputError(
             f"{path}: rows went through a prefilter (column {PREDICTED}), but {why}, so the size of the whole corpus "
             "is not known; put the record of the scores there, or drop this column to rank only what is in the table"

@@ -20,7 +20,8 @@ from common.text.corpus import SourceDocument
 from common.text.kept import PREDICTED
 
 MAKE = "make it with prefilter_scores.py apply"
-LISTED = pa.schema([("row", pa.int64()), ("characters", pa.int64()), ("predicted", pa.float64()), ("kept", pa.bool_())])
+CHECKED = [("row", pa.int64()), ("domain", pa.string()), ("characters", pa.int64()), ("kept", pa.bool_())]
+LISTED = pa.schema([*CHECKED, ("predicted", pa.float64())])
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,9 @@ class Prefilter:
         for file, found in groupby(documents, attrgetter("file")):
             types = None
             for document, listed in zip_longest(found, self._listed(file)):
-                row, characters, predicted, is_kept = listed or (None, None, None, None)
-                if document is None or (document.row, len(document.text)) != (row, characters):
-                    raise self._differs(file, document.row if document else row)
+                *place, is_kept, predicted = listed or [None] * len(LISTED)
+                if document is None or [document.row, document.domain, len(document.text)] != place:
+                    raise self._differs(file, document.row if document else place[0])
                 self.num_documents += 1
                 if is_kept:
                     self.num_kept += 1
@@ -168,9 +169,11 @@ class Prefilter:
             table = pq.read_table(
                 for_pyarrow(self._table), columns=LISTED.names, filters=[("file", "=", file)], pre_buffer=False
             )
-            table = table.cast(LISTED).drop_null().sort_by("row")
+            table = table.cast(LISTED).sort_by("row")
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{self._table}: not the table of a prefilter ({error}); {MAKE}") from None
+        if any(table[name].null_count for name, _ in CHECKED):
+            raise InputError(f"{self._table}: a null in the rows of {file}; {MAKE}")
         return zip(*(table[name].to_numpy() for name in LISTED.names), strict=True)
 
     def report(self) -> None:

@@ -42,8 +42,8 @@ def choose(folder, table, facts=None, percent=20, by="documents", lowest=False, 
     """The selected ids from a table, in which `facts` are what a prefilter kept."""
     (folder / "scratch").mkdir(exist_ok=True)
     table = table.drop(columns=["characters", "kept"])
-    if facts:
-        table = table.assign(**{PREDICTED: 0.5})
+    if facts:  # nothing is predicted in a domain that is kept whole
+        table = table.assign(**{PREDICTED: table["domain"].map({"a": 0.5, "b b": -0.5})})
     table.to_parquet(folder / "s.parquet", index=False)
     goal = Goal(**goal)
     ranking = Ranking(folder / "s.parquet", percent, by, lowest, folder / "scratch", limits, goal=goal, prefilter=facts)
@@ -141,7 +141,7 @@ def test_rows_that_the_record_cannot_be_of_are_refused(tmp_path):
     chosen = pd.read_parquet(tmp_path / "s.parquet")
     for rows, known, why in (
         (chosen, None, "s.json does not say what it kept"),
-        (pd.concat([chosen, table[~table["kept"]]]), facts, f"{(~table['kept']).sum()} rows did not"),
+        (pd.concat([chosen, table[~table["kept"]]]), facts, "not all of 'a', 'b b', so"),
     ):
         rows.to_parquet(tmp_path / "s.parquet", index=False)
         ranking = Ranking(tmp_path / "s.parquet", 20, "documents", False, tmp_path / "scratch", prefilter=known)
