@@ -4,14 +4,18 @@ A prefilter has a folder: `kept.parquet` has a row for every document of the cor
 domains. Only what is kept is scored, but a percentage is of the whole corpus; so these counts go from record to record.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from functools import lru_cache
 from itertools import groupby, zip_longest
 from operator import attrgetter
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.errors import InputError
@@ -134,6 +138,10 @@ class Prefilter:
             if not path.exists():
                 raise InputError(f"{path}: no such file; {MAKE}")
         self.facts = facts_of(read_json(record), record)
+        with self._reading():
+            self._rows = pq.ParquetFile(for_pyarrow(self._table), pre_buffer=False)
+            self._ranges = list(map(self._range_of, range(self._rows.num_row_groups)))
+        self._group = lru_cache(maxsize=1)(self._read_group)  # which the next file may share
         self.num_documents = self.num_kept = 0
 
     def kept(self, documents: Iterable[SourceDocument]) -> Iterator[SourceDocument]:
@@ -165,16 +173,30 @@ class Prefilter:
 
     def _listed(self, file: str) -> Iterator[tuple]:
         """The rows of a file, in order, each as in `LISTED`."""
-        try:
-            table = pq.read_table(
-                for_pyarrow(self._table), columns=LISTED.names, filters=[("file", "=", file)], pre_buffer=False
-            )
-            table = table.cast(LISTED).sort_by("row")
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"{self._table}: not the table of a prefilter ({error}); {MAKE}") from None
+        with self._reading():
+            tables = [self._group(group) for group, (low, high) in enumerate(self._ranges) if low <= file <= high]
+            found = [table.filter(pc.equal(table["file"], file)).drop_columns("file") for table in tables]
+            table = pa.concat_tables([LISTED.empty_table(), *found]).sort_by("row")
         if any(table[name].null_count for name, _ in CHECKED):
             raise InputError(f"{self._table}: a null in the rows of {file}; {MAKE}")
         return zip(*(table[name].to_numpy() for name in LISTED.names), strict=True)
+
+    def _read_group(self, group: int) -> pa.Table:
+        schema = pa.schema([("file", pa.string()), *LISTED])
+        return self._rows.read_row_group(group, schema.names).select(schema.names).cast(schema)
+
+    def _range_of(self, group: int) -> tuple[str, str]:
+        """The first and the last name of a file in a group of rows."""
+        metadata = self._rows.metadata
+        about = metadata.row_group(group).column(metadata.schema.names.index("file")).statistics
+        return (about.min, about.max) if about and about.has_min_max else ("", chr(sys.maxunicode))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{self._table}: not the table of a prefilter ({error}); {MAKE}") from None
 
     def report(self) -> None:
         """Print how many documents were left out, if any was read."""
