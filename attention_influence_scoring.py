@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.scoring.estimate import estimate
     from common.scoring.known import known_flags
     from common.scoring.pair import PairOptions
-    from common.scoring.plan import make_plan, ranges_of_hashes
+    from common.scoring.plan import make_plan, prefilter_of, ranges_of_hashes
     from common.scoring.run import Job, parts_folder, score_corpus
     from common.scoring.units import StepOptions, Unit, UnitScorer
     from common.shards.reader import ShardReader
@@ -114,8 +114,10 @@ def main(argv: list[str] | None = None) -> None:
     on_gpu = not args.device.startswith("cpu")
     with nullcontext() if args.estimate else sole_writer(args.out):
         ranges = ranges_of_hashes(args.sample, Parts(parts_folder(args.out), args.overwrite))
-        plan = make_plan(expand(args.data), reader, args.max_tokens, ranges)
-        job = cli.options(Job, args, pair=pair, steps=steps, plan=plan, reader=reader)
+        paths = expand(args.data)
+        prefilter = prefilter_of(paths)
+        plan = make_plan(paths, reader, args.max_tokens, ranges)
+        job = cli.options(Job, args, pair=pair, steps=steps, plan=plan, reader=reader, prefilter=prefilter)
         with workers(engine, make, Unit.rest_after, on_gpu) as team:
             if args.estimate:
                 estimate(team, job, args.num_workers or WORKERS, command_without_estimate(argv))

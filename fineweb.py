@@ -4,6 +4,7 @@
     python fineweb.py --version sample --tokenizer data/SmolLM2-135M-Instruct
     python fineweb.py --input 'corpus/*.jsonl.zst' --domain_column source --out_dir data/mine
     python fineweb.py --input 'fineweb-edu/**/*.parquet' --keep_columns all --out_dir data/edu
+    python fineweb.py --input corpus --prefilter data/prefilter              only what prefilter_scores.py apply kept
     python fineweb.py --input chats.jsonl --chat --tokenizer MODEL          {"messages": [{"role": …, "content": …}, …]}
 
 Reads   FineWeb (10B, 100B, 350B), the sample text, a data set of the hub (--hub), or --input: files or folders of
@@ -53,6 +54,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         metavar="A,B,C",
         help="columns that stay with each document, in the index, the scores and the selection; all: every column",
+    )
+    parser.add_argument(
+        "--prefilter", type=as_path, help="folder of prefilter_scores.py apply: tokenize only the documents it kept"
     )
     flags.add_bad_row_flag(parser)
     parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="model name or folder, or tiktoken:gpt2")
@@ -112,7 +116,8 @@ def main(argv: list[str] | None = None) -> None:
     from common.shards.writer import NAME
     from common.text.chat import ChatTemplate
     from common.text.corpus import Columns, RowReader
-    from common.text.fineweb import HUB_CONFIGS, open_files, open_hub, open_version
+    from common.text.fineweb import HUB_CONFIGS, kept_by, open_files, open_hub, open_version
+    from common.text.prefiltered import Prefilter
     from common.text.tokenization import load_tokenizer, use_threads
     from common.workers.team import EngineOptions
 
@@ -123,6 +128,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--chat: the texts of --version are no chats; give your own with --input or --hub")
     if args.keep_columns and args.version == "sample" and not own:
         raise InputError("--keep_columns: the sample text has no columns; leave it out")
+    if args.prefilter and args.version == "sample" and not own:
+        raise InputError("--prefilter: the sample text is in no files that it could list; leave it out")
     if args.chat_date and not args.chat:
         raise InputError("--chat_date: only the template of chats prints a date; give --chat too, or leave it out")
     engine = cli.options(EngineOptions, args)
@@ -147,8 +154,12 @@ def main(argv: list[str] | None = None) -> None:
         corpus = open_files(args.input, reader, files_read_before(options.out_dir))
     else:
         corpus = open_version(args.version, reader)
+    prefilter = args.prefilter and Prefilter(args.prefilter)
+    corpus = kept_by(prefilter, corpus) if prefilter else corpus
     make_dataset(corpus, reader, tokenizer, options, engine)
     reader.report()
+    if prefilter:
+        prefilter.report()
     of_tiktoken, masked = args.tokenizer.startswith("tiktoken:"), base_of(REFERENCE)
     model = f"{'--tokenizer' if of_tiktoken else '--base_model'} {args.tokenizer}"
     if masked is None or (not of_tiktoken and masked != args.tokenizer):

@@ -32,7 +32,7 @@ from pathlib import Path
 from common import cli
 from common.errors import InputError
 from common.files import as_path, refuse_inputs, scratch, sole_writer
-from common.table.names import beside
+from common.table.names import beside, record_of
 
 UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
@@ -178,13 +178,22 @@ def show_table(rows: list[tuple[str, ...]]) -> None:
         print("  ".join(aligned))
 
 
+def show_cascade(selection) -> None:
+    """Print what a `common.table.selection.SelectionRecord` is of, if a prefilter chose what was scored."""
+    if selection.cascade:
+        print(f"scored: {dict(selection.facts())['scored']}")
+        print(
+            f"the selection is of the whole corpus, in which about {selection.total:,} {selection.by} would be ranked"
+        )
+
+
 def show_amount(selection) -> None:
     """Print a line if far more is selected than asked for, or less, of a `common.table.selection.SelectionRecord`."""
     from common.table.domains import together
     from common.table.tables import few
 
     whole, num_domains, by = together(selection.domains.values()), len(selection.domains), selection.by
-    total, selected = getattr(whole, by), getattr(whole, f"selected_{by}")
+    total, selected = selection.total, getattr(whole, f"selected_{by}")
     wanted = Fraction(str(selection.percent)) / 100 * total if selection.percent else selection.budget
     asked = f"{selection.percent:g} % of the {by} of each domain" if selection.percent else f"{wanted:,} tokens"
     if selected > wanted * Fraction(11, 10):
@@ -237,6 +246,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.table.domains import together
     from common.table.ranking import Goal, Limits, Ranking
     from common.table.selection import STATES_SUFFIX, refuse_selection_of_another_table, write_selection
+    from common.text.prefiltered import facts_in
 
     lowest = args.bottom_pct is not None
     percent = None if args.budget else args.bottom_pct if lowest else args.top_pct
@@ -253,7 +263,8 @@ def main(argv: list[str] | None = None) -> None:
         if not args.overwrite:
             refuse_selection_of_another_table(out, args.scores)
         goal = cli.options(Goal, args, shares=dict(args.shares))
-        ranking = Ranking(args.scores, percent, by, lowest, folder, limits, watch, goal, args.memory)
+        prefilter = facts_in(record_of(args.scores))
+        ranking = Ranking(args.scores, percent, by, lowest, folder, limits, watch, goal, args.memory, prefilter)
         selection = write_selection(ranking, out)
         pictures = draw(ranking, out)
     show_domains(selection.domains)
@@ -265,6 +276,7 @@ def main(argv: list[str] | None = None) -> None:
     where = f" --where {args.where!r}" if args.where else ""
     limited = f"--max_repetition {args.max_repetition:g} --dedup {args.dedup}{where}"
     print(f"left out before ranking: {num_left_out:,} ({limited})")
+    show_cascade(selection)
     show_amount(selection)
     print(f"wrote {whole.selected_documents:,} documents to {out} and {out.with_suffix('.parquet')}")
     print(f"wrote the counts of each domain to {out.with_suffix('.json')}")

@@ -15,7 +15,9 @@ from common.shards.doc_id import shard_name
 from common.shards.documents import ALL_HASHES
 from common.shards.format import check_vocabulary
 from common.shards.reader import Shard, ShardReader
+from common.shards.tokenizing import RECORD
 from common.table.parts import Parts, Stretch
+from common.text.prefiltered import Facts, facts_in
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,22 @@ def make_plan(
     if sampled and not any(item.num_documents for item in plan):
         raise InputError("--sample: no document of the data is in a sample as small as this; give a larger share")
     return plan
+
+
+def prefilter_of(paths: Iterable[Path]) -> Facts | None:
+    """What a prefilter kept of the corpus that these shards are of; None without one.
+
+    Raises:
+        InputError: they are of corpora of which it kept different parts, so that a domain's size is not known.
+    """
+    (first, facts), *others = ((each, facts_in(each / RECORD)) for each in dict.fromkeys(path.parent for path in paths))
+    for folder, other in others:
+        if other != facts:
+            raise InputError(
+                f"--data: of {first} and {folder} a prefilter kept different parts (by their {RECORD}); score them by "
+                "two runs, each with its own --out"
+            )
+    return facts
 
 
 def documents_missing(plan: Sequence[ShardPlan], parts: Parts) -> int:

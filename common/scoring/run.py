@@ -5,7 +5,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from common.shards.reader import ShardReader
 from common.table.merging import Health, merge_parts
 from common.table.parts import Parts, Stretch
 from common.table.schema import NOVEL_SUFFIX, PART_SCHEMA
+from common.text.prefiltered import Facts
 from common.workers.read_ahead import read_ahead
 from common.workers.team import Team
 
@@ -46,6 +47,7 @@ class Job:
         out: the table, `.tsv`.
         overwrite: delete another run's work first.
         sample: the share of the documents that the plan was made for; None is all.
+        prefilter: what a prefilter kept of the corpus; None without one.
     """
 
     pair: PairOptions
@@ -56,6 +58,7 @@ class Job:
     out: Path
     overwrite: bool
     sample: float | None = None
+    prefilter: Facts | None = None
 
     @property
     def folder(self) -> Path:
@@ -215,6 +218,7 @@ def _record(team: Team, job: Job, health: Health) -> dict:
         "summary": models.summary,
         "data": job.data,
         "sample": None if job.sample == 1 else job.sample,
+        "prefilter": job.prefilter and asdict(job.prefilter),
         "num_shards": len({item.path for item in job.plan}),
         "tokenizer": job.pair.runtime.tokenizer or job.pair.base_model,
         "seq_len": job.pair.seq_len,

@@ -103,6 +103,7 @@ def make_dataset(
         )
     print(f"separator: {tokenizer.decode([tokenizer.separator_id])}, token {tokenizer.separator_id}")
     settings = {
+        "prefilter": None,
         **corpus.identity,
         "columns": vars(reader.columns),
         "keep_columns": list(reader.keep) or None,
@@ -120,14 +121,13 @@ def make_dataset(
         documents = few_domains(islice(corpus.documents, most), reader.columns)
         if options.overwrite:  # read one document first: an error in the new text must show before the old shards go
             documents = chain(list(islice(documents, 1)), documents)
-        sources = corpus.identity["source"] if options.overwrite else _known_sources(record, settings)
-        claim(record, settings | {"source": sources}, options.overwrite, f"{NAME}_*_[0-9][0-9][0-9][0-9][0-9][0-9].*")
+        known = settings if options.overwrite else settings | _grown(record, settings)
+        claim(record, known, options.overwrite, f"{NAME}_*_[0-9][0-9][0-9][0-9][0-9][0-9].*")
         writer = DatasetWriter(options.out_dir, tokenizer, options.shard_size, options.val_tokens)
-        complete = (
-            summary_path.exists() and read_json(summary_path) == writer.counts() and sources == settings["source"]
-        )
+        unchanged = known == settings
+        complete = summary_path.exists() and read_json(summary_path) == writer.counts() and unchanged
         if not complete:
-            rest = _after(documents, writer, options.out_dir, sources == settings["source"])
+            rest = _after(documents, writer, options.out_dir, unchanged, bool(settings["prefilter"]))
             remove(summary_path)
             write_json(record, settings)
             with workers(engine, partial(BatchTokenizer, tokenizer), _no_rest, on_gpu=False) as team:
@@ -147,23 +147,28 @@ def files_read_before(out_dir: Path) -> list[str]:
     return [name for name, *_ in sources] if isinstance(sources, list) else []
 
 
-def _known_sources(record: Path, settings: dict) -> object:
-    """The sources that an earlier run recorded, if each of its files is still among the sources; else the new ones.
+def _grown(record: Path, settings: dict) -> dict:
+    """Settings that grow with files, as an earlier run recorded them, if each of its files is still among the sources.
 
-    Whether those files hold the same documents as before is seen when they are read again.
+    They are the sources, and what a prefilter kept of each domain. Whether those files hold the same documents as
+    before is seen when they are read again.
     """
     before, now = files_read_before(record.parent), settings["source"]
-    kept = isinstance(now, list) and before and before == [name for name, *_ in now[: len(before)]]
-    return read_json(record)["source"] if kept else now
+    if not (isinstance(now, list) and before and before == [name for name, *_ in now[: len(before)]]):
+        return {}
+    old, prefilter = read_json(record), settings["prefilter"]
+    domains = (old.get("prefilter") or {}).get("domains")
+    return {"source": old["source"], "prefilter": prefilter and {**prefilter, "domains": domains}}
 
 
 def _after(
-    documents: Iterator[SourceDocument], writer: DatasetWriter, folder: Path, same_files: bool
+    documents: Iterator[SourceDocument], writer: DatasetWriter, folder: Path, same_files: bool, filtered: bool
 ) -> Iterator[SourceDocument]:
     """The documents after those that the writer has; InputError if one of those differs from its row in the index.
 
     Args:
         same_files: no file has changed, which is relied upon where older shards do not know the texts.
+        filtered: a prefilter keeps the documents; for the message.
     """
     if not writer.num_documents:
         return documents
@@ -180,9 +185,10 @@ def _after(
                     new |= {name: found[row].kept.get(name) for name in text}
                 if not known or not new or any(as_text(old[name]) != as_text(new.get(name)) for name in old):
                     changed = f"document {found[row].id}" if new else "one of the files"
+                    since = "since, or the prefilter keeps others" if filtered else "since"
                     raise InputError(
-                        f"{folder} holds the work of another run: {changed} has changed since; give another output, or "
-                        "--overwrite"
+                        f"{folder} holds the work of another run: {changed} has changed {since}; give another output, "
+                        "or --overwrite"
                     )
             bar.update(len(before))
     return documents

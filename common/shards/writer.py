@@ -9,10 +9,11 @@ from common.shards.format import ShardWriter, token_dtype
 from common.shards.index import ANSWERS, INDEX_SUFFIX, PLACES, ShardInfo, read_index, sources_of, write_index
 from common.shards.reader import ShardReader
 from common.text.corpus import SourceDocument
+from common.text.kept import PREDICTED
 from common.text.tokenization import TextTokenizer
 
 NAME = "fineweb"
-NOT_ABOUT = {*(name for name, _ in PLACES), ANSWERS.name}  # columns that do not say what a document is
+NOT_ABOUT = {*(name for name, _ in PLACES), ANSWERS.name, PREDICTED}  # columns that do not say what a document is
 SOURCES_AT_ONCE = 1024  # documents
 Spans = list[tuple[int, int]]
 

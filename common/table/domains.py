@@ -25,6 +25,8 @@ class Domain:
         mean_score, threshold: None if there is no document; the threshold is the lowest selected score (the highest
             if the lowest are selected).
         wanted_tokens: the domain's part of a budget of tokens; None without one.
+        whole: documents or tokens, as the percentage is of them, of the whole domain: an estimate from what a prefilter
+            kept; None without one.
     """
 
     left_out: dict[str, int]
@@ -35,6 +37,7 @@ class Domain:
     selected_documents: int
     selected_tokens: int
     wanted_tokens: int | None = None
+    whole: int | None = None
 
     @property
     def num_finite(self) -> int:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-SCORES = "ai_scores"
+SCORES, STEPS = "ai_scores", ".steps"
 
 
 def beside(scores: Path, name: str) -> Path:
@@ -14,3 +14,12 @@ def beside(scores: Path, name: str) -> Path:
     'data/ai_scores.steps.top20.tsv'
     """
     return scores.with_name(name if scores.stem == SCORES else f"{scores.stem}.{name}")
+
+
+def record_of(scores: Path) -> Path:
+    """The record of how a score table was made, which is also that of its table of steps.
+
+    >>> str(record_of(Path("data/ai_scores.parquet"))), str(record_of(Path("data/ai_scores.steps.tsv")))
+    ('data/ai_scores.json', 'data/ai_scores.json')
+    """
+    return scores.with_name(f"{scores.stem.removesuffix(STEPS)}.json")

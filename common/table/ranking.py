@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from common.errors import InputError
 from common.files import remove
+from common.table.cascade import check_rows, refuse_unscored, set_wholes
 from common.table.domains import Domain, Drawn, goes_with, largest, sample_limit, together
 from common.table.expressions import PCT, PCT_LATER, checked, finite
 from common.table.schema import EXACT, LEFT_OUT, NEAR, RANK_SCORE, states_schema
@@ -25,6 +26,7 @@ from common.table.tables import (
     few,
     source_view,
 )
+from common.text.prefiltered import Facts
 
 FEW = 20  # documents, which may well be each a domain of its own
 COPY_OF = {"exact": EXACT, "near": NEAR}
@@ -75,6 +77,8 @@ class Ranking:
         watch: called with batches of rows, the name of the step and the number of rows (None if unknown); returns the
             batches, and may show progress.
         memory: of DuckDB, such as `1GB`.
+        prefilter: what a prefilter kept, so that the percentage is of the whole corpus; the table holds only that.
+            Documents that it left out are taken to pass the limits as often as those that it kept.
 
     Attributes:
         domains: by name, in order; complete when `selected` is exhausted.
@@ -94,9 +98,10 @@ class Ranking:
         watch: Callable = lambda batches, *_: batches,
         goal: Goal = Goal(),
         memory: str = "1GB",
+        prefilter: Facts | None = None,
     ):
         self.path, self.percent, self.by, self.lowest, self.limits, self.goal = path, percent, by, lowest, limits, goal
-        self._scratch, self._watch, self._memory = scratch, watch, memory
+        self._scratch, self._watch, self._memory, self.prefilter = scratch, watch, memory, prefilter
         self.domains: dict[str, Domain] = {}
         self.drawn: dict[str, Drawn] = {}
         self.num_rows = self.num_not_finite = 0
@@ -109,7 +114,7 @@ class Ranking:
         Raises:
             InputError: as in `read_score_batches` and `checked`; no row has a finite score, or all are left out; a
                 doc_id is there twice; the table lacks a column for the limits; a share is of no domain; or nearly
-                every document is a domain of its own.
+                every document is a domain of its own; or a prefilter kept less than what is asked for.
         """
         remove(self._scratch / "ranking.duckdb")
         self._file, schema = as_parquet(self.path, self._scratch, self._watch)
@@ -203,6 +208,7 @@ class Ranking:
                 concat(doc_id, domain, {EXACT}, {NEAR}) AS text FROM source)
         """)
         self._check(database)
+        check_rows(source, self.prefilter, self.path)
         if copy_of:
             self._replace_absent(database)
         if "pct(" in score:
@@ -307,20 +313,31 @@ class Ranking:
         self._refuse_tiny_domains()
 
     def _rates(self) -> dict[str, Fraction]:
-        """The share of each domain that is selected; sets the domains' parts of a budget."""
+        """The share of the ranked part of each domain that is selected; sets `whole` and `wanted_tokens`."""
+        whole = set_wholes(self.domains, self.by, self.prefilter, self.path)
         if self.goal.budget is None:
-            return dict.fromkeys(self.domains, Fraction(str(self.percent)) / 100)
+            rate = Fraction(str(self.percent)) / 100
+            rates = {name: rate * times for name, times in whole.items()}
+        else:
+            rates = self._rates_of_budget(whole)
+        if self.prefilter:
+            refuse_unscored(self.domains, self.prefilter, rates, self.lowest, self.path)
+        return {name: min(Fraction(1), rate) for name, rate in rates.items()}
+
+    def _rates_of_budget(self, whole: dict[str, Fraction]) -> dict[str, Fraction]:
+        """The wanted tokens of each domain per token that is ranked; sets `wanted_tokens`."""
         shares = {name: Fraction(str(share)) for name, share in self.goal.shares.items()}
         if absent := shares.keys() - self.domains.keys():
             raise InputError(f"--shares: no domain {min(absent)!r} in {self.path}, only {few(list(self.domains))}")
-        rest, left = 1 - sum(shares.values()), sum(d.tokens for name, d in self.domains.items() if name not in shares)
+        rest = 1 - sum(shares.values())
+        left = sum(d.tokens * whole[name] for name, d in self.domains.items() if name not in shares)
         if rest and not left:
             raise InputError(f"--shares: all domains have one, together {float(1 - rest):g}; let them sum to 1")
         rates = {}
         for name, domain in self.domains.items():
-            wanted = self.goal.budget * shares.get(name, rest * Fraction(domain.tokens, left or 1))
+            wanted = self.goal.budget * shares.get(name, rest * domain.tokens * whole[name] / (left or 1))
             domain.wanted_tokens = math.ceil(wanted)
-            rates[name] = min(Fraction(1), wanted / domain.tokens) if domain.tokens else Fraction(0)
+            rates[name] = wanted / domain.tokens if domain.tokens else Fraction(0)
         return rates
 
     def _refuse_tiny_domains(self) -> None:

@@ -4,12 +4,13 @@
      "max_repetition": 0.3, "dedup": "near", "where": null, "num_rows": 402, "num_not_finite": 0,
      "domains": {"code": {"left_out": {"duplicates": 1}, "documents": 66, "tokens": 7917, "mean_score": 0.1941,
                           "threshold": 0.2371, "selected_documents": 14, "selected_tokens": 1688,
-                          "wanted_tokens": null}, …},
-     "score": "AI_Score", "within": null, "budget": null, "shares": {}}
+                          "wanted_tokens": null, "whole": null}, …},
+     "score": "AI_Score", "within": null, "budget": null, "shares": {}, "cascade": null}
 
 `goes_with` says for each domain how far the score goes with simpler measures (`common.table.domains.goes_with`).
 `documents` to `threshold` are of the documents that were ranked, without those left out. `top20.states.parquet` says
-what became of each row of the score table, so that every page shows what ranking decided.
+what became of each row of the score table, so that every page shows what ranking decided. `cascade` is what a prefilter
+kept of the corpus, if there was one.
 """
 
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from common.table.names import beside
 from common.table.ranking import Ranking
 from common.table.schema import RANK_SCORE, RANKED, STATES, states_schema
 from common.table.tables import BATCH_ROWS, few, read_score_batches, table_writer, with_slices
+from common.text.prefiltered import Facts, facts_of
 
 MAKE_SELECTION = "make it with rank_scores.py"
 STATES_SUFFIX = ".states.parquet"
@@ -54,6 +56,7 @@ class SelectionRecord:
     budget: int | None = None
     shares: dict[str, float] = field(default_factory=dict)
     goes_with: dict[str, dict] = field(default_factory=dict)
+    cascade: Facts | None = None
 
     def facts(self) -> list[tuple[str, str]]:
         """(name, value) of each option, as text; those that change nothing are left out."""
@@ -63,6 +66,7 @@ class SelectionRecord:
         shares = ", ".join(f"{name} {share:g}" for name, share in self.shares.items())
         found = [
             ("selected", f"the {self.end} {amount}"),
+            ("scored", self.cascade and self.cascade.in_words(self._is_top_of(self.cascade))),
             ("ranked by", self.score),
             ("where", self.where),
             ("inside", within),
@@ -70,6 +74,16 @@ class SelectionRecord:
             ("left out by", limits),
         ]
         return [(name, value) for name, value in found if value]
+
+    @property
+    def total(self) -> int:
+        """Documents or tokens, as the percentage is of them: those that were ranked, or what they stand for."""
+        return sum(getattr(each, self.by) if each.whole is None else each.whole for each in self.domains.values())
+
+    def _is_top_of(self, cascade: Facts) -> bool:
+        """Whether it is of the documents that the recall of a prefilter is of."""
+        other = self.where or self.within or self.score != "AI_Score" or self.by != "documents"
+        return not other and self.percent == cascade.top_pct
 
 
 def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
@@ -105,6 +119,7 @@ def write_selection(ranking: Ranking, out: Path) -> SelectionRecord:
             domains=ranking.domains,
             **asdict(ranking.goal),
             goes_with=ranking.goes_with,
+            cascade=ranking.prefilter,
         )
         write_json(tmp, asdict(record))
         remove(out.with_suffix(".json"))
@@ -143,7 +158,8 @@ def read_selection_record(selection: Path) -> SelectionRecord:
                 raise TypeError("a count is not a whole number")
             if not all(isinstance(score, float | int | None) for score in (d.mean_score, d.threshold)):
                 raise TypeError("a score is not a number")
-        return SelectionRecord(**{**record, "domains": domains})
+        cascade = facts_of(record.get("cascade"), path)
+        return SelectionRecord(**{**record, "domains": domains, "cascade": cascade})
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the record of a selection ({error}); {MAKE_SELECTION}") from None
 

@@ -1,12 +1,14 @@
 """The text that step 4 tokenizes: FineWeb or another data set of the hub, the sample text, or files."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
 from common.files import as_path, expand
 from common.text.corpus import RowReader, SourceDocument, read_files, read_hub
+from common.text.prefiltered import Prefilter
 from common.text.rows import files_in, text_bytes
 from common.text.sample import sample_documents
 
@@ -68,3 +70,15 @@ def open_version(version: str, reader: RowReader) -> Corpus:
     documents = read_hub(HUB_NAME, HUB_CONFIGS[version], reader, HUB_DOMAIN)
     expected_tokens = int(version.removesuffix("B")) * 10**9
     return Corpus(version, documents, expected_tokens, {"source": version, "sample": None})
+
+
+def kept_by(prefilter: Prefilter, corpus: Corpus) -> Corpus:
+    """The documents of a corpus that a prefilter keeps."""
+    parts = prefilter.facts.domains.values()
+    share = sum(part.kept_characters for part in parts) / max(1, sum(part.characters for part in parts))
+    return replace(
+        corpus,
+        documents=prefilter.kept(corpus.documents),
+        expected_tokens=corpus.expected_tokens and math.ceil(share * corpus.expected_tokens),
+        identity=corpus.identity | {"prefilter": asdict(prefilter.facts)},
+    )

@@ -13,12 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 ALL, PREFIX = "all", "source_"
+PREDICTED = "prefilter_predicted"  # the column of what a prefilter predicted for a document
 BESIDE = "\0"  # a column beside those that are kept, so that a table without any has its number of rows
 # Columns of the index, of the score table and of the selection; a test compares them.
 RESERVED = set(
     "start end id domain url text_hash file row answers doc_id num_tokens L_base L_ref AI_Score L_base_novel "
     "L_ref_novel AI_Score_novel scored_tokens repetition longest_run compression duplicate_of near_duplicate_of shard "
-    "state document step rank_score".split()
+    "state document step rank_score prefilter_predicted".split()
 )
 CANNOT_CONVERT = (pa.ArrowException, OverflowError, TypeError, ValueError)
 

@@ -27,6 +27,7 @@ from common.shards.reader import ShardReader
 from tests.conftest import MASKED, SENTENCES, error_of, load_plain, plain_windows, tiny_model
 from tests.pages.conftest import TEXTS
 
+KEPT = "file row domain characters predicted kept".split()  # columns of a prefilter's table
 WORDS = " ".join(SENTENCES).replace(".", "").split()
 SHARD = "data/mine/fineweb_train_000001.bin"
 HEADS = "data/retrieval_heads.txt"
@@ -89,6 +90,26 @@ def run(finished, tmp_path, monkeypatch):
             target.write_bytes(path.read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def write_kept(rows, folder="data/prefilter", recall=0.9, keep=0.4):
+    """What a prefilter writes: its table of rows, each as in KEPT, and its record; all domains have the same recall."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows, columns=KEPT).astype({"predicted": "float32"})
+    table.to_parquet(f"{folder}/kept.parquet", index=False)
+    domains = {}
+    for name, every in table.groupby("domain"):
+        kept = every[every["kept"]]
+        domains[name] = {
+            "documents": len(every),
+            "kept": len(kept),
+            "characters": int(every["characters"].sum()),
+            "kept_characters": int(kept["characters"].sum()),
+            "share": len(kept) / len(every),
+            "recall": None if len(kept) == len(every) else {"estimate": recall, "low": recall - 0.1, "high": 1.0},
+        }
+    record = {"keep": keep, "recall": None, "top_pct": 20, "model": "f00d", "domains": domains, "inputs": {}}
+    Path(folder, "kept.json").write_text(json.dumps(record))
 
 
 def shown_losses(out):

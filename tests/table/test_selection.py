@@ -70,6 +70,7 @@ def plainly(table: pd.DataFrame, percent: int, lowest: bool, by: str, limits: Li
             "selected_documents": len(selected),
             "selected_tokens": int(selected["num_tokens"].sum()),
             "wanted_tokens": None,
+            "whole": None,
         }
         chosen += selected["doc_id"].tolist()
     return records, chosen
@@ -119,6 +120,7 @@ def test_the_record_is_what_pandas_computes(folder, percent, lowest, by, dedup):
         "within": None,
         "budget": None,
         "shares": {},
+        "cascade": None,
         "num_rows": 200,
         "num_not_finite": 8,
         "domains": domains,

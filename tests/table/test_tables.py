@@ -14,7 +14,7 @@ from common.shards.index import CHAT_INDEX_SCHEMA
 from common.table import tables
 from common.table.schema import RANK_SCORE, SCHEMA, SLICES, SOURCE, STATES_SCHEMA, STEPS_SCHEMA, TABLE_SCHEMA
 from common.table.tables import read_scores, with_slices
-from common.text.kept import RESERVED
+from common.text.kept import PREDICTED, RESERVED
 from tests.table.conftest import table
 
 
@@ -132,4 +132,4 @@ def test_a_broken_table_is_refused(tmp_path, name, content, message):
 
 def test_a_kept_column_takes_no_name_of_ours():
     ours = [CHAT_INDEX_SCHEMA, TABLE_SCHEMA, SOURCE, SLICES, STATES_SCHEMA, STEPS_SCHEMA]
-    assert {RANK_SCORE, *(name for schema in ours for name in schema.names)} == RESERVED
+    assert {RANK_SCORE, PREDICTED, *(name for schema in ours for name in schema.names)} == RESERVED

@@ -1,0 +1,205 @@
+"""What a prefilter (prefilter_scores.py) kept of a corpus: the documents that step 4 takes, and the facts of all steps.
+
+A prefilter has a folder: `kept.parquet` has a row for every document of the corpus, `kept.json` the counts of its
+domains. Only what is kept is scored, but a percentage is of the whole corpus; so these counts go from record to record.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from functools import lru_cache
+from itertools import groupby, zip_longest
+from operator import attrgetter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from common.errors import InputError
+from common.files import for_pyarrow, read_json
+from common.text.corpus import SourceDocument
+from common.text.kept import PREDICTED
+
+MAKE = "make it with prefilter_scores.py apply"
+CHECKED = [("row", pa.int64()), ("domain", pa.string()), ("characters", pa.int64()), ("kept", pa.bool_())]
+LISTED = pa.schema([*CHECKED, ("predicted", pa.float64())])
+
+
+@dataclass(frozen=True)
+class KeptPart:
+    """What a prefilter kept of one domain.
+
+    Attributes:
+        documents, characters: of the whole domain.
+        kept, kept_characters: of the part that is kept.
+        recall: the share of the domain's best documents that is in that part: `estimate`, `low` and `high`; None if
+            all of the domain is kept.
+    """
+
+    documents: int
+    kept: int
+    characters: int
+    kept_characters: int
+    recall: dict[str, float] | None
+
+    def whole(self, by: str) -> Fraction:
+        """The whole domain as a multiple of the kept part; tokens are taken to be as characters."""
+        of = (self.documents, self.kept) if by == "documents" else (self.characters, self.kept_characters)
+        return Fraction(*of) if of[1] else Fraction(1)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a prefilter kept.
+
+    Attributes:
+        model: a digest of what the prefilter learnt.
+        keep, recall: what was asked of it, the share to keep or the recall to reach.
+        top_pct: the percentage of best documents that each `recall` of `domains` is of.
+        domains: by name.
+    """
+
+    model: str
+    keep: float | None
+    recall: float | None
+    top_pct: float
+    domains: dict[str, KeptPart]
+
+    def in_words(self, is_its_top: bool = True) -> str:
+        """What was scored, and what it misses.
+
+        Args:
+            is_its_top: a selection is of the best `top_pct` of the documents, which is what the recall is of.
+        """
+        parts = self.domains.values()
+
+        def shown(share: float) -> str:
+            return f"{100 * share:.3g}"
+
+        def share(what: str, of: str) -> str:
+            return shown(sum(getattr(part, what) for part in parts) / sum(getattr(part, of) for part in parts))
+
+        def recall(which: str) -> str:
+            found = sum(part.documents * (part.recall[which] if part.recall else 1) for part in parts)
+            return shown(found / sum(part.documents for part in parts))
+
+        other = "" if is_its_top else "; this is another selection, so what it misses is not known"
+        return (
+            f"{share('kept', 'documents')} % of the corpus ({share('kept_characters', 'characters')} % of its "
+            f"characters); by the price list about {recall('estimate')} % ({recall('low')} to {recall('high')} %) of "
+            f"its true top {self.top_pct:g} % is in it{other}"
+        )
+
+
+def facts_of(record: object, where: object) -> Facts | None:
+    """The facts in a record that a step wrote, None if it is None; `where` names its file for the InputError."""
+    if record is None:
+        return None
+    try:
+        domains = {name: KeptPart(*map(part.__getitem__, _names(KeptPart))) for name, part in record["domains"].items()}
+        for part in domains.values():
+            counts = (part.kept, part.documents, part.kept_characters, part.characters)
+            if not all(isinstance(count, int) for count in counts):
+                raise TypeError("a count is not a whole number")
+            if not (0 <= part.kept <= part.documents and 0 <= part.kept_characters <= part.characters):
+                raise ValueError("it keeps more of a domain than there is")
+            if part.recall is None and part.kept < part.documents:
+                raise ValueError("a domain without recall is not kept whole")
+        facts = Facts(*map(record.__getitem__, _names(Facts)[:-1]), domains)
+        facts.in_words()
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{where}: not the record of a prefilter ({error!r}); {MAKE}") from None
+    return facts
+
+
+def facts_in(path: Path) -> Facts | None:
+    """The facts under `prefilter` in the record of a later step; None if there is no such record, or nothing in it."""
+    return facts_of(read_json(path).get("prefilter"), path) if path.exists() else None
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+class Prefilter:
+    """The folder of a prefilter.
+
+    Attributes:
+        facts: what it kept.
+        num_documents, num_kept: so far, of those given to `kept`.
+    """
+
+    def __init__(self, folder: Path):
+        self._table, record = folder / "kept.parquet", folder / "kept.json"
+        for path in (self._table, record):
+            if not path.exists():
+                raise InputError(f"{path}: no such file; {MAKE}")
+        self.facts = facts_of(read_json(record), record)
+        with self._reading():
+            self._rows = pq.ParquetFile(for_pyarrow(self._table), pre_buffer=False)
+            self._ranges = list(map(self._range_of, range(self._rows.num_row_groups)))
+        self._group = lru_cache(maxsize=1)(self._read_group)  # which the next file may share
+        self.num_documents = self.num_kept = 0
+
+    def kept(self, documents: Iterable[SourceDocument]) -> Iterator[SourceDocument]:
+        """The documents that are kept, each with what was predicted for it in `kept`.
+
+        Args:
+            documents: in files, each once.
+        Raises:
+            InputError: a file has not exactly the documents that are listed of it.
+        """
+        for file, found in groupby(documents, attrgetter("file")):
+            types = None
+            for document, listed in zip_longest(found, self._listed(file)):
+                *place, is_kept, predicted = listed or [None] * len(LISTED)
+                if document is None or [document.row, document.domain, len(document.text)] != place:
+                    raise self._differs(file, document.row if document else place[0])
+                self.num_documents += 1
+                if is_kept:
+                    self.num_kept += 1
+                    if document.types is not None and types is None:
+                        types = document.types.append(pa.field(PREDICTED, pa.float64()))
+                    yield replace(document, kept={**document.kept, PREDICTED: float(predicted)}, types=types)
+
+    def _differs(self, file: str, row: int) -> InputError:
+        return InputError(
+            f"{file}: row {row}, counted from 0, is not as {self._table} lists it; give the same files and columns as "
+            "to prefilter_scores.py apply, or run that again"
+        )
+
+    def _listed(self, file: str) -> Iterator[tuple]:
+        """The rows of a file, in order, each as in `LISTED`."""
+        with self._reading():
+            tables = [self._group(group) for group, (low, high) in enumerate(self._ranges) if low <= file <= high]
+            found = [table.filter(pc.equal(table["file"], file)).drop_columns("file") for table in tables]
+            table = pa.concat_tables([LISTED.empty_table(), *found]).sort_by("row")
+        if any(table[name].null_count for name, _ in CHECKED):
+            raise InputError(f"{self._table}: a null in the rows of {file}; {MAKE}")
+        return zip(*(table[name].to_numpy() for name in LISTED.names), strict=True)
+
+    def _read_group(self, group: int) -> pa.Table:
+        schema = pa.schema([("file", pa.string()), *LISTED])
+        return self._rows.read_row_group(group, schema.names).select(schema.names).cast(schema)
+
+    def _range_of(self, group: int) -> tuple[str, str]:
+        """The first and the last name of a file in a group of rows."""
+        metadata = self._rows.metadata
+        about = metadata.row_group(group).column(metadata.schema.names.index("file")).statistics
+        return (about.min, about.max) if about and about.has_min_max else ("", chr(sys.maxunicode))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{self._table}: not the table of a prefilter ({error}); {MAKE}") from None
+
+    def report(self) -> None:
+        """Print how many documents were left out, if any was read."""
+        if self.num_documents:
+            left_out = self.num_documents - self.num_kept
+            print(f"left out by the prefilter: {left_out:,} of {self.num_documents:,} documents")

@@ -1,0 +1,136 @@
+"""A corpus through a prefilter: the same selection as from all of it, and every step says what was scored."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import attention_influence_scoring
+import fineweb
+import rank_scores
+from common.model.heads import write_head_scores
+from common.text.kept import PREDICTED
+from tests.conftest import MASKED, SENTENCES, error_of, write_jsonl
+from tests.scripts.conftest import page_data, report_page, write_kept
+
+SAID = "by the price list about 90 % (80 to 100 %) of its true top 20 % is in it"
+NO_GUARDS = "--max_repetition 1 --dedup none"
+
+
+def documents(number: int) -> list[dict]:
+    rng = np.random.default_rng(number)
+    texts = ["\n\n".join(rng.choice(SENTENCES, 1 + i % 4)) for i in range(40)]
+    return [{"text": text, "kind": "ab"[i % 3 == 0]} for i, text in enumerate(texts)]
+
+
+def tokenize(out: str, more: str = "") -> None:
+    flags = f"--tokenizer base --input in --domain_column kind --shard_size 500 --out_dir {out} {more}"
+    fineweb.main(flags.split())
+
+
+SCORE = "--base_model base --seq_len 64 --dtype float32 --data {0}/fineweb_train_*.bin --out {0}/ai_scores.tsv"
+
+
+def rows_of(table: str) -> list[tuple]:
+    found = pd.read_parquet(table)
+    return list(zip(found["file"], found["row"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, pair_folders):
+    """A folder with a corpus, `whole` and `part` scored, and `whole` selected; of each domain some 40 % are kept."""
+    folder = tmp_path_factory.mktemp("cascade")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        shutil.copytree(pair_folders["no BOS"] / "model", "base")
+        shutil.copytree(pair_folders["no BOS"] / "reference-model", "reference-model")
+        Path("in").mkdir()
+        for number in range(2):
+            write_jsonl(f"in/{number}.jsonl", documents(number))
+        tokenize("whole")
+        attention_influence_scoring.main(SCORE.format("whole").split())
+        table = pd.read_parquet("whole/ai_scores.parquet")
+        table["rank"] = table.groupby("domain")["AI_Score"].rank(pct=True)
+        table["kept"] = (table["rank"] > 0.75) | (table["rank"] < 0.15)
+        characters = [len(each["text"]) for number in range(2) for each in documents(number)]
+        write_kept(
+            zip(table["file"], table["row"], table["domain"], characters, table["rank"], table["kept"], strict=True)
+        )
+        rank_scores.main([*"--scores whole/ai_scores.tsv".split(), *NO_GUARDS.split()])
+        tokenize("part", "--prefilter data/prefilter")
+        attention_influence_scoring.main([*SCORE.format("part").split(), "--granularity", "step"])
+        write_head_scores("data/retrieval_heads.tsv", np.random.default_rng(0).random((4, 8)), MASKED)
+    return folder
+
+
+@pytest.fixture
+def folder(made, monkeypatch):
+    monkeypatch.chdir(made)
+    return made
+
+
+def test_the_selection_is_that_of_the_whole_corpus_and_says_what_was_scored(folder, capsys):
+    rank_scores.main([*"--scores part/ai_scores.tsv".split(), *NO_GUARDS.split()])
+    said = capsys.readouterr().out
+    assert rows_of("part/top20.parquet") == rows_of("whole/top20.parquet")
+    assert len(rows_of("part/ai_scores.parquet")) == 31
+    assert "scored: 38.8 % of the corpus (" in said and SAID in said and "another" not in said
+    assert "in which about 80 documents would be ranked" in said and "warning" not in said
+    kept = json.loads(Path("data/prefilter/kept.json").read_text())
+    record = json.loads(Path("part/top20.json").read_text())
+    scoring = json.loads(Path("part/ai_scores.json").read_text())
+    assert scoring["prefilter"] == record["cascade"] == json.loads(Path("part/dataset.json").read_text())["prefilter"]
+    assert record["cascade"]["domains"]["a"] == {
+        name: kept["domains"]["a"][name] for name in ("documents", "kept", "characters", "kept_characters", "recall")
+    }
+    assert {name: each["whole"] for name, each in record["domains"].items()} == {"a": 52, "b": 28}
+    data = page_data(report_page("--scores", "part/ai_scores.parquet", "--selection", "part/top20.parquet"))
+    [scored] = [value for name, value in data["facts"] if name == "scored"]
+    assert SAID in scored
+    assert json.loads(Path("whole/ai_scores.json").read_text())["prefilter"] is None
+
+
+def test_steps_and_tsv_are_of_the_whole_corpus_too(folder):
+    Path("part/ai_scores.parquet").rename("away")
+    try:
+        rank_scores.main([*"--scores part/ai_scores.tsv --overwrite".split(), *NO_GUARDS.split()])
+        assert rows_of("part/top20.parquet") == rows_of("whole/top20.parquet")
+    finally:
+        Path("away").rename("part/ai_scores.parquet")
+    rank_scores.main([*"--scores part/ai_scores.steps.tsv".split(), *NO_GUARDS.split()])
+    record = json.loads(Path("part/ai_scores.steps.top20.json").read_text())
+    steps = {name: domain["documents"] for name, domain in record["domains"].items()}
+    assert steps["a"] > 20 and steps["b"] > 11  # of so many documents that are kept
+    assert record["domains"]["a"]["whole"] == round(steps["a"] * 52 / 20)
+    assert record["domains"]["b"]["whole"] == round(steps["b"] * 28 / 11)
+
+
+def test_shards_with_and_without_a_prefilter_are_not_scored_together(folder, capsys):
+    both = "--base_model base --data whole/fineweb_train_*.bin part/fineweb_train_*.bin --out both.tsv"
+    line = error_of(attention_influence_scoring, both, capsys)
+    assert "of whole and part a prefilter kept different parts" in line
+    assert not Path("both.parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ("--scores part/ai_scores.tsv --top_pct 50", "the prefilter left out some documents of such a domain"),
+        ("--scores part/ai_scores.tsv --bottom_pct 20", "the prefilter left out the lowest documents"),
+        ("--scores mine.parquet", "rows went through a prefilter (column prefilter_predicted), but mine.json does not"),
+        ("--scores part/again.parquet", "again.json does not say what it kept"),
+        ("--scores odd/ai_scores.parquet", "odd/ai_scores.json: not the record of a prefilter"),
+    ],
+)
+def test_what_cannot_be_selected_is_one_line(folder, flags, wanted, capsys):
+    table = pd.read_parquet("part/ai_scores.parquet")
+    assert table[PREDICTED].notna().all()
+    table[table["num_tokens"] > 20].to_parquet("mine.parquet")
+    rank_scores.main([*"--scores part/ai_scores.tsv --out part/again.tsv --overwrite".split(), *NO_GUARDS.split()])
+    Path("odd").mkdir(exist_ok=True)
+    table.to_parquet("odd/ai_scores.parquet")
+    Path("odd/ai_scores.json").write_text(json.dumps({"prefilter": {"domains": {}}}))
+    assert wanted in error_of(rank_scores, f"{flags} {NO_GUARDS}", capsys)

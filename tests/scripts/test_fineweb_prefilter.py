@@ -1,0 +1,178 @@
+"""fineweb.py --prefilter: exactly the documents that are kept, and one line where corpus and prefilter disagree."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import fineweb
+from common.shards.reader import ShardReader
+from common.text.kept import PREDICTED
+from common.text.tokenization import load_tokenizer
+from tests.conftest import SENTENCES, error_of
+from tests.scripts.conftest import write_kept
+
+# Files, in the order in which they are read, and the number of documents in each.
+FILES = {"in/a.jsonl": 3, "in/b.jsonl.gz": 4, "in/dump=x/c.parquet": 5, "in/dump=y/c.parquet": 2, "in/z.json": 2}
+
+
+def kept(row: int) -> bool:
+    return row % 3 != 1
+
+
+def text(file: str, row: int) -> str:
+    return f"{SENTENCES[row]} {file}"
+
+
+def rows(*files: str) -> list[tuple]:
+    """All documents of some files, as a prefilter lists them."""
+    places = [(file, row) for file in files for row in range(FILES[file])]
+    return [(file, row, "default", len(text(file, row)), row / 8, kept(row)) for file, row in places]
+
+
+def write(file: str) -> None:
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    documents = [{"text": text(file, row), "score": row} for row in range(FILES[file])]
+    if path.suffix == ".parquet":
+        pd.DataFrame(documents).to_parquet(path, row_group_size=2)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(documents))
+    else:
+        lines = "\n\n".join(map(json.dumps, documents)).encode()  # empty lines are no rows
+        path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in FILES:
+        write(file)
+    write_kept(rows(*reversed(FILES)))
+    return tmp_path
+
+
+@pytest.fixture
+def flags(corpus, bpe_folder):
+    return f"--tokenizer {bpe_folder} --input in --out_dir new --shard_size 100 --prefilter data/prefilter"
+
+
+def tokenized() -> list[str]:
+    """The texts of all shards."""
+    found = []
+    for path in sorted(Path().glob("new/*.bin")):
+        shard = ShardReader().open(path)
+        tokenizer = load_tokenizer(shard.info.tokenizer)
+        found += [tokenizer.decode(shard.document(row).token_ids[:-1].tolist()) for row in range(len(shard.spans))]
+    return found
+
+
+def index() -> pd.DataFrame:
+    return pd.concat([pq.read_table(path).to_pandas() for path in sorted(Path().glob("new/*.index.parquet"))])
+
+
+EXPECTED = [(file, row) for file, count in FILES.items() for row in range(count) if kept(row)]
+
+
+@pytest.mark.parametrize("more", ["", "--keep_columns score,dump", "--num_workers 3"])
+def test_exactly_the_kept_documents_are_tokenized(flags, more, capsys):
+    if "dump" in more:
+        flags = flags.replace("--input in ", "--input in/*/*.parquet ")
+    expected = [place for place in EXPECTED if "dump" not in more or "dump" in place[0]]
+    fineweb.main([*flags.split(), *more.split()])
+    assert tokenized() == [text(*place) for place in expected]
+    found = index()
+    assert list(zip(found["file"], found["row"], strict=True)) == expected
+    assert found[PREDICTED].tolist() == [row / 8 for _, row in expected]
+    if more.startswith("--keep"):
+        assert found["score"].tolist() == [row for _, row in expected]
+    read = sum(count for file, count in FILES.items() if "dump" not in more or "dump" in file)
+    assert f"left out by the prefilter: {read - len(expected)} of {read} documents" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_and_new_files_are_added(flags, capsys):
+    early = [file for file in FILES if file != "in/b.jsonl.gz"]
+    late = Path("in/b.jsonl.gz").rename("b")
+    write_kept(rows(*early))
+    fineweb.main(flags.split())
+    shards = sorted(Path().glob("new/*.bin"))
+    assert len(shards) > 2
+    for path in shards[1:]:
+        path.unlink()
+    Path("new/fineweb_summary.json").unlink()
+    fineweb.main(flags.split())
+    assert tokenized() == [text(*place) for place in EXPECTED if place[0] in early]
+    late.rename("in/b.jsonl.gz")
+    write_kept([(*place, predicted + 1e-6, is_kept) for *place, predicted, is_kept in rows(*FILES)])  # another machine
+    fineweb.main(flags.split())
+    added = [place for place in EXPECTED if place[0] not in early]
+    assert tokenized() == [text(*place) for place in [*(p for p in EXPECTED if p not in added), *added]]
+    record = json.loads(Path("new/dataset.json").read_text())["prefilter"]
+    assert record["domains"]["default"]["documents"] == sum(FILES.values())
+    capsys.readouterr()
+    fineweb.main(flags.split())
+    assert "reusing new/" in capsys.readouterr().out
+
+
+def test_a_prefilter_that_decides_otherwise_is_another_run(flags, capsys):
+    fineweb.main(flags.split())
+    before = tokenized()
+    write_kept(rows(*FILES), keep=0.5)
+    assert "its prefilter differ, keep among them" in error_of(fineweb, flags, capsys)
+    write_kept([(*row[:-1], not row[-1]) for row in rows(*FILES)])
+    assert "has changed since, or the prefilter keeps others" in error_of(fineweb, flags, capsys)
+    assert "prefilter was {" in error_of(fineweb, flags.rpartition(" --prefilter")[0], capsys)
+    assert tokenized() == before
+
+
+def change(column: str, new) -> None:
+    table = pd.read_parquet("data/prefilter/kept.parquet")
+    table[column] = [new(number, value) for number, value in enumerate(table[column])]
+    table.to_parquet("data/prefilter/kept.parquet", index=False)
+
+
+def record(**values) -> None:
+    path = Path("data/prefilter/kept.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+WHOLE = {"documents": 9, "kept": 9, "characters": 9, "kept_characters": 9, "share": 1, "recall": None}
+BAD = {
+    "a file that it has not seen": (lambda: write_kept(rows(*list(FILES)[1:])), ["in/a.jsonl: row 0, counted from 0"]),
+    "a row more": (lambda: write_kept(rows(*FILES)[1:]), ["in/a.jsonl: row 0"]),
+    "a row less": (lambda: write_kept([*rows(*FILES), ("in/z.json", 2, "d", 5, 0.5, True)]), ["in/z.json: row 2"]),
+    "a row twice": (lambda: write_kept([*rows(*FILES), rows("in/z.json")[0]]), ["in/z.json: row 1"]),
+    "a changed text": (lambda: Path("in/a.jsonl").write_text('{"text": "new"}'), ["in/a.jsonl: row 0", "apply"]),
+    "a null": (
+        lambda: change("kept", lambda n, value: value if n < 15 else None),
+        ["kept.parquet: a null in the rows of in/a.jsonl; make it"],
+    ),
+    "other domains": (lambda: change("domain", lambda *_: "news"), ["in/a.jsonl: row 0", "columns"]),
+    "no table": (lambda: Path("data/prefilter/kept.parquet").unlink(), ["kept.parquet: no such file; make it with"]),
+    "no record": (lambda: Path("data/prefilter/kept.json").unlink(), ["kept.json: no such file; make it with"]),
+    "a torn table": (lambda: Path("data/prefilter/kept.parquet").write_bytes(b"PAR1"), ["not the table of a pref"]),
+    "another table": (lambda: pd.DataFrame({"a": [1]}).to_parquet("data/prefilter/kept.parquet"), ["not the table"]),
+    "rows as text": (lambda: change("row", lambda *_: "x"), ["not the table of a prefilter"]),
+    "no domains": (lambda: record(domains={}), ["kept.json: not the record of a prefilter"]),
+    "a domain as a list": (lambda: record(domains=[1]), ["kept.json: not the record of a prefilter"]),
+    "more than there is": (lambda: record(domains={"a": WHOLE | {"kept": 10}}), ["keeps more of a domain"]),
+    "a part without recall": (lambda: record(domains={"a": WHOLE | {"kept": 8}}), ["recall is not kept whole"]),
+    "a count as text": (lambda: record(domains={"a": WHOLE | {"characters": "9"}}), ["not a whole number"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_prefilter_of_another_corpus_is_refused_in_one_line(flags, name, capsys):
+    spoil, wanted = BAD[name]
+    spoil()
+    line = error_of(fineweb, flags, capsys)
+    assert all(part in line for part in wanted), line
+    assert not list(Path().glob("new/*.bin")) or "z.json" in line or "dump=y" in line
+
+
+def test_the_sample_text_has_no_prefilter(flags, capsys):
+    sample = flags.replace("--input in", "--version sample")
+    assert error_of(fineweb, sample, capsys).startswith("error: --prefilter: the sample")
