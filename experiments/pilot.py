@@ -158,7 +158,7 @@ def score(pair: Pair, documents: list[SourceDocument], folder: Path) -> None:
     with cli.progress(len(documents), "scoring", "documents") as bar:
         for first in range(0, len(documents), CHUNK):
             chunk = documents[first : first + CHUNK]
-            ids = [pair.tokenizer.encode(document.text) + [separator] for document in chunk]
+            ids = [[*pair.tokenizer.encode(document.text), separator] for document in chunk]
             windows = [
                 list(Document("", 0, np.array(each), separator, "").windows(SEQ_LEN, pair.tokenizer.bos_id))
                 for each in ids
