@@ -51,6 +51,7 @@ import json
 import os
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -72,6 +73,7 @@ from common.errors import InputError
 from common.files import atomic, file_digest, read_json, remove, write_json
 from common.shards.index import INDEX_SUFFIX, read_index
 from common.text.tokenization import load_tokenizer
+from common.training.mixture import DocumentStream, Mixture
 
 WORK = Path("data/does_it_help")
 MODEL = "data/SmolLM2-135M-Instruct"
@@ -151,8 +153,7 @@ def select(pool: pd.DataFrame, seed: int, folder: Path) -> dict[str, dict[str, i
     chosen[RANDOM] = like(pool, chosen["AI_Score"], seed)
     facts = {}
     for arm, rows in chosen.items():
-        path = folder / f"{plain(arm)}-{seed}.parquet"
-        with atomic(path) as tmp:
+        with atomic(selection(arm, seed, folder)) as tmp:
             pool.loc[rows, ["shard", "start", "end"]].to_parquet(tmp, index=False)
         tokens = pool.loc[rows, "num_tokens"]
         also = tokens[rows.isin(chosen["AI_Score"])]
@@ -165,26 +166,40 @@ def plain(arm: str) -> str:
     return arm.replace(" ", "_")
 
 
-def check_reading(tokens: int, corpus: int, parts: dict[str, dict[str, int]]) -> None:
-    """Raise InputError if the corpus would be read more than once, or a selection more than once besides."""
-    most = min(corpus, *(int((part["tokens"] - SEQ_LEN) / EXTRA) for part in parts.values()))
-    if tokens > most:
-        raise InputError(f"--tokens {tokens}: documents would be read more often than in the paper; at most {most}")
+def selection(arm: str, seed: int, folder: Path) -> Path:
+    """The file with the places of an arm's extra documents."""
+    return folder / f"{plain(arm)}-{seed}.parquet"
 
 
-def mix(arm: str, seed: int, folder: Path) -> str:
-    """The flags of pretrain.py that say what an arm reads."""
-    shares = f"selected={EXTRA} baseline={1 - EXTRA} --selected {folder}/{plain(arm)}-{seed}.parquet"
-    shares = "baseline=1" if arm == CORPUS else shares
-    return f"--data {folder}/shards/*.bin --seq_len {SEQ_LEN} --seed {seed} --mix {shares}"
+def shares(arm: str) -> dict[str, float]:
+    """The mix of an arm."""
+    return {"baseline": 1.0} if arm == CORPUS else {"selected": EXTRA, "baseline": 1 - EXTRA}
+
+
+def reading(arm: str, seed: int, folder: Path, num_sequences: int) -> dict[str, int]:
+    """How many tokens an arm reads of the corpus and of its selection; InputError if it reads a part of one twice."""
+    streams = {"baseline": DocumentStream.of_shards([f"{folder}/shards/*.bin"])}
+    if arm != CORPUS:
+        streams = {"selected": DocumentStream.of_selection(selection(arm, seed, folder)), **streams}
+    mixture = Mixture(streams, shares(arm), SEQ_LEN, seed, num_sequences)
+    drawn = Counter(mixture.place(number)[0] for number in range(num_sequences))
+    for name, stream in streams.items():
+        if drawn[name] * SEQ_LEN > stream.num_tokens:
+            raise InputError(
+                f"--tokens {num_sequences * SEQ_LEN}: {arm} reads {drawn[name] * SEQ_LEN} tokens of {name}, which has "
+                f"{stream.num_tokens}, so more often than in the paper; lower it"
+            )
+    return {name: drawn[name] * SEQ_LEN for name in streams}
 
 
 def train(arm: str, seed: int, args: argparse.Namespace, folder: Path, out_dir: Path) -> Path:
     """Train one model; returns its folder."""
+    mix = " ".join(f"{name}={share}" for name, share in shares(arm).items())
     run(
         "pretrain.py",
-        f"--model {args.model} {mix(arm, seed, folder)} --max_tokens {args.tokens} --batch_size {args.batch_size} "
-        f"--device_batch_size {args.batch_size} --learning_rate {args.learning_rate} --warmup_pct 10 --decay_pct 25 "
+        f"--model {args.model} --data {folder}/shards/*.bin --selected {selection(arm, seed, folder)} --mix {mix} "
+        f"--max_tokens {args.tokens} --seq_len {SEQ_LEN} --batch_size {args.batch_size} --device_batch_size "
+        f"{args.batch_size} --learning_rate {args.learning_rate} --warmup_pct 10 --decay_pct 25 --seed {seed} "
         f"--dtype {args.dtype} --num_workers 0 --log_every 10 --trainer save_strategy=no --out_dir {out_dir}",
     )
     return out_dir / "model"
@@ -380,17 +395,16 @@ def main(argv: list[str] | None = None) -> None:
     runs = folder / f"{args.tokens}-{digest(json.dumps(settings).encode())}"
     result = {**settings, "corpus": int(pool["num_tokens"].sum()), "machine": machine(), "selections": {}, "runs": []}
     for seed in range(args.seeds):
-        parts = select(pool, seed, folder)
-        check_reading(args.tokens, result["corpus"], parts)
-        result["selections"][seed] = parts
+        result["selections"][seed] = select(pool, seed, folder)
         for arm in ARMS:
+            read = reading(arm, seed, folder, args.tokens // (SEQ_LEN * args.batch_size) * args.batch_size)
             out_dir = runs / f"{plain(arm)}-{seed}"
             if not (out_dir / "measured.json").exists():
                 model = train(arm, seed, args, folder, out_dir)
                 write_json(out_dir / "measured.json", measure(model, measured, args.measured))
                 remove(model)
             found = read_json(out_dir / "measured.json")
-            result["runs"].append({"arm": arm, "seed": seed, "found": found})
+            result["runs"].append({"arm": arm, "seed": seed, "read": read, "found": found})
             print(f"{arm}, seed {seed}: {PRIMARY} {found[PRIMARY]:.4f}", flush=True)
         report(result)
     for name, one in read_json(RESULT)["hypotheses"].items():
