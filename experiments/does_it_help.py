@@ -1,7 +1,7 @@
 """Does the selection help? SmolLM2-135M trained further on a corpus plus extra tokens, six kinds of extra tokens.
 
     python experiments/does_it_help.py                          as large as two cores allow in about an hour
-    python experiments/does_it_help.py --tokens 1_000_000       larger, for a GPU; the corpus must have that many tokens
+    python experiments/does_it_help.py --tokens 1_000_000 --batch_size 16 --measured 20_000          larger, for a GPU
 
 Needs   experiments/pilot.py done, pip install -r requirements/eval.txt, --no-deps -r requirements/tasks.txt
 Writes  data/does_it_help/: shards, selections, probes, and measured.json of each run; the same command continues
@@ -45,6 +45,7 @@ training text), not of other held-out documents, corpora or models.
 """
 
 import argparse
+import gc
 import hashlib
 import itertools
 import json
@@ -68,6 +69,7 @@ from pilot import WORK as PILOT
 from run_script import RESULTS, ROOT, run
 from scipy import stats
 
+import pretrain
 from common import cli
 from common.errors import InputError
 from common.files import atomic, file_digest, read_json, remove, write_json
@@ -195,13 +197,15 @@ def reading(arm: str, seed: int, folder: Path, num_sequences: int) -> dict[str, 
 def train(arm: str, seed: int, args: argparse.Namespace, folder: Path, out_dir: Path) -> Path:
     """Train one model; returns its folder."""
     mix = " ".join(f"{name}={share}" for name, share in shares(arm).items())
-    run(
-        "pretrain.py",
+    flags = (
         f"--model {args.model} --data {folder}/shards/*.bin --selected {selection(arm, seed, folder)} --mix {mix} "
         f"--max_tokens {args.tokens} --seq_len {SEQ_LEN} --batch_size {args.batch_size} --device_batch_size "
         f"{args.batch_size} --learning_rate {args.learning_rate} --warmup_pct 10 --decay_pct 25 --seed {seed} "
-        f"--dtype {args.dtype} --num_workers 0 --log_every 10 --trainer save_strategy=no --out_dir {out_dir}",
+        f"--dtype {args.dtype} --num_workers 0 --log_every 10 --trainer save_strategy=no --out_dir {out_dir}"
     )
+    print(f"$ python pretrain.py {flags}", flush=True)
+    pretrain.main(flags.split())  # in this process, because importing torch can take as long as training
+    gc.collect()
     return out_dir / "model"
 
 
@@ -375,7 +379,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=cli.positive_int, default=24_576, help="to train each model on")
     parser.add_argument("--seeds", type=cli.number(int, low=2), default=4, help="runs of each arm")
     parser.add_argument("--batch_size", type=cli.positive_int, default=1, help=f"sequences of {SEQ_LEN} tokens")
-    parser.add_argument("--learning_rate", type=cli.positive_float, default=3e-5, help="the highest")
+    parser.add_argument("--learning_rate", type=cli.positive_float, default=1e-4, help="the highest")
     parser.add_argument(
         "--measured",
         type=cli.positive_int,

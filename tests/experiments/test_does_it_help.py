@@ -116,11 +116,9 @@ def folder(bpe_folder, tmp_path, monkeypatch):
 def tokens_read(args, monkeypatch) -> list[tuple[str, list[int]]]:
     """The sequences that pretrain.py reads with the flags of an arm: of which stream each is, and its tokens."""
     found = []
-    monkeypatch.setattr(does_it_help, "run", lambda script, flags: found.append((script, flags)))
+    monkeypatch.setattr(pretrain, "main", found.append)
     does_it_help.train(*args)
-    [(script, flags)] = found
-    assert script == "pretrain.py"
-    args = pretrain.parse_args(flags.split())
+    args = pretrain.parse_args(*found)
     streams = open_streams(dict(args.mix), args.selected, args.data, None, ShardReader(), False)
     num_steps = pretrain.steps_of(args.max_tokens, args.seq_len, args.batch_size)
     mixture = Mixture(streams, dict(args.mix), args.seq_len, args.seed, num_steps * args.batch_size)
