@@ -299,6 +299,8 @@ def does_it_help() -> str:
 def weak_to_strong() -> str:
     """Mean and standard deviation over seeds, by measure and diet."""
     result = read(EXPERIMENTS / "weak_to_strong.json")
+    if not result:
+        return NOT_MEASURED + "\n"
     found: dict[str, dict[str, list[float]]] = {}
     for run in result["runs"]:
         for name, value in run["found"].items():

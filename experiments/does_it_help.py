@@ -198,7 +198,8 @@ def train(arm: str, seed: int, args: argparse.Namespace, folder: Path, out_dir: 
     """Train one model; returns its folder."""
     mix = " ".join(f"{name}={share}" for name, share in shares(arm).items())
     flags = (
-        f"--model {args.model} --data {folder}/shards/*.bin --selected {selection(arm, seed, folder)} --mix {mix} "
+        f"--model {args.model} --tokenizer {args.model} --data {folder}/shards/*.bin --mix {mix} "
+        f"--selected {selection(arm, seed, folder)} "
         f"--max_tokens {args.tokens} --seq_len {SEQ_LEN} --batch_size {args.batch_size} --device_batch_size "
         f"{args.batch_size} --learning_rate {args.learning_rate} --warmup_pct 10 --decay_pct 25 --seed {seed} "
         f"--dtype {args.dtype} --num_workers 0 --log_every 10 --trainer save_strategy=no --out_dir {out_dir}"
