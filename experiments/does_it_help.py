@@ -1,6 +1,6 @@
 """Does the selection help? SmolLM2-135M trained further on a corpus plus extra tokens, six kinds of extra tokens.
 
-    python experiments/does_it_help.py                          as large as two cores allow in about an hour
+    python experiments/does_it_help.py                          for two cores with bfloat16
     python experiments/does_it_help.py --tokens 1_000_000 --batch_size 16 --measured 20_000          larger, for a GPU
 
 Needs   experiments/pilot.py done, pip install -r requirements/eval.txt, --no-deps -r requirements/tasks.txt
@@ -66,6 +66,7 @@ from matplotlib.figure import Figure
 from measure import machine
 from pilot import RESULT as SCORES
 from pilot import WORK as PILOT
+from pilot import add_dtype_flag
 from run_script import RESULTS, ROOT, run
 from scipy import stats
 
@@ -199,10 +200,10 @@ def train(arm: str, seed: int, args: argparse.Namespace, folder: Path, out_dir: 
     mix = " ".join(f"{name}={share}" for name, share in shares(arm).items())
     flags = (
         f"--model {args.model} --tokenizer {args.model} --data {folder}/shards/*.bin --mix {mix} "
-        f"--selected {selection(arm, seed, folder)} "
-        f"--max_tokens {args.tokens} --seq_len {SEQ_LEN} --batch_size {args.batch_size} --device_batch_size "
-        f"{args.batch_size} --learning_rate {args.learning_rate} --warmup_pct 10 --decay_pct 25 --seed {seed} "
-        f"--dtype {args.dtype} --num_workers 0 --log_every 10 --trainer save_strategy=no --out_dir {out_dir}"
+        f"--selected {selection(arm, seed, folder)} --max_tokens {args.tokens} --seq_len {SEQ_LEN} --seed {seed} "
+        f"--batch_size {args.batch_size} --device_batch_size {args.batch_size} --dtype {args.dtype} --num_workers 0 "
+        f"--learning_rate {args.learning_rate} --warmup_pct 10 --decay_pct 25 --log_every 10 "
+        f"--trainer save_strategy=no --out_dir {out_dir}"
     )
     print(f"$ python pretrain.py {flags}", flush=True)
     pretrain.main(flags.split())  # in this process, because importing torch can take as long as training
@@ -387,7 +388,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=1_536,
         help="tokens that each model is measured on, of each domain and task",
     )
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of training")
+    add_dtype_flag(parser)
     return parser.parse_args(argv)
 
 

@@ -20,6 +20,7 @@ Columns: id, domain, num_chars, num_tokens, L_base, L_ref, AI_Score and repetiti
 AI_Score_novel_N without the tokens that end an N-gram which occurred before; AI_Score_first_N of the first N tokens.
 """
 
+import argparse
 import ast
 import hashlib
 import json
@@ -210,19 +211,20 @@ def interleaved(documents: dict[str, list[SourceDocument]], scored: int) -> Iter
             yield SourceDocument(cut(document.text), document.id, document.domain)
 
 
+def add_dtype_flag(parser: argparse.ArgumentParser) -> None:
+    """--dtype, by default bfloat16 where that is faster."""
+    fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    default = "bfloat16" if fast else "float32"
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default=default, help="bfloat16 if it is fast here")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("files", nargs="+", help="files or globs, one file for each domain")
     parser.add_argument("--base_model", default=str(ROOT / "data/SmolLM2-135M-Instruct"), help="name or folder")
     parser.add_argument("--reference_model", default=str(ROOT / "reference-model"), help="its masked copy from step 3")
     parser.add_argument("--documents", type=cli.positive_int, default=SCORED, help="to score, of each domain")
-    fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16"],
-        default="bfloat16" if fast else "float32",
-        help="bfloat16 is the default where it is faster",
-    )
+    add_dtype_flag(parser)
     args = parser.parse_args(argv)
     documents = documents_of(args.files)
     parts = [split(of_domain, args.documents) for of_domain in documents.values()]
