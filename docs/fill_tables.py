@@ -287,26 +287,50 @@ def table_6() -> str:
     return markdown(("task", "the paper", "here"), "lrr", rows)
 
 
-def diets() -> dict[str, dict[str, str]]:
-    """Mean and standard deviation over seeds, by measure and diet, of weak to strong; empty if there is no result."""
-    result = read(EXPERIMENTS / "weak_to_strong.json") or {"runs": []}
+def difference(one: dict) -> str:
+    """A difference with its interval."""
+    return f"{one['mean']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
+
+
+def does_it_help() -> str:
+    """Two tables: what became of each hypothesis, and the difference of each arm to random documents, by measure."""
+    result = read(EXPERIMENTS / "does_it_help.json")
+    if not result:
+        return NOT_MEASURED + "\n"
+    hypotheses = [
+        (name, one["pair"], one["measure"], difference(one), f"{one['smallest']:.4f}", f"**{one['outcome']}**")
+        for name, one in result["hypotheses"].items()
+    ]
+    head = ("", "arms", "measure", "difference (95 % interval)", "smallest to be seen", "outcome")
+    against = {
+        pair.removesuffix(" - random"): of_pair
+        for pair, of_pair in result["comparisons"].items()
+        if pair.endswith(" - random")
+    }
+    control = [run["found"] for run in result["runs"] if run["arm"] == "random"]
+    rows = []
+    for name in control[0]:
+        bold = ["" if of[name]["verdict"] == "not decided" else "**" for of in against.values()]
+        cells = [f"{mark}{difference(of[name])}{mark}" for mark, of in zip(bold, against.values(), strict=True)]
+        rows.append((name, f"{statistics.mean(found[name] for found in control):.3f}", *cells))
+    differences = ("measure", "random", *(f"{arm} - random" for arm in against))
+    return markdown(head, "lllrrl", hypotheses) + "\n" + markdown(differences, "lr" + "r" * len(against), rows)
+
+
+def weak_to_strong() -> str:
+    """Mean and standard deviation over seeds, by measure and diet."""
+    result = read(EXPERIMENTS / "weak_to_strong.json")
+    if not result:
+        return NOT_MEASURED + "\n"
     found: dict[str, dict[str, list[float]]] = {}
     for run in result["runs"]:
         for name, value in run["found"].items():
             found.setdefault(name, {}).setdefault(run["arm"], []).append(value)
-    return {
-        name: {arm: spread(statistics.mean(values), statistics.stdev(values)) for arm, values in arms.items()}
+    rows = [
+        (name, *(spread(statistics.mean(values), statistics.stdev(values)) for values in arms.values()))
         for name, arms in found.items()
-    }
-
-
-def weak_to_strong() -> str:
-    found = diets()
-    if not found:
-        return NOT_MEASURED + "\n"
-    arms = list(next(iter(found.values())))
-    rows = [(name, *cells.values()) for name, cells in found.items()]
-    return markdown(("", *arms), "l" + "r" * len(arms), rows)
+    ]
+    return markdown(("", *next(iter(found.values()))), "lrrrr", rows)
 
 
 def families() -> str:
@@ -318,7 +342,7 @@ def headline_rows() -> list[tuple[str, str, str]]:
     """(what was measured, result, compared with) for the results in README.md."""
     scoring, gpu = map(benchmark, ("scoring_cpu", "scoring_gpu"))
     heads = {row["task"]: row for row in read(EXPERIMENTS / "heads_matter.json") or []}
-    models, losses = read(EXPERIMENTS / "two_models.json"), diets().get("loss, mean of the domains")
+    models, helps = read(EXPERIMENTS / "two_models.json"), read(EXPERIMENTS / "does_it_help.json")
     rows = []
     for task, what in (("lambada", "needs the context"), ("arc_easy", "needs knowledge")):
         row = heads.get(task)
@@ -330,12 +354,12 @@ def headline_rows() -> list[tuple[str, str, str]]:
     lowest, highest = (pick(agreement, key=agreement.get, default="") for pick in (min, max))
     found = f"{agreement[lowest]:.2f} ({lowest}) to {agreement[highest]:.2f} ({highest})" if models else NOT_MEASURED
     rows.append(("rank correlation with the scores of a second model, by domain", found, "1 is the same order"))
-    arms = ("random documents as long", "random"), ("the corpus alone", "baseline"), ("the lowest fifth", "bottom")
+    first = helps and helps["hypotheses"]["H1"]
     rows.append(
         (
-            "**held-out loss of a 10M-parameter model trained on the selection** (lower is better)",
-            losses["selected"] if losses else NOT_MEASURED,
-            "; ".join(f"{name} {losses[arm]}" for name, arm in arms) if losses else "",
+            "**held-out loss with the selection, less that with random documents as long** (below 0 is better)",
+            f"{difference(first)}, {first['verdict']}" if first else NOT_MEASURED,
+            f"smallest difference that could have been seen {first['smallest']:.4f}" if first else "",
         )
     )
     rows.append(("speed of scoring, 2 CPU cores", speed(scoring, AGAINST, "plain loop"), "plain loop"))
@@ -357,6 +381,7 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "heads by domain": (ROOT / "docs/results.md", heads_by_domain),
     "scored in part": (ROOT / "docs/results.md", scored_in_part),
     "table 6": (ROOT / "docs/paper.md", table_6),
+    "does it help": (ROOT / "docs/results.md", does_it_help),
     "weak to strong": (ROOT / "docs/results.md", weak_to_strong),
     "benchmarks": (ROOT / "docs/results.md", benchmarks),
     "precisions": (ROOT / "docs/results.md", precisions),

@@ -2,7 +2,8 @@
 
     python experiments/heads_by_domain.py 'texts/*.jsonl.zst'        about 15 minutes of one core, in bfloat16
 
-Needs   data/SmolLM2-135M-Instruct (bash pipeline.sh); files of documents, one for each domain, named after it
+Needs   data/SmolLM2-135M-Instruct (bash pipeline.sh); files of documents with the fields id and text, one for each
+        domain, named after it
 Writes  experiments/results/heads_by_domain.json; python docs/fill_tables.py puts the table into docs/results.md
 
 Python's own library is a domain of its own, code. Each domain has probes from its sentences, and a second set of them
@@ -14,42 +15,30 @@ import json
 import os
 import random
 import sys
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import corpus
 import numpy as np
 import torch
+from pilot import documents_of
 from run_script import RESULTS, ROOT
 from scipy.stats import spearmanr
 
 from common import cli
-from common.files import expand
 from common.model.attention import mask_heads_at_run_time
 from common.model.checkpoints import Runtime, load_model, load_model_tokenizer
 from common.model.heads import Head, choose_heads
 from common.model.masking import run_time_masks
 from common.model.probes import ProbeOptions, build_probes, usable_sentences
 from common.model.retrieval import encode_probes, score_heads
-from common.text.corpus import Columns, RowReader, read_files
 from common.text.sample import split_sentences
 
 MODEL = ROOT / "data/SmolLM2-135M-Instruct"
 NUM_PROBES, MAX_TOKENS = 12, 512
 DOCUMENTS, TOKENS, READ = 24, 256, 1000
 RESULT = RESULTS / "heads_by_domain.json"
-
-
-def texts_of(paths: list[Path]) -> dict[str, list[str]]:
-    """The first READ documents of each file, and as many functions and classes of Python's library."""
-    found = {}
-    for path in paths:
-        documents = read_files([path], RowReader(Columns()))
-        found[path.name.partition(".")[0]] = [document.text for document in islice(documents, READ)]
-    code = [text for name, text in takewhile(lambda named: named[0].startswith("python/"), corpus.code())]
-    return {**found, "code": random.Random(0).sample(code, READ)}
 
 
 def losses(model, ids: list[int], sets: list[list[Head]]) -> list[float]:
@@ -97,7 +86,8 @@ def order_within(model, documents: list[list[int]], heads: dict[str, list[Head]]
 def main(argv: list[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("files", nargs="+", help="files or globs, one file for each domain")
-    texts = texts_of(expand(parser.parse_args(argv).files))
+    documents = documents_of(parser.parse_args(argv).files)
+    texts = {name: [document.text for document in of_domain[:READ]] for name, of_domain in documents.items()}
     os.chdir(ROOT)
     runtime = Runtime(device="cpu", dtype="bfloat16")
     model, tokenizer = load_model(str(MODEL), runtime), load_model_tokenizer(str(MODEL), runtime)
