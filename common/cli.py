@@ -23,8 +23,8 @@ OBJECT_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs"}
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help shows the script's docstring and every default, and whose errors are one line."""
 
-    def __init__(self, doc: str):
-        super().__init__(description=doc, formatter_class=_HelpFormatter)
+    def __init__(self, doc: str = "", **named: Any):
+        super().__init__(description=doc, formatter_class=_HelpFormatter, **named)
 
     def error(self, message: str):
         self.exit(2, f"error: {one_line(message)} (--help lists the flags)\n")
