@@ -1,6 +1,5 @@
 """What a share of the corpus costs: how much of the true selection is in the documents of the highest predictions."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +104,7 @@ def _curve(
     top = np.zeros(len(weights))
     before = np.cumsum(weights[by_score]) - weights[by_score]
     top[by_score] = np.clip(_rounded_up(top_pct / 100 * total) - before, 0, weights[by_score])
-    limits = [_rounded_up(share * total) for share in SHARES]
+    limits = _rounded_up(SHARES * total)
     places = np.cumsum(weights[by_prediction])
     found, kept_tokens = (
         np.interp(limits, np.append(0, places), np.append(0, np.cumsum(amounts[by_prediction]))) / amounts.sum()
@@ -114,5 +113,5 @@ def _curve(
     return found, kept_tokens
 
 
-def _rounded_up(number: float) -> int:
-    return math.ceil(round(number, 6))
+def _rounded_up(numbers: np.ndarray | float) -> np.ndarray | float:
+    return np.ceil(np.round(numbers, 6))
