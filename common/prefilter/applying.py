@@ -67,7 +67,8 @@ def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dic
     """
     folder, learnt = options.out_dir, Learnt.read(options.out_dir)
     paths = input_files(options.input)
-    settings = {"model": learnt.digest, "columns": vars(columns), "inputs": list(map(file_state, paths))}
+    inputs = {name: state for name, *state in map(file_state, paths)}
+    settings = {"model": learnt.digest, "columns": vars(columns), "inputs": inputs}
     chosen = {"keep": options.keep, "recall": options.recall, "top_pct": learnt.top_pct}
     _refuse_others(folder / f"{KEPT}.json", chosen, options.overwrite)
     record = folder / PARTS / RECORD
@@ -89,7 +90,7 @@ def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dic
     remove(folder / f"{KEPT}.json")
     domains = _keep(parts, folder, options, learnt)
     result = {**chosen, "model": learnt.digest, "domains": domains, "columns": vars(columns)}
-    write_json(folder / f"{KEPT}.json", result | {"inputs": settings["inputs"]})
+    write_json(folder / f"{KEPT}.json", result | {"inputs": inputs})
     return result
 
 

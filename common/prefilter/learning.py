@@ -87,6 +87,8 @@ def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total:
         InputError: as in `scored_texts`; the score is not known, or no domain has enough documents.
     """
     folder = options.out_dir
+    if not source.selection.is_file():
+        raise InputError(f"{source.selection}: no such file; make it with attention_influence_scoring.py --sample")
     made = {
         "scores": str(source.selection),
         "digest": file_digest(source.selection).hex(),

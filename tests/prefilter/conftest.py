@@ -14,6 +14,7 @@ from tests.export.conftest import scored
 
 WORDS = " ".join(SENTENCES).split()
 SIZES = {"told": 240, "random": 120, "tiny": 20}
+RAW = {"told": 61, "random": 10, "tiny": 5, "new": 3}
 
 
 def text_of(number: int) -> str:
@@ -68,5 +69,5 @@ def learnt(pilot, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("raw").mkdir()
     for number in range(2):
-        write_jsonl(f"raw/{number}.jsonl", rows(1000 * (1 + number), {"told": 61, "random": 10, "tiny": 5, "new": 3}))
+        write_jsonl(f"raw/{number}.jsonl", rows(1000 * (1 + number), RAW))
     return tmp_path
