@@ -120,6 +120,8 @@ def progress(total: int | None, description: str, unit: str = "tokens", iterable
 
 def skip(bar: tqdm, amount: int) -> None:
     """Advance a bar past the work of an earlier run; the rate ignores it."""
+    if bar.disable:
+        return
     bar.initial += amount
     bar.n += amount
     bar.last_print_n += amount
