@@ -29,8 +29,8 @@ from sklearn.linear_model import Ridge
 
 from common import cli
 from common.pages.pictures import recall_picture, save_picture
-from common.prefilter.features import FEATURES, features_of
-from common.prefilter.predictor import FOLDS, WEIGHTS, fit, held_out
+from common.prefilter.features import FEATURES, KINDS, features_of
+from common.prefilter.predictor import FAR, FOLDS, WEIGHTS, fit, held_out
 from common.prefilter.price_list import Price, price
 from common.text.corpus import hash_of
 
@@ -42,15 +42,8 @@ GROUPS = {
     "length": ("bytes", "word_bytes"),
     "compression": ("compressed", "entropy"),
     "marks and letters": ("mark_", "upper", "digits", "not_ascii"),
-    "kinds of words": (
-        "all_",
-        "distinct_mark",
-        "distinct_number",
-        "distinct_capital",
-        "distinct_short",
-        "distinct_long",
-    ),
-    "repeated words": tuple(f"distinct_{n}_grams" for n in range(1, 9)),
+    "kinds of words": ("all_", *(f"distinct_{kind}" for kind in KINDS)),
+    "repeated words": ("distinct_words", "distinct_triples"),
 }
 
 
@@ -139,7 +132,7 @@ def across(table: pd.DataFrame, features: np.ndarray) -> dict[str, float]:
         predictor = fit(features[others], ranks[others], names[others])
         weights = np.mean([known[WEIGHTS] for known in predictor.domains.values()], axis=0)
         own = features[~others]
-        predicted = ((own - own.mean(axis=0)) / (own.std(axis=0) + 1e-9)).clip(-4, 4) @ weights
+        predicted = ((own - own.mean(axis=0)) / (own.std(axis=0) + 1e-9)).clip(-FAR, FAR) @ weights
         found[name] = shown(recalls(table[~others], predicted))[name]["estimate"]
     return found
 
@@ -186,8 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     table["text"] = [texts[key] for key in zip(table["domain"], table["id"], strict=True)]
     table["fold"] = [hash_of(text.encode()) % FOLDS for text in table["text"]]
     table["rank"] = table.groupby("domain")["AI_Score"].rank(pct=True) - 0.5
-    batches = (table["text"][first : first + 256].tolist() for first in range(0, len(table), 256))
-    features = np.concatenate(list(map(features_of, batches)))
+    features = features_of(table["text"].tolist())
     predicted = held_out(features, *(table[name].to_numpy() for name in ("rank", "domain", "fold")))
     prices = recalls(table, predicted)
     result = {

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import duckdb
@@ -27,7 +28,7 @@ from common.text.rows import text_bytes
 from common.workers.team import EngineOptions, workers
 
 PARTS, RECORD = "parts", "parts.json"  # a folder in that of the predictor, and what its files are of
-BATCH_DOCUMENTS, BATCH_CHARS = 256, 2**20
+BATCH_DOCUMENTS = 256
 MEMORY = "1GB"
 SCHEMA = pa.schema(
     [
@@ -120,7 +121,8 @@ class FilePredictor:
         path, part = map(as_path, unit)
         reader = RowReader(self._columns, self._skip)
         with atomic(part) as tmp, pq.ParquetWriter(tmp, SCHEMA) as writer:
-            for batch in _batches(read_files([path], reader)):
+            documents = read_files([path], reader)
+            while batch := list(islice(documents, BATCH_DOCUMENTS)):
                 writer.write_table(table := self._predicted(batch))
                 yield pc.sum(table["characters"]).as_py()
         if reader.num_skipped:
@@ -140,18 +142,6 @@ class FilePredictor:
             predicted[domains == name] = self._predictor(name, features[domains == name])
         named["characters"] = [len(each.text) for each in batch]
         return pa.table({**named, "predicted": pa.array(predicted, from_pandas=True)}, SCHEMA)
-
-
-def _batches(documents: Iterator[SourceDocument]) -> Iterator[list[SourceDocument]]:
-    batch, chars = [], 0
-    for document in documents:
-        batch.append(document)
-        chars += len(document.text)
-        if len(batch) == BATCH_DOCUMENTS or chars >= BATCH_CHARS:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
 
 
 def _keep(parts: list[Path], folder: Path, options: ApplyOptions, learnt: Learnt) -> dict[str, dict]:

@@ -5,13 +5,14 @@ loop of Python runs over words: they are hashed and sorted by numpy.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from common.text.rows import zstd
 
 LONGEST = 2**20  # bytes of a document that are looked at
-NGRAMS = (2, 3, 4, 6)  # words
+AT_ONCE = 2**19  # bytes that stay in the processor's cache
 KINDS = ("mark", "number", "capital", "short", "long")
 LONG = 7  # letters of a long word
 MARKS = b"\n\t \"'$(),-./:;=[\\]_`{|}"
@@ -19,7 +20,7 @@ FEATURES = (
     *("bytes", "word_bytes", "compressed", "entropy", "upper", "digits", "not_ascii"),
     *(f"mark_{mark}" for mark in MARKS),
     *(f"{what}_{kind}" for what in ("all", "distinct") for kind in KINDS),
-    *(f"distinct_{n}_grams" for n in (1, *NGRAMS)),
+    *("distinct_words", "distinct_triples"),
 )
 SPACE, WORD, MARK = range(3)
 CLASSES = np.full(256, MARK, np.uint8)
@@ -34,6 +35,12 @@ FIRST_BYTES = np.array([2 ** (8 * count) - 1 for count in range(9)], np.uint64)
 def features_of(texts: Sequence[str]) -> np.ndarray:
     """The `FEATURES` of some texts, float64, shape [num_texts, num_features]; of a long text, of its beginning."""
     encoded = [text[:LONGEST].encode("utf-8", "replace")[:LONGEST] for text in texts]
+    parts = np.cumsum([*map(len, encoded)]) // AT_ONCE
+    cuts = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(texts)]
+    return np.concatenate([_features(encoded[begin:end]) for begin, end in pairwise(cuts)])
+
+
+def _features(encoded: list[bytes]) -> np.ndarray:
     lengths = np.array([*map(len, encoded)])
     compressor = zstd.ZstdCompressor()
     compressed = [len(compressor.compress(text, zstd.ZstdCompressor.FLUSH_FRAME)) for text in encoded]
@@ -66,12 +73,9 @@ def _words(encoded: list[bytes], lengths: np.ndarray) -> tuple[np.ndarray, np.nd
     by_kind = [_by_kind(documents, kinds, num_texts)]
     new = _new(words, ends)
     by_kind.append(_by_kind(documents[new], words[new] & KIND, num_texts))
-    distinct, grams = [by_kind[1].sum(axis=1)], hashes
-    for n in range(2, max(NGRAMS) + 1):
-        grams = _mixed(grams[:-1]) + hashes[n - 1 :]
-        if n in NGRAMS:
-            padded = np.concatenate([grams, hashes[: n - 1]])
-            distinct.append(np.bincount(documents[_new(padded, ends, n - 1)], minlength=num_texts))
+    triples = _mixed(_mixed(hashes[:-2]) + hashes[1:-1]) + hashes[2:]
+    new = _new(np.concatenate([triples, hashes[:2]]), ends, cut=2)
+    distinct = by_kind[1].sum(axis=1), np.bincount(documents[new], minlength=num_texts)
     counts = np.column_stack([*by_kind, *distinct])
     totals = np.maximum(totals, 1)
     return counts / totals[:, None], lengths / totals

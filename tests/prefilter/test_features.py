@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from common.prefilter.features import FEATURES, KINDS, LONGEST, MARKS, NGRAMS, features_of
+from common.prefilter import features
+from common.prefilter.features import FEATURES, KINDS, LONGEST, MARKS, features_of
 from tests.conftest import SENTENCES
 
 TEXTS = [
@@ -32,7 +33,7 @@ def counted(text: str) -> dict[str, float]:
     data = text.encode()
     words = re.findall(rb"[A-Za-z0-9_\x80-\xff]+|[^\sA-Za-z0-9_\x80-\xff]", data)
     total, kinds, distinct = max(len(words), 1), Counter(map(kind_of, words)), Counter(map(kind_of, {*words}))
-    grams = {n: {tuple(words[place : place + n]) for place in range(len(words) - n + 1)} for n in (1, *NGRAMS)}
+    triples = {*zip(words, words[1:], words[2:], strict=False)}
     return {
         "bytes": np.log1p(len(data)),
         "word_bytes": len(data) / total,
@@ -41,7 +42,8 @@ def counted(text: str) -> dict[str, float]:
         **{f"mark_{mark}": data.count(mark) / max(len(data), 1) for mark in MARKS},
         **{f"all_{kind}": kinds[kind] / total for kind in KINDS},
         **{f"distinct_{kind}": distinct[kind] / total for kind in KINDS},
-        **{f"distinct_{n}_grams": len(each) / total for n, each in grams.items()},
+        "distinct_words": len({*words}) / total,
+        "distinct_triples": len(triples) / total,
     }
 
 
@@ -54,7 +56,9 @@ def test_features_are_what_a_loop_over_words_counts():
         assert {name: named[name] for name in wanted} == pytest.approx(wanted)
 
 
-def test_features_do_not_depend_on_the_other_texts():
+@pytest.mark.parametrize("at_once", [1, 100, 10**6])
+def test_features_do_not_depend_on_the_other_texts(monkeypatch, at_once):
+    monkeypatch.setattr(features, "AT_ONCE", at_once)
     alone = np.concatenate([features_of([text]) for text in TEXTS])
     np.testing.assert_array_equal(features_of(TEXTS), alone)
     np.testing.assert_array_equal(features_of(TEXTS[::-1]), alone[::-1])
