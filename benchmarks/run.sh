@@ -15,7 +15,7 @@ python=$environment/bin/python
 if [ $# -gt 0 ]; then
     exec "$python" "benchmarks/$1.py" "${@:2}"
 fi
-for name in scoring_cpu heads guards tokenizing mixture ranking export workers precision growth where_time_goes; do "$python" "benchmarks/$name.py"; done
+for name in scoring_cpu heads guards tokenizing prefilter mixture ranking export workers precision growth where_time_goes; do "$python" "benchmarks/$name.py"; done
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     "$python" benchmarks/scoring_gpu.py
     "$python" benchmarks/roofline.py

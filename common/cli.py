@@ -23,8 +23,8 @@ OBJECT_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs"}
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help shows the script's docstring and every default, and whose errors are one line."""
 
-    def __init__(self, doc: str):
-        super().__init__(description=doc, formatter_class=_HelpFormatter)
+    def __init__(self, doc: str = "", **named: Any):
+        super().__init__(description=doc, formatter_class=_HelpFormatter, **named)
 
     def error(self, message: str):
         self.exit(2, f"error: {one_line(message)} (--help lists the flags)\n")
@@ -120,6 +120,8 @@ def progress(total: int | None, description: str, unit: str = "tokens", iterable
 
 def skip(bar: tqdm, amount: int) -> None:
     """Advance a bar past the work of an earlier run; the rate ignores it."""
+    if bar.disable:
+        return
     bar.initial += amount
     bar.n += amount
     bar.last_print_n += amount

@@ -72,6 +72,7 @@ def data_rows() -> list[tuple[str, str, str]]:
     """The benchmarks of tokenizing, drawing training sequences, ranking and exporting."""
     tokenizing, mixture, ranking, export = map(benchmark, ("tokenizing", "mixture", "ranking", "export"))
     rows = [("tokenizing 50 MB", peer, speed(tokenizing, AGAINST, peer)) for peer in ("datasets.map", "datatrove")]
+    rows += prefilter_rows()
     drawing = speed(mixture, AGAINST, "crops")
     if mixture:
         drawing = f"{mixture['tokens_per_second']['mixture'] / 1e6:.0f} million tokens/s; {drawing}"
@@ -83,6 +84,15 @@ def data_rows() -> list[tuple[str, str, str]]:
     what = ("exporting a fifth of the rows of parquet", "pyarrow's filter-and-write")
     rows.append((*what, speed(export, AGAINST, "pyarrow") + memory))
     return rows
+
+
+def prefilter_rows() -> list[tuple[str, str, str]]:
+    """The benchmark of choosing documents before they are scored."""
+    result, what = benchmark("prefilter"), "choosing documents, 1 core"
+    rates = result["megabytes_per_second"]["apply"] if result else []
+    alone = f"{statistics.median(rates):.0f} MB/s ({min(rates):.0f} to {max(rates):.0f})" if rates else NOT_MEASURED
+    peers = ("fastText", "C4QualityFilter", "GopherQualityFilter", "GopherRepetitionFilter")
+    return [(what, "", alone), *((what, peer, speed(result, AGAINST, peer)) for peer in peers)]
 
 
 def gpu_rows() -> list[tuple[str, str, str]]:
@@ -264,6 +274,40 @@ def scored_in_part() -> str:
     return markdown(head, "lrrrr", rows)
 
 
+def prefilter() -> str:
+    """The recall of the true selection in each domain, by what the predictor learnt from."""
+    result = read(EXPERIMENTS / "prefilter.json")
+    if not result:
+        return NOT_MEASURED + "\n"
+    sizes = result["by_size"]
+    rows = [
+        (
+            name,
+            f"{found['estimate']:.2f} ({found['low']:.2f} to {found['high']:.2f})",
+            f"{found['at_tokens']:.2f}",
+            *(f"{of_domain[name]:.2f}" for of_domain in sizes.values()),
+            f"{result['across'][name]:.2f}",
+        )
+        for name, found in result["domains"].items()
+    ]
+    whole = f"recall, {result['documents']:,} documents"
+    learnt = (f"a pilot of {int(size):,}" for size in sizes)
+    head = ("domain", whole, f"at {result['scored']:.0%} of the tokens", *learnt, "the other domains alone")
+    return markdown(head, "l" + "r" * (len(head) - 1), rows)
+
+
+def prefilter_features() -> str:
+    """The recall with other features and predictors: mean, and the domain where it is lowest."""
+    result = read(EXPERIMENTS / "prefilter.json")
+    if not result:
+        return NOT_MEASURED + "\n"
+    rows = []
+    for what, found in result["by_features"].items():
+        lowest = min(found, key=found.get)
+        rows.append((what, f"{statistics.mean(found.values()):.2f}", f"{found[lowest]:.2f} ({lowest})"))
+    return markdown(("known", "mean recall of the domains", "lowest"), "lrr", rows)
+
+
 # Its table 6: whole model, random heads masked, retrieval heads masked; and our task of that kind.
 TABLE_6 = {
     "GSM8K": ((0.182, 0.127, 0.007), None),
@@ -380,6 +424,8 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "templates": (ROOT / "docs/results.md", templates),
     "heads by domain": (ROOT / "docs/results.md", heads_by_domain),
     "scored in part": (ROOT / "docs/results.md", scored_in_part),
+    "prefilter": (ROOT / "docs/results.md", prefilter),
+    "prefilter features": (ROOT / "docs/results.md", prefilter_features),
     "table 6": (ROOT / "docs/paper.md", table_6),
     "does it help": (ROOT / "docs/results.md", does_it_help),
     "weak to strong": (ROOT / "docs/results.md", weak_to_strong),

@@ -186,3 +186,9 @@ def test_help_is_shown_without_a_large_import(script):
 
 def test_there_are_scripts_to_ask_for_help():
     assert {"fineweb.py", "rank_scores.py", "report.py"} < set(SCRIPTS)
+
+
+def test_a_bar_that_the_environment_turned_off_is_skipped_too(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    script = "from common import cli\nwith cli.progress(10, 'x') as bar:\n    cli.skip(bar, 3)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0

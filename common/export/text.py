@@ -18,7 +18,7 @@ from common.shards.index import CHAT_INDEX_SCHEMA, INDEX_SUFFIX, read_index
 from common.shards.reader import Shard, ShardReader
 from common.table.by_source import BySource, by_source
 from common.table.schema import TABLE_SCHEMA
-from common.text.originals import Rows, have_texts, originals
+from common.text.originals import Rows, column_of, have_texts, originals
 from common.text.tokenization import TextTokenizer, load_tokenizer
 
 # In the folder: the files, what was exported, and what the finished files hold. Readers of folders skip dotted names.
@@ -27,28 +27,38 @@ DECODED_AT_ONCE = 256  # documents
 
 
 @dataclass(frozen=True)
-class TextOptions:
-    """How a selection is exported as text.
+class TextSource:
+    """Where the texts of a table's documents are.
 
     Attributes:
-        format: `parquet`, or `jsonl`, also with `.gz` or `.zst`.
-        rows_per_file: documents of the selection for each file.
+        selection: the table.
         text_column: as in `source_files`.
         moved: as in `moved_path`.
         from_tokens: decode the tokens, do not read the corpus.
         tokenizer: that decodes; None for the one that each shard names.
-        overwrite: delete another export first.
     """
 
     selection: Path
-    format: str
-    out_dir: Path
-    rows_per_file: int
     text_column: str | None
     moved: list[tuple[str, str]]
     from_tokens: bool
     tokenizer: str | None
     trust_remote_code: bool
+
+
+@dataclass(frozen=True)
+class TextOptions(TextSource):
+    """How a selection is exported as text.
+
+    Attributes:
+        format: `parquet`, or `jsonl`, also with `.gz` or `.zst`.
+        rows_per_file: documents of the selection for each file.
+        overwrite: delete another export first.
+    """
+
+    format: str
+    out_dir: Path
+    rows_per_file: int
     overwrite: bool
 
 
@@ -66,7 +76,7 @@ def export_text(options: TextOptions, reader: ShardReader) -> None:
     if not options.selection.exists():
         raise InputError(f"{options.selection}: no such file; make it with rank_scores.py")
     with scratch(out_dir) as folder, by_source(options.selection, folder, options.from_tokens) as table:
-        source = _Decoded(table, options, reader) if options.from_tokens else _Originals(table, options)
+        source = _source(table, options, reader)
         done = _claimed(options, source.states)
         pieces = _Cut(source.pieces(len(done) * size))
         with cli.progress(len(table), "writing", unit="documents") as bar:
@@ -86,6 +96,46 @@ def export_text(options: TextOptions, reader: ShardReader) -> None:
         total.add(Counts(**counts))
     print(f"wrote {total.documents:,} documents to {out_dir}/{PARTS}")
     total.report()
+
+
+def scored_texts(
+    source: TextSource, reader: ShardReader, folder: Path, total: Counts
+) -> Iterator[tuple[list[str], pa.Table]]:
+    """The texts of a score table's documents and their rows in it, some at a time, by file and row.
+
+    Args:
+        folder: an empty folder.
+        total: counts the documents; those that have changed since they were scored are left out.
+    Raises:
+        InputError: as in `export_text`; or a document is a chat.
+    """
+    found = []
+    with (
+        by_source(source.selection, folder, source.from_tokens) as table,
+        cli.progress(len(table), "reading texts", unit="documents") as bar,
+    ):
+        documents = _source(table, source, reader)
+        for piece in documents.pieces(0):
+            total.add(documents.write(piece, lambda rows, scores: found.append((rows, scores))))
+            bar.update(len(piece.numbers))
+            for rows, scores in found:
+                yield list(_strings(rows, "text" if source.from_tokens else piece.source.text, piece)), scores
+            found.clear()
+
+
+def _strings(rows: Rows, column: str, piece: "_Piece") -> Iterator[str]:
+    texts = column_of(rows, column)
+    for text in texts.to_pylist() if isinstance(texts, pa.ChunkedArray) else texts or ():
+        if not isinstance(text, str):
+            place = getattr(piece.source, "path", piece.source)
+            raise InputError(
+                f"{place}: the column {column!r} is not text; take the texts from the shards: --from_tokens"
+            )
+        yield text
+
+
+def _source(table: BySource, options: TextSource, reader: ShardReader) -> "_Originals | _Decoded":
+    return _Decoded(table, options, reader) if options.from_tokens else _Originals(table, options)
 
 
 def _refuse_others(out_dir: Path) -> None:
@@ -168,7 +218,7 @@ class _Cut:
 class _Originals:
     """The documents as they are in the corpus; what has changed since it was scored is left out."""
 
-    def __init__(self, table: BySource, options: TextOptions):
+    def __init__(self, table: BySource, options: TextSource):
         self._table = table
         self._files = source_files(table.places, options.moved, options.text_column)
         self.states = [file.state for file in self._files]
@@ -207,7 +257,7 @@ def _chosen(rows: Rows, mask: np.ndarray) -> Rows:
 class _Decoded:
     """The documents as their tokens say, with what the index of each shard knows of them."""
 
-    def __init__(self, table: BySource, options: TextOptions, reader: ShardReader):
+    def __init__(self, table: BySource, options: TextSource, reader: ShardReader):
         self._table, self._options, self._reader = table, options, reader
         self._load = cache(lambda name: load_tokenizer(name, options.trust_remote_code))
         self._paths = [moved_path(place.name, options.moved) for place in table.places]

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from common.files import atomic
 from common.model.heads import Head
+from common.prefilter.price_list import SHARES, Price
 from common.table.schema import NO_DOMAIN
 
 COLUMNS, BINS, NAME_CHARS = 3, 40, 80
@@ -121,6 +122,22 @@ def repetition_picture(domains: dict[str, pd.DataFrame], score: str = "AI_Score"
         figure.supxlabel("repetition (share of tokens in 10-grams that occurred before)", fontsize="small")
         figure.supylabel(score[:NAME_CHARS], fontsize="small")
         _legend(figure)
+    return figure
+
+
+def recall_picture(domains: dict[str, Price], top_pct: float) -> Figure:
+    """The recall of the true selection by the share of the documents that is scored, with its band, and chance."""
+    with rc_context(STYLE):
+        figure = Figure()
+        for axes, name in _panels(figure, list(domains)):
+            price = domains[name]
+            axes.fill_between(SHARES, price.low, price.high, color=LEFT_OUT, alpha=0.5, linewidth=0)
+            axes.plot(SHARES, price.recall, color=RANKED)
+            axes.plot([0, 1], [0, 1], color=LEFT_OUT, linewidth=0.8)
+            axes.set(xlim=(0, 1), ylim=(0, 1.02))
+            axes.set_title(f"{name or NO_DOMAIN}: {price.documents:,} documents")
+        figure.supxlabel("share of the documents that is scored", fontsize="small")
+        figure.supylabel(f"recall of the true top {top_pct:g} %", fontsize="small")
     return figure
 
 

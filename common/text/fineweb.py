@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 from common.files import as_path, expand
 from common.text.corpus import RowReader, SourceDocument, read_files, read_hub
@@ -44,14 +45,23 @@ def open_files(inputs: Sequence[str], reader: RowReader, first: Sequence[str] = 
     Raises:
         InputError: a pattern matches no file, or as in `files_in`.
     """
-    folders = {name: files_in(as_path(name)) for name in inputs if as_path(name).is_dir()}
-    names = chain.from_iterable(map(str, folders.get(name, [name])) for name in inputs)
-    found = {str(path): path for path in expand(list(names))}
+    found = {str(path): path for path in input_files(inputs)}
     paths = [found[name] for name in {**dict.fromkeys(name for name in first if name in found), **found}]
-    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    files = list(map(file_state, paths))
     expected_tokens = sum(text_bytes(path, reader.columns.text) for path in paths) // BYTES_PER_TOKEN
     identity = {"source": files, "sample": None}
     return Corpus(" ".join(inputs), read_files(paths, reader), expected_tokens, identity)
+
+
+def input_files(inputs: Sequence[str]) -> list[Path]:
+    """The files of files, folders, globs and URLs; InputError as in `open_files`."""
+    folders = {name: files_in(as_path(name)) for name in inputs if as_path(name).is_dir()}
+    return expand(list(chain.from_iterable(map(str, folders.get(name, [name])) for name in inputs)))
+
+
+def file_state(path: Path) -> list:
+    """The name of a file, its size and its time of change."""
+    return [str(path), path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def open_hub(name: str, config: str | None, split: str, reader: RowReader) -> Corpus:

@@ -1,6 +1,10 @@
 """Workers that do units of work: one in this process, or many on a Ray cluster. Scripts use both in the same way."""
 
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -70,17 +74,64 @@ class LocalTeam:
         return ""
 
 
+class ProcessTeam:
+    """One worker in each of some processes of this machine; the pieces of a unit come when all of it is done."""
+
+    description = None
+
+    def __init__(self, make: Callable[[], Any], num_workers: int):
+        self._make, self.num_workers = make, num_workers
+        self.num_started, self.set_aside = num_workers, []
+
+    def run(self, units: Iterable[Any], max_ahead: float = 0) -> Iterator[tuple[int, Any, Any]]:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        with ProcessPoolExecutor(self.num_workers, context, _start, (self._make,)) as pool:
+            running = {pool.submit(_pieces, unit): (number, unit) for number, unit in enumerate(units)}
+            try:
+                for done in as_completed(running):
+                    for piece in done.result():
+                        yield *running[done], piece
+            except BrokenProcessPool:
+                raise InputError(
+                    "a worker was killed, perhaps for its memory; run again with fewer --num_workers"
+                ) from None
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def status(self) -> str:
+        return ""
+
+
+def _start(make: Callable[[], Any]) -> None:
+    """Make the worker of this process. Its parent handles Ctrl-C."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker = make()
+
+
+def _pieces(unit: Any) -> list:
+    return list(_worker(unit))
+
+
 @contextmanager
 def workers(
-    options: EngineOptions, make: Callable[[], Any], rest_after: Callable[[Any, Any], Any], on_gpu: bool
+    options: EngineOptions,
+    make: Callable[[], Any],
+    rest_after: Callable[[Any, Any], Any],
+    on_gpu: bool,
+    processes: bool = False,
 ) -> Iterator[Team]:
     """The team that the options ask for, started.
 
     Args:
         make, rest_after, on_gpu: as in `common.workers.ray_team.RayTeam`.
+        processes: the engine local takes `num_workers` processes, not one worker in this process.
     Raises:
         InputError: a worker cannot be made, Ray is not installed, or there is no cluster.
     """
+    if options.engine == "local" and processes and (options.num_workers or 1) > 1:
+        yield ProcessTeam(make, options.num_workers)
+        return
     if options.engine == "local":
         yield LocalTeam(make())
         return

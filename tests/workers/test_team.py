@@ -1,11 +1,14 @@
 """The worker in this process, and the options that say where workers are."""
 
+import os
+import signal
 import sys
+from functools import partial
 
 import pytest
 
 from common.errors import InputError
-from common.workers.team import EngineOptions, LocalTeam, workers
+from common.workers.team import EngineOptions, LocalTeam, ProcessTeam, workers
 
 
 class Letters:
@@ -47,12 +50,15 @@ def test_the_local_worker_does_nothing_ahead():
     assert (given, worker.done) == (["ab", "cd"], ["a", "b", "c"])
 
 
-def test_an_error_of_the_local_worker_ends_the_run():
-    def fails(word):
-        yield word
-        raise InputError(f"{word}: damaged")
+def fails(word):
+    yield word
+    raise InputError(f"{word}: damaged")
 
-    fails.description = "fails"
+
+fails.description = "fails"
+
+
+def test_an_error_of_the_local_worker_ends_the_run():
     found = []
     with pytest.raises(InputError, match="a: damaged"):
         found.extend(piece for *_, piece in LocalTeam(fails).run(["a", "b"]))
@@ -95,3 +101,25 @@ def test_without_ray_installed_the_engine_ray_is_refused_with_what_to_install(mo
         workers(options, Letters, lambda unit, piece: None, on_gpu=False),
     ):
         pass
+
+
+def killed(word):
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield word
+
+
+killed.description = "killed"
+
+
+@pytest.mark.parametrize("num_workers", [None, 1, 2])
+def test_processes_do_all_units(num_workers):
+    options = EngineOptions(num_workers=num_workers)
+    with workers(options, Letters, lambda unit, piece: None, on_gpu=False, processes=True) as team:
+        assert isinstance(team, ProcessTeam if num_workers == 2 else LocalTeam)
+        assert sorted(team.run(["ab", "", "c"])) == [(0, "ab", "A"), (0, "ab", "B"), (2, "c", "C")]
+
+
+@pytest.mark.parametrize(("worker", "wanted"), [(fails, "a: damaged"), (killed, "a worker was killed")])
+def test_an_error_in_a_process_ends_the_run(worker, wanted):
+    with pytest.raises(InputError, match=wanted):
+        list(ProcessTeam(partial(partial, worker), 2).run(["a", "b"]))

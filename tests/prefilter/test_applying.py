@@ -1,0 +1,167 @@
+"""What the predictor keeps of a corpus."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import fineweb
+import prefilter_scores
+from common.shards.index import read_index
+from tests.conftest import ROOT, error_of, write_jsonl
+from tests.prefilter.conftest import RAW, repeats, rows
+
+FOLDER = Path("data/prefilter")
+APPLY = ["apply", "--input", "raw", "--domain_column", "kind"]
+
+
+def kept(*flags):
+    """Apply; the table, and the record."""
+    prefilter_scores.main([*APPLY, *flags])
+    return pd.read_parquet(FOLDER / "kept.parquet"), json.loads((FOLDER / "kept.json").read_text())
+
+
+def test_exactly_the_share_is_kept_and_other_domains_are_kept_whole(learnt, capsys):
+    table, record = kept("--keep", "0.4")
+    assert (record["keep"], record["recall"], record["top_pct"]) == (0.4, None, 20)
+    assert record["domains"].keys() == RAW.keys()
+    for name, domain in record["domains"].items():
+        own = table[table["domain"] == name]
+        assert domain["documents"] == len(own) == 2 * RAW[name]
+        assert domain["kept"] == own["kept"].sum() == (49 if name == "told" else len(own))  # 0.4 of 122, rounded up
+        assert domain["characters"] == own["characters"].sum()
+        assert domain["kept_characters"] == own["characters"][own["kept"]].sum()
+        assert (domain["recall"] is None) == (name != "told")
+    told = table[table["domain"] == "told"]
+    assert told["predicted"][told["kept"]].min() >= told["predicted"][~told["kept"]].max()
+    texts = {row["id"]: row["text"] for first in (1000, 2000) for row in rows(first, RAW)}
+    true = told["id"].map(lambda name: repeats(texts[name]))
+    assert told["kept"][true >= true.quantile(0.8)].mean() > 0.97
+    assert "new: 6 of 6 documents, 100% of the text; whole" in capsys.readouterr().out
+
+
+def test_rows_are_those_of_the_index_of_fineweb(learnt, bytes_folder):
+    table, _ = kept("--keep", "0.4")
+    fineweb.main(["--tokenizer", bytes_folder, "--out_dir", "shards", *APPLY[1:]])
+    index = pd.concat(read_index(path)[0].to_pandas() for path in sorted(Path("shards").glob("*.index.parquet")))
+    names = ["file", "row", "id", "domain"]
+    pd.testing.assert_frame_equal(table[names], index[names].reset_index(drop=True))
+
+
+def test_recall_takes_the_smallest_share_whose_lower_edge_reaches_it(learnt):
+    _, record = kept("--recall", "0.9")
+    told = json.loads((FOLDER / "learn.json").read_text())["prices"]["told"]
+    share = record["domains"]["told"]["share"]
+    assert told["low"][round(share * 100) - 1] >= 0.9 > told["low"][round(share * 100) - 2]
+    assert record["domains"]["told"]["recall"]["low"] >= 0.9
+
+
+def test_documents_of_equal_prediction_are_kept_in_the_order_of_the_corpus(learnt):
+    same = [{**row, "text": "the same words"} for row in rows(0, {"told": 9})]
+    write_jsonl("raw/0.jsonl", same[:5])
+    write_jsonl("raw/1.jsonl", same[5:])
+    table, _ = kept("--keep", "0.7")
+    assert table["kept"].tolist() == [True] * 7 + [False] * 2
+
+
+def test_rows_that_are_skipped_are_not_there_and_others_keep_their_numbers(learnt, capsys):
+    lines = Path("raw/0.jsonl").read_text().splitlines(keepends=True)
+    Path("raw/0.jsonl").write_text("".join([*lines[:3], '{"kind": "told"}\n', *lines[3:]]))
+    line = error_of(prefilter_scores, [*APPLY, "--keep", "0.4"], capsys)
+    assert "raw/0.jsonl:4: no column 'text'" in line
+    table, _ = kept("--keep", "0.4", "--on_bad_row", "skip")
+    assert "raw/0.jsonl: 1 rows skipped" in capsys.readouterr().err
+    assert table[table["file"] == "raw/0.jsonl"]["row"].tolist() == [0, 1, 2, *range(4, len(lines) + 1)]
+
+
+@pytest.mark.parametrize("flags", ["--num_workers 2", "--engine ray --num_workers 2"])
+def test_several_workers_keep_the_same(learnt, flags):
+    table, record = kept("--keep", "0.3")
+    for path in (FOLDER / "parts").glob("*.parquet"):
+        path.unlink()
+    other, record_of_other = kept("--keep", "0.3", *flags.split())
+    pd.testing.assert_frame_equal(table, other)
+    assert record == record_of_other
+
+
+def test_a_killed_run_goes_on_after_its_finished_files(learnt):
+    for number in range(2, 30):
+        write_jsonl(f"raw/{number}.jsonl", rows(1000 * (1 + number), RAW))
+    command = [sys.executable, ROOT / "prefilter_scores.py", *APPLY, "--keep", "0.5"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(done := sorted((FOLDER / "parts").glob("[0-9]*.parquet"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (FOLDER / "kept.json").exists()
+    before = [path.stat().st_mtime_ns for path in done]
+    table, record = kept("--keep", "0.5")
+    assert [path.stat().st_mtime_ns for path in done] == before
+    assert not list((FOLDER / "parts").glob(".*tmp"))
+    for path in (FOLDER / "parts").glob("*.parquet"):
+        path.unlink()
+    whole, record_of_whole = kept("--keep", "0.5")
+    pd.testing.assert_frame_equal(table, whole)
+    assert record == record_of_whole
+
+
+def test_another_share_needs_overwrite_and_no_new_predictions(learnt, capsys):
+    kept("--keep", "0.4")
+    parts = {path: path.stat().st_mtime_ns for path in (FOLDER / "parts").glob("*.parquet")}
+    line = error_of(prefilter_scores, [*APPLY, "--keep", "0.5"], capsys)
+    assert "kept.json: of another choice (keep was 0.4, is 0.5); give --overwrite" in line
+    _, record = kept("--recall", "0.9", "--overwrite")
+    assert (record["keep"], record["recall"]) == (None, 0.9)
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+
+
+CHANGES = {
+    "other files": (lambda: write_jsonl("raw/2.jsonl", rows(0, RAW)), "", "1 of its inputs differ, raw/2.jsonl among"),
+    "a changed file": (lambda: os.utime("raw/1.jsonl", (0, 0)), "", "1 of its inputs differ, raw/1.jsonl among them"),
+    "another column": (lambda: None, "--id_column text", "1 of its columns differ, id among them"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_work_of_another_run_is_not_mixed_in(learnt, change, capsys):
+    kept("--keep", "0.4")
+    make, flags, wanted = CHANGES[change]
+    make()
+    flags = f"--keep 0.4 {flags}"
+    line = error_of(prefilter_scores, [*APPLY, *flags.split()], capsys)
+    assert "data/prefilter/parts holds the work of another run" in line
+    assert wanted in line
+    assert "--overwrite" in line
+    kept(*flags.split(), "--overwrite")
+
+
+def test_a_changed_predictor_is_seen(learnt, capsys):
+    kept("--keep", "0.4")
+    text = (FOLDER / "predictor.json").read_text()
+    (FOLDER / "predictor.json").write_text(text.replace('"mean"', '"mean" '))
+    line = error_of(prefilter_scores, [*APPLY, "--keep", "0.4"], capsys)
+    assert "predictor.json: not the predictor of learn.json beside it" in line
+
+
+BAD = {
+    "--keep 0.4 --input none.jsonl": "none.jsonl: no such file",
+    "--keep 0.4 --domain_column nothing": "no column 'nothing' (--domain_column) in it, only id, kind, text",
+    "--keep 0.4 --text_column nothing": "no column 'nothing' (--text_column)",
+    "--keep 0.4 --domain_column id": "no document is of a domain that was learnt ('random', 'told')",
+    "--keep 1.5": "--keep: 1.5 is not below 1; write 1.5% for a percentage",
+    "--keep 0.4 --recall 0.9": "not allowed with argument",
+    "": "one of the arguments --keep --recall is required",
+    "--keep 0.4 --prefilter nothing": "nothing/learn.json: no such file",
+}
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_bad_flags_are_refused_in_one_line(learnt, flags, capsys):
+    assert BAD[flags] in error_of(prefilter_scores, [*APPLY, *flags.split()], capsys)

@@ -1,0 +1,101 @@
+"""A scored pilot to a predictor: what is told about its domains, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import prefilter_scores
+from tests.conftest import error_of
+from tests.prefilter.conftest import SIZES
+
+LEARN = ["learn", "--scores", "scores.parquet"]
+
+
+@pytest.fixture
+def scored_pilot(pilot, tmp_path, monkeypatch):
+    """A copy of the pilot, as the working directory."""
+    shutil.copytree(pilot, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def record():
+    return json.loads(Path("data/prefilter/learn.json").read_text())
+
+
+def test_a_function_of_the_text_is_learnt_and_chance_and_few_documents_are_told(scored_pilot, capsys):
+    prefilter_scores.main(LEARN)
+    out = capsys.readouterr().out
+    assert "told: score 40% of the documents, lose 0% (0% to " in out
+    assert "random: the predictor is no better than chance; it will be kept whole" in out
+    assert "tiny: too few documents in the pilot; it will be kept whole" in out
+    prices = record()["prices"]
+    assert {name: price["documents"] for name, price in prices.items()} == {"told": 240, "random": 120}
+    assert prices["told"]["recall"][39] > 0.97
+    assert record()["whole"].keys() == {"random", "tiny"}
+    table = pd.read_csv("data/prefilter/price_list.tsv", sep="\t")
+    assert list(table.columns) == ["domain", "share", "tokens", "recall", "low", "high"]
+    assert len(table) == 2 * 20
+    assert Path("data/prefilter/price_list.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_texts_from_tokens_teach_the_same(scored_pilot):
+    wanted = Path("data/prefilter/predictor.json").read_bytes()
+    Path("pilot.jsonl").unlink()
+    prefilter_scores.main([*LEARN, "--from_tokens", "--overwrite"])
+    assert Path("data/prefilter/predictor.json").read_bytes() == wanted
+
+
+def test_what_was_kept_goes_when_another_predictor_comes(scored_pilot, capsys):
+    prefilter_scores.main("apply --input pilot.jsonl --domain_column kind --keep 0.4".split())
+    line = error_of(prefilter_scores, [*LEARN, "--top_pct", "10"], capsys)
+    assert "data/prefilter holds the work of another run (top_pct was 20.0, is 10.0)" in line
+    assert Path("data/prefilter/kept.parquet").exists()
+    prefilter_scores.main([*LEARN, "--top_pct", "10", "--overwrite"])
+    assert record()["top_pct"] == 10
+    assert not list(Path("data/prefilter").glob("kept.*"))
+
+
+def test_documents_that_have_changed_are_left_out(scored_pilot, capsys):
+    lines = Path("pilot.jsonl").read_text().splitlines()
+    place = next(place for place, line in enumerate(lines) if '"told"' in line)
+    row = json.loads(lines[place]) | {"text": "another text"}
+    Path("pilot.jsonl").write_text("\n".join([*lines[:place], json.dumps(row), *lines[place + 1 :]]) + "\n")
+    with pytest.raises(SystemExit) as status:
+        prefilter_scores.main(LEARN)
+    assert status.value.code == 3
+    assert f"1 of {sum(SIZES.values())} documents have changed since they were scored" in capsys.readouterr().err
+    assert record()["prices"]["told"]["documents"] == SIZES["told"] - 1
+
+
+def few_rows(path):
+    pd.read_parquet(path).head(50).to_parquet(path)
+
+
+def without_score(path):
+    pd.read_parquet(path).assign(AI_Score=float("nan")).to_parquet(path)
+
+
+BAD = {
+    "--score nothing": (None, "--score nothing: not a measure of score tables; name one of L_base, L_ref, AI_Score"),
+    "--score AI_Score_novel": (None, "scores.parquet: no document has a finite AI_Score_novel; name another --score"),
+    "--scores none.parquet": (None, "none.parquet: no such file"),
+    "--scores pilot.jsonl": (None, "pilot.jsonl: "),
+    "--text_column nothing": (None, "no column 'nothing'"),
+    "--prefilter s3://bucket/x": (None, "s3://bucket/x: give a folder of this machine"),
+    "": (few_rows, "scores.parquet: no domain has 100 documents with a finite AI_Score"),
+    "--top_pct 5": (without_score, "scores.parquet: no document has a finite AI_Score"),
+}
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_a_pilot_that_cannot_teach_is_refused_in_one_line(scored_pilot, flags, capsys):
+    change, wanted = BAD[flags]
+    if change:
+        change("scores.parquet")
+    before = Path("data/prefilter/predictor.json").read_bytes()
+    assert wanted in error_of(prefilter_scores, [*LEARN, "--overwrite", *flags.split()], capsys)
+    assert Path("data/prefilter/predictor.json").read_bytes() == before
