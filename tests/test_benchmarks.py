@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
 import fill_tables  # noqa: E402
+from tables import cells, of_benchmarks  # noqa: E402
 
 
 def written(mark):
@@ -24,7 +25,7 @@ def test_a_table_in_the_pages_is_what_the_results_say(mark):
 
 
 def test_the_table_of_benchmarks_has_a_line_for_each_row():
-    assert written("benchmarks")[2:] == [f"| {' | '.join(row)} |" for row in fill_tables.benchmark_rows()]
+    assert written("benchmarks")[2:] == [f"| {' | '.join(row)} |" for row in of_benchmarks.benchmark_rows()]
 
 
 def test_the_table_of_model_classes_is_that_of_the_list():
@@ -33,9 +34,9 @@ def test_the_table_of_model_classes_is_that_of_the_list():
 
 
 def test_what_has_no_result_is_marked_as_not_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr(fill_tables, "BENCHMARKS", tmp_path)
-    monkeypatch.setattr(fill_tables, "EXPERIMENTS", tmp_path)
-    assert {measured for _, _, measured in fill_tables.benchmark_rows()} == {"not measured"}
+    monkeypatch.setattr(cells, "BENCHMARKS", tmp_path)
+    monkeypatch.setattr(cells, "EXPERIMENTS", tmp_path)
+    assert {measured for _, _, measured in of_benchmarks.benchmark_rows()} == {"not measured"}
     assert {measured for _, measured, _ in fill_tables.headline_rows()} == {"not measured"}
     for name in ("two models", "heads matter", "weak to strong"):
         assert fill_tables.TABLES[name][1]() == "not measured\n"

@@ -1,0 +1,125 @@
+"""Tables of experiments/results/ on scores, on what they select, and on what that is good for."""
+
+import statistics
+
+from tables.cells import experiment, markdown, measured, over_domains, spread
+
+
+@measured(experiment, "what_it_goes_with")
+def scores_go_with(result: dict) -> str:
+    """For each score with fewer copies: what it goes with, and how much of AI_Score's best fifth it keeps."""
+    columns = (("repetition", "+.2f", max), ("L_base", "+.2f", min), ("num_tokens", "+.2f", max))
+    columns = (*columns, ("best fifth in common", ".0%", min))
+    rows = [
+        (
+            name.replace("AI_Score_novel_", "AI_Score_novel, n = "),
+            *(over_domains((of[column] for of in found["domains"].values()), *how) for column, *how in columns),
+            f"{found['auc']:.3f}",
+        )
+        for name, found in result["scores"].items()
+    ]
+    rows.append(("a low L_base", "", "", "", "", f"{result['auc of a low L_base']:.3f}"))
+    head = ("score", "with repetition", "with L_base", "with length", "best fifth of AI_Score kept", "AUC")
+    return markdown(head, "lrrrrr", rows)
+
+
+@measured(experiment, "what_it_goes_with")
+def selections_go_with(result: dict) -> str:
+    """For each --within: how much of the selection simpler filters would have selected."""
+    columns = (("L_base", max), ("num_tokens", max), ("repetition", max), ("best fifth in common", min))
+    rows = [
+        (
+            f"`--within {name}`" if ":" in name else name,
+            *(over_domains((of[column] for of in found.values()), ".0%", worst) for column, worst in columns),
+        )
+        for name, found in result["within"].items()
+    ]
+    head = ("the best 20 % inside", "lowest L_base", "longest", "most repetition", "best fifth of the domain kept")
+    return markdown(head, "lrrrr", rows)
+
+
+@measured(experiment, "score_tokens")
+def scored_in_part(result: dict) -> str:
+    """For each way to score a part of a document: what it reads, and how well it finds what the whole score chooses."""
+    rows = []
+    for name, way in result["ways"].items():
+        cheap = way["share_of_tokens"]
+        found = [
+            f"{over_domains(recall.values(), '.0%', min)} for {cheap + (float(kept) if number else 0):.0%}"
+            for number, (kept, recall) in enumerate(way["recall"].items())
+        ]
+        rows.append((name, over_domains(way["spearman"].values(), ".2f", min), *found))
+    head = ("tokens scored", "rank correlation", "the part chooses 20 %", "keeps 40 % to score whole", "keeps 60 %")
+    return markdown(head, "lrrrr", rows)
+
+
+@measured(experiment, "prefilter")
+def prefilter(result: dict) -> str:
+    """The recall of the true selection in each domain, by what the predictor learnt from."""
+    sizes = result["by_size"]
+    rows = [
+        (
+            name,
+            f"{found['estimate']:.2f} ({found['low']:.2f} to {found['high']:.2f})",
+            f"{found['at_tokens']:.2f}",
+            *(f"{of_domain[name]:.2f}" for of_domain in sizes.values()),
+            f"{result['across'][name]:.2f}",
+        )
+        for name, found in result["domains"].items()
+    ]
+    whole = f"recall, {result['documents']:,} documents"
+    learnt = (f"a pilot of {int(size):,}" for size in sizes)
+    head = ("domain", whole, f"at {result['scored']:.0%} of the tokens", *learnt, "the other domains alone")
+    return markdown(head, "l" + "r" * (len(head) - 1), rows)
+
+
+@measured(experiment, "prefilter")
+def prefilter_features(result: dict) -> str:
+    """The recall with other features and predictors: mean, and the domain where it is lowest."""
+    rows = []
+    for what, found in result["by_features"].items():
+        lowest = min(found, key=found.get)
+        rows.append((what, f"{statistics.mean(found.values()):.2f}", f"{found[lowest]:.2f} ({lowest})"))
+    return markdown(("known", "mean recall of the domains", "lowest"), "lrr", rows)
+
+
+def difference(one: dict) -> str:
+    """A difference with its interval."""
+    return f"{one['mean']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
+
+
+@measured(experiment, "does_it_help")
+def does_it_help(result: dict) -> str:
+    """Two tables: what became of each hypothesis, and the difference of each arm to random documents, by measure."""
+    hypotheses = [
+        (name, one["pair"], one["measure"], difference(one), f"{one['smallest']:.4f}", f"**{one['outcome']}**")
+        for name, one in result["hypotheses"].items()
+    ]
+    head = ("", "arms", "measure", "difference (95 % interval)", "smallest to be seen", "outcome")
+    against = {
+        pair.removesuffix(" - random"): of_pair
+        for pair, of_pair in result["comparisons"].items()
+        if pair.endswith(" - random")
+    }
+    control = [run["found"] for run in result["runs"] if run["arm"] == "random"]
+    rows = []
+    for name in control[0]:
+        bold = ["" if of[name]["verdict"] == "not decided" else "**" for of in against.values()]
+        cells = [f"{mark}{difference(of[name])}{mark}" for mark, of in zip(bold, against.values(), strict=True)]
+        rows.append((name, f"{statistics.mean(found[name] for found in control):.3f}", *cells))
+    differences = ("measure", "random", *(f"{arm} - random" for arm in against))
+    return markdown(head, "lllrrl", hypotheses) + "\n" + markdown(differences, "lr" + "r" * len(against), rows)
+
+
+@measured(experiment, "weak_to_strong")
+def weak_to_strong(result: dict) -> str:
+    """Mean and standard deviation over seeds, by measure and diet."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in result["runs"]:
+        for name, value in run["found"].items():
+            found.setdefault(name, {}).setdefault(run["arm"], []).append(value)
+    rows = [
+        (name, *(spread(statistics.mean(values), statistics.stdev(values)) for values in arms.values()))
+        for name, arms in found.items()
+    ]
+    return markdown(("", *next(iter(found.values()))), "lrrrr", rows)
