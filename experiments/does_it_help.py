@@ -342,7 +342,8 @@ def draw(compared: dict[str, dict[str, dict]], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("difference to random documents of the same lengths, 95 % interval over seeds")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(title="extra tokens by")
+    axes.margins(y=0.01)
+    figure.legend(title="extra tokens by", loc="outside upper center", ncols=len(arms))
     figure.savefig(path, dpi=110)
 
 
