@@ -97,7 +97,9 @@ def with_fasttext(table: pd.DataFrame) -> np.ndarray:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
             file.writelines(f"{labels[place]} {lines[place]}\n" for place in train)
             file.flush()
-            model = fasttext.train_supervised(file.name, epoch=10, wordNgrams=2, dim=50, thread=1, verbose=0)
+            model = fasttext.train_supervised(
+                file.name, epoch=5, wordNgrams=2, dim=50, bucket=2**18, thread=1, verbose=0
+            )
         return lambda places: np.array(
             [dict(zip(*model.predict(lines[place], k=2), strict=True))[TOP] for place in places]
         )
@@ -182,19 +184,13 @@ def main(argv: list[str] | None = None) -> None:
     features = features_of(table["text"].tolist())
     predicted = held_out(features, *(table[name].to_numpy() for name in ("rank", "domain", "fold")))
     prices = recalls(table, predicted)
-    result = {
-        "documents": len(table),
-        "tokens": int(table["num_tokens"].sum()),
-        "scored": SCORED,
-        "top_pct": TOP_PCT,
-        "domains": shown(prices),
-        "by_size": by_size(table, features),
-        "across": across(table, features),
-        "by_features": by_features(table, features),
-    }
-    (RESULTS / "prefilter.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     save_picture(recall_picture(prices, TOP_PCT), RESULTS / "prefilter.png")
-    print(json.dumps(result, indent=1))
+    about = {"documents": len(table), "tokens": int(table["num_tokens"].sum()), "scored": SCORED, "top_pct": TOP_PCT}
+    result = {**about, "domains": shown(prices)}
+    for name, measured in (("across", across), ("by_size", by_size), ("by_features", by_features)):
+        result[name] = measured(table, features)
+        print(name, result[name], flush=True)
+    (RESULTS / "prefilter.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print("next: python docs/fill_tables.py")
 
 
