@@ -62,11 +62,11 @@ def test_recall_takes_the_smallest_share_whose_lower_edge_reaches_it(learnt):
     assert record["domains"]["told"]["recall"]["low"] >= 0.9
 
 
-def test_documents_of_equal_prediction_are_kept_in_the_order_of_the_corpus(learnt):
+def test_documents_of_equal_prediction_are_kept_by_file_and_row(learnt):
     same = [{**row, "text": "the same words"} for row in rows(0, {"told": 9})]
     write_jsonl("raw/0.jsonl", same[:5])
     write_jsonl("raw/1.jsonl", same[5:])
-    table, _ = kept("--keep", "0.7")
+    table, _ = kept("--keep", "0.7", "--input", "raw/1.jsonl", "raw/0.jsonl")
     assert table["kept"].tolist() == [True] * 7 + [False] * 2
 
 

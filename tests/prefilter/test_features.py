@@ -14,6 +14,7 @@ TEXTS = [
     "",
     " ",
     "a",
+    "a",
     "The cat, the cat and the 3 Cats: 12 cats!\n\tThe_cat (antidisestablishmentarianism) é漢 é漢",
     " ".join(SENTENCES),
     "ha " * 300,
