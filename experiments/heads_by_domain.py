@@ -1,6 +1,6 @@
 """Do the retrieval heads depend on the domain whose sentences the probes hold? SmolLM2-135M on your own domains.
 
-    python experiments/heads_by_domain.py 'texts/*.jsonl.zst'        about 15 minutes of one core, in bfloat16
+    python experiments/heads_by_domain.py 'texts/*.jsonl.zst'        about 20 minutes of two cores, in bfloat16
 
 Needs   data/SmolLM2-135M-Instruct (bash pipeline.sh); files of documents with the fields id and text, one for each
         domain, named after it
@@ -36,8 +36,8 @@ from common.model.retrieval import encode_probes, score_heads
 from common.text.sample import split_sentences
 
 MODEL = ROOT / "data/SmolLM2-135M-Instruct"
-NUM_PROBES, MAX_TOKENS = 12, 512
-DOCUMENTS, TOKENS, READ = 24, 256, 1000
+NUM_PROBES, MAX_TOKENS = 40, 512
+DOCUMENTS, TOKENS, READ = 120, 256, 1000
 RESULT = RESULTS / "heads_by_domain.json"
 
 
