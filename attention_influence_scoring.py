@@ -22,7 +22,8 @@ GPUs: --engine ray.
 
 --estimate scores for half a minute, writes nothing, and says how long all of it takes and how much disk. --sample 1%
 scores a fair sample of the documents; a later run with a larger share, or with all documents, continues from it.
---score_tokens 128 scores longer documents in part, on their first 128 tokens and on 128 from a random place.
+--score_tokens 128 scores longer documents in part, on their first 128 tokens and on 128 from a random place. They score
+lower than whole ones: select with rank_scores.py --within num_tokens:10.
 """
 
 import argparse

@@ -90,7 +90,7 @@ class Facts:
         return (
             f"{share('kept', 'documents')} % of the corpus ({share('kept_characters', 'characters')} % of its "
             f"characters); by the price list about {recall('estimate')} % ({recall('low')} to {recall('high')} %) of "
-            f"its true top {self.top_pct:g} % is in it{other}"
+            f"its true top {self.top_pct:g} % (without guards) is in it{other}"
         )
 
 

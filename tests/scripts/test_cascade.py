@@ -16,7 +16,7 @@ from common.text.kept import PREDICTED
 from tests.conftest import MASKED, SENTENCES, error_of, write_jsonl
 from tests.scripts.conftest import page_data, report_page, write_kept
 
-SAID = "by the price list about 90 % (80 to 100 %) of its true top 20 % is in it"
+SAID = "by the price list about 90 % (80 to 100 %) of its true top 20 % (without guards) is in it"
 NO_GUARDS = "--max_repetition 1 --dedup none"
 
 

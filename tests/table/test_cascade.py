@@ -172,7 +172,7 @@ def test_the_record_says_what_was_scored_and_of_which_selection_the_loss_is_know
     estimate, low, high = (100 * (recall * (1 - code) + code) for recall in (0.97, 0.95, 0.98))
     assert said == (
         f"{kept:.3g} % of the corpus ({characters:.3g} % of its characters); by the price list about {estimate:.3g} % "
-        f"({low:.3g} to {high:.3g} %) of its true top 20 % is in it"
+        f"({low:.3g} to {high:.3g} %) of its true top 20 % (without guards) is in it"
     )
     choose(tmp_path, table[table["kept"]], facts, **goal)
     [other] = [value for name, value in read_selection_record(tmp_path / "top.parquet").facts() if name == "scored"]
