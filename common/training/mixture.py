@@ -171,9 +171,10 @@ class Mixture(torch.utils.data.Dataset):
         """A line for each stream: its size, and how often it is read."""
         for name, drawn in self.drawn().items():
             stream = self._streams[name]
+            part, epochs = drawn / self.num_tokens, drawn / stream.num_tokens
             yield (
                 f"{name}: {stream.num_documents:,} documents, {stream.num_tokens:,} tokens; "
-                f"{drawn / self.num_tokens:.0%} of the training, {drawn:,} tokens, {drawn / stream.num_tokens:.2g} epochs"
+                f"{part:.0%} of the training, {drawn:,} tokens, {epochs:.2g} epochs"
             )
 
     def drawn(self) -> dict[str, int]:
