@@ -15,6 +15,13 @@ from tests.conftest import SENTENCES, error_of, save_pair, write_jsonl
 LONG = "A long sentence. " * 200
 
 
+@pytest.fixture(autouse=True)
+def code(monkeypatch):
+    """Forty functions in place of Python's library, which takes long to read."""
+    found = [SourceDocument(f"def f{k}(): " * 300, f"{k}", "code") for k in range(40)]
+    monkeypatch.setattr(pilot, "code", lambda: found)
+
+
 def pieces(*sources: str) -> list[SourceDocument]:
     """Long documents, each the next piece of its source."""
     return [SourceDocument(LONG, f"{name}#{number}", "novels") for number, name in enumerate(sources)]
@@ -109,8 +116,7 @@ def test_a_damaged_file_of_losses_is_named(tmp_path):
 
 
 def test_losses_are_used_again_but_not_those_of_another_model_or_text(folder, tmp_path, monkeypatch, capsys):
-    path, found = tmp_path / "news.jsonl", [SourceDocument(f"def f{k}(): " * 300, f"{k}", "code") for k in range(40)]
-    monkeypatch.setattr(pilot, "code", lambda: found)
+    path = tmp_path / "news.jsonl"
     write_jsonl(path, [{"id": f"{k}.txt", "text": f"{k} " + LONG} for k in range(40)])
     flags = f"{path} --base_model {folder}/model --work {tmp_path} --out {tmp_path}/pilot.parquet --documents 20"
     ours = f"{flags} --reference_model {folder}/reference-model --dtype float32"
