@@ -64,14 +64,14 @@ export PYTHONPATH=$PWD/$folder/site PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 device=cuda
 scoring=() heads=(--shape 1.3B --probes 800 --compared 100 --tokens 4096) precision=() tokens=12000000
 big=(--shape 1.3B --tokens 3000000) ray=(--tokens 12000000 --more "--max_tokens 3000000") train=(--config examples/config.json --seconds 45)
-helps=(--tokens 1_000_000 --batch_size 16 --measured 20_000)
+helps=(--tokens 1_000_000 --batch_size 16 --measured 4)
 if [ "${SMALL:-}" = yes ]; then
     device=cpu
     export RESULTS=$PWD/$folder/results
     limit_in_all=1500
     scoring=(--shape 30M --documents 3 --rounds 1) heads=(--shape 30M --probes 3 --compared 2 --tokens 256) precision=(--every 200)
     tokens=12000 big=(--shape 30M --tokens 6000) ray=(--tokens 12000 --more "--max_tokens 4000")
-    helps=(--tokens 1024 --seeds 2 --measured 64)
+    helps=(--tokens 4608 --seeds 2)
     train=(--config examples/config-sample.json --seconds 25 --seq_len 128 --batch_size 4)
 fi
 model=$folder/data/SmolLM2-135M-Instruct reference=$folder/data/reference-model

@@ -16,12 +16,17 @@ import json
 import os
 import random
 import statistics
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from run_script import RESULTS, ROOT, run
+
+from common import cli
 
 WORK = Path("data/heads_matter")
 BASE, MASKED = "data/SmolLM2-135M-Instruct", "reference-model"
@@ -99,7 +104,8 @@ def draw(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    cli.Parser(__doc__).parse_args(argv)
     os.chdir(ROOT)
     draws = [mask_random_heads(number) for number in range(DRAWS)]
     flags = f"--tokenizer {BASE} --num_probes 100 --max_tokens 768 --seed 1 --out {WORK}/probes.jsonl"
@@ -116,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

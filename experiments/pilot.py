@@ -12,9 +12,13 @@ Python's own library is a domain of its own, code: its functions and classes. Th
 with at least 400 characters are scored, cut to at most 1,500 characters at the end of a line or a word. So the files
 have to be shuffled.
 
-Held-out documents are whole, and have at least 2,500 characters. The pool holds no document of their sources; a source
-is an id without the number of the piece at its end (novel.xml#12, library.py:40). The sources with the fewest scored
-documents are held out, until there are enough documents; the pool then lacks what was scored of these sources.
+Held-out documents are whole, and have at least 2,500 characters. They come from as many sources as possible, in turn; a
+source is an id without the number of the piece at its end (novel.xml#12, library.py:40). The order of the sources is
+random, and one is passed over if the pool would lose more than a tenth of the domain's scored documents: it holds no
+document of their sources.
+
+Losses are kept for one pair of models and one dtype; another pair needs another folder (--work). Those of a document
+are used again if its text still has the same tokens.
 
 Columns: id, domain, num_chars, num_tokens, L_base, L_ref, AI_Score and repetition, as in the score table;
 AI_Score_novel_N without the tokens that end an N-gram which occurred before; AI_Score_first_N of the first N tokens.
@@ -28,7 +32,7 @@ import re
 import sys
 import sysconfig
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -43,7 +47,7 @@ from run_script import RESULTS, ROOT
 
 from common import cli
 from common.errors import InputError
-from common.files import atomic, expand
+from common.files import as_path, atomic, claim, expand
 from common.model.checkpoints import Runtime
 from common.scoring.pair import Pair, PairOptions, load_pair
 from common.shards.documents import Document
@@ -53,7 +57,7 @@ from common.text.corpus import Columns, RowReader, SourceDocument, read_files
 WORK = ROOT / "data/pilot"
 RESULT = RESULTS / "pilot.parquet"
 SCORED, MIN_CHARS, LONGEST = 800, 400, 1500
-HELD_OUT, MIN_HELD_OUT = 40, 2500
+HELD_OUT, FEWEST, MIN_HELD_OUT, LOST = 40, 10, 2500, 0.1
 CHUNK, SEQ_LEN = 64, 1024
 NGRAMS, FIRST = (2, 3, 4, 5, 10), (64, 128, 256)
 
@@ -93,16 +97,30 @@ def code() -> list[SourceDocument]:
 
 
 def documents_of(patterns: list[str]) -> dict[str, list[SourceDocument]]:
-    """The documents of each domain that are not short; InputError as in `read_files`, or if an id is not unique."""
-    found = {"code": code()}
+    """The documents of each domain that are not short.
+
+    Raises:
+        InputError: as in `read_files`; a domain has two files, or none of its documents is long enough; an id is not
+            unique.
+    """
+    found = {"code": long_enough(code())}
     for path in expand(patterns):
         domain = path.name.partition(".")[0]
+        if domain in found:
+            raise InputError(f"{path}: there are other documents of the domain {domain}; give the file another name")
         rows = read_files([path], RowReader(Columns(id="id")))
-        found[domain] = [SourceDocument(row.text, row.id, domain) for row in rows]
+        found[domain] = long_enough(SourceDocument(row.text, row.id, domain) for row in rows)
+        if not found[domain]:
+            raise InputError(f"{path}: no document of {MIN_CHARS} characters; leave the file out, or give longer ones")
         name, count = Counter(document.id for document in found[domain]).most_common(1)[0]
         if count > 1:
             raise InputError(f"{path}: {count} documents have the id {name!r}; give each its own")
-    return {domain: [each for each in all_ if len(each.text) >= MIN_CHARS] for domain, all_ in found.items()}
+    return found
+
+
+def long_enough(documents: Iterable[SourceDocument]) -> list[SourceDocument]:
+    """The documents that are not short."""
+    return [document for document in documents if len(document.text) >= MIN_CHARS]
 
 
 def cut(text: str) -> str:
@@ -120,16 +138,25 @@ def source(document: SourceDocument) -> str:
 
 def split(documents: list[SourceDocument], scored: int) -> tuple[list[SourceDocument], list[SourceDocument]]:
     """The pool and the held-out documents of a domain, of whose first `scored` documents the losses are known."""
-    counts = Counter(map(source, documents[:scored]))
-    long = [document for document in documents if len(document.text) >= MIN_HELD_OUT]
-    held_out = sorted(long, key=lambda each: (counts[source(each)], drawn(source(each))))[:HELD_OUT]
-    sources = set(map(source, held_out))
-    pool = [document for document in documents[:scored] if source(document) not in sources]
-    if not (pool and held_out):
+    scored_ones = documents[:scored]
+    counts, left = Counter(map(source, scored_ones)), LOST * len(scored_ones)
+    long = defaultdict(list)
+    for document in documents:
+        if len(document.text) >= MIN_HELD_OUT:
+            long[source(document)].append(document)
+    chosen = []
+    for name in sorted(long, key=drawn):
+        if counts[name] <= left:
+            left -= counts[name]
+            chosen.append(long[name])
+    held_out = list(filter(None, chain.from_iterable(zip_longest(*chosen))))[:HELD_OUT]
+    if len(held_out) < FEWEST:
         raise InputError(
-            f"{documents[0].domain}: not enough sources to hold one out, or no document of {MIN_HELD_OUT} characters"
+            f"{documents[0].domain}: {len(held_out)} documents of {MIN_HELD_OUT} characters can be held out, of "
+            f"sources with at most {LOST:.0%} of the scored documents; {FEWEST} are needed: add other sources"
         )
-    return pool, held_out
+    sources = set(map(source, held_out))
+    return [document for document in scored_ones if source(document) not in sources], held_out
 
 
 def write_documents(documents: Iterable[dict], path: Path) -> None:
@@ -172,6 +199,16 @@ def score(pair: Pair, documents: list[SourceDocument], folder: Path) -> None:
                 np.savez_compressed(file, meta=json.dumps(meta), **arrays)
             number += 1
             bar.update(len(chunk))
+
+
+def require_same_tokens(
+    pair: Pair, wanted: dict[tuple[str, str], SourceDocument], known: dict[tuple[str, str], Losses], folder: Path
+) -> None:
+    """Raise InputError if the losses of a document are those of another text."""
+    encoded = pair.tokenizer.encode_batch([document.text for document in wanted.values()])
+    for (domain, name), ids in zip(wanted, encoded, strict=True):
+        if known[domain, name].token_ids.tolist() != [*ids, pair.tokenizer.separator_id]:
+            raise InputError(f"{folder}: {domain}, {name}: scored with another text; delete the folder, run again")
 
 
 def table(losses: dict[tuple[str, str], Losses]) -> pd.DataFrame:
@@ -224,29 +261,31 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--base_model", default=str(ROOT / "data/SmolLM2-135M-Instruct"), help="name or folder")
     parser.add_argument("--reference_model", default=str(ROOT / "reference-model"), help="its masked copy from step 3")
     parser.add_argument("--documents", type=cli.positive_int, default=SCORED, help="to score, of each domain")
+    parser.add_argument("--work", type=as_path, default=WORK, help="folder of losses, pool.jsonl and held_out.jsonl")
+    parser.add_argument("--out", type=as_path, default=RESULT, help="the table, .parquet")
     add_dtype_flag(parser)
     args = parser.parse_args(argv)
     documents = documents_of(args.files)
     parts = [split(of_domain, args.documents) for of_domain in documents.values()]
     wanted = {(document.domain, document.id): document for document in interleaved(documents, args.documents)}
-    known = read_losses(WORK / "losses")
+    runtime, folder = Runtime(dtype=args.dtype), args.work / "losses"
+    pair = load_pair(PairOptions(args.base_model, args.reference_model, SEQ_LEN, runtime=runtime))
+    claim(folder / "run.json", {**pair.description.identity, "dtype": pair.description.dtype}, False, "*.npz")
+    known = read_losses(folder)
     if missing := [document for name, document in wanted.items() if name not in known]:
-        runtime = Runtime(dtype=args.dtype)
-        pair = load_pair(PairOptions(args.base_model, args.reference_model, SEQ_LEN, runtime=runtime))
-        score(pair, missing, WORK / "losses")
-        known = read_losses(WORK / "losses")
-    for (domain, name), document in wanted.items():
-        if known[domain, name].chars != len(document.text):
-            raise InputError(f"{WORK}/losses: {domain}, {name}: scored with another text; delete the folder, run again")
+        score(pair, missing, folder)
+        known = read_losses(folder)
+    require_same_tokens(pair, wanted, known, folder)
     found = table({name: known[name] for name in wanted})
-    with atomic(RESULT) as tmp:
-        found.to_parquet(tmp, index=False, compression="zstd")
     kept = ({"id": each.id, "domain": each.domain, "text": cut(each.text)} for pool, _ in parts for each in pool)
-    write_documents(kept, WORK / "pool.jsonl")
+    write_documents(kept, args.work / "pool.jsonl")
     kept = ({"id": each.id, "domain": each.domain, "text": each.text} for _, held_out in parts for each in held_out)
-    write_documents(kept, WORK / "held_out.jsonl")
-    print(f"wrote {len(found):,} rows, {found['num_tokens'].sum():,} tokens, to {RESULT}")
-    print(f"wrote {WORK}/pool.jsonl and held_out.jsonl; next: python experiments/does_it_help.py")
+    write_documents(kept, args.work / "held_out.jsonl")
+    with atomic(args.out) as tmp:
+        found.to_parquet(tmp, index=False, compression="zstd")
+    print(f"wrote {args.work}/pool.jsonl and held_out.jsonl")
+    print(f"wrote {len(found):,} rows, {found['num_tokens'].sum():,} tokens, to {args.out}")
+    print("next: python experiments/does_it_help.py")
 
 
 if __name__ == "__main__":

@@ -15,15 +15,14 @@ share of the true top fifth is kept?
 import json
 import math
 import sys
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from heads_by_domain import texts_of
 from matplotlib.figure import Figure
+from pilot import documents_of
 from run_script import RESULTS, ROOT
 from scipy.stats import spearmanr
 
@@ -40,7 +39,7 @@ KEPT = (0.2, 0.4, 0.6)
 RESULT = RESULTS / "score_tokens.json"
 
 
-def documents_of(texts: list[str], pair: Pair, count: int) -> list[Document]:
+def long_documents(texts: list[str], pair: Pair, count: int) -> list[Document]:
     """The first documents that are long enough, cut; without a separator."""
     found = (pair.tokenizer.encode(text) for text in texts)
     long = islice((ids[:TOKENS] for ids in found if len(ids) >= TOKENS), count)
@@ -61,11 +60,11 @@ def scores(pair: Pair, document: Document) -> dict[str, float]:
     return found
 
 
-def all_scores(pair: Pair, paths: Sequence[Path], count: int, work: Path) -> dict[str, dict[str, list[float]]]:
+def all_scores(pair: Pair, patterns: list[str], count: int, work: Path) -> dict[str, dict[str, list[float]]]:
     """By domain and way, the score of each document; a stopped run continues behind its last document."""
     found = {}
-    for domain, texts in texts_of(paths).items():
-        documents, of_domain = documents_of(texts, pair, count), []
+    for domain, texts in documents_of(patterns).items():
+        documents, of_domain = long_documents([each.text for each in texts], pair, count), []
         for number, document in enumerate(cli.progress(len(documents), domain, "documents", documents)):
             done = work / f"{domain}-{number}.json"
             if not done.exists():
@@ -136,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
     models = {"base_model": args.base_model, "reference_model": args.reference_model}
     claim(args.work / "run.json", {**models, "tokens": TOKENS, "files": list(map(str, paths))}, False, "*-*.json")
     pair = load_pair(PairOptions(**models, seq_len=TOKENS, runtime=Runtime("cpu", "bfloat16")))
-    by_domain = all_scores(pair, paths, args.documents, args.work)
+    by_domain = all_scores(pair, args.files, args.documents, args.work)
     ways = summary(by_domain)
     counts = {domain: len(of["whole"]) for domain, of in by_domain.items()}
     result = {"tokens": TOKENS, "documents": counts, "ways": ways, "scores": by_domain}

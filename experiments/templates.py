@@ -70,7 +70,8 @@ def compared(folder: str) -> dict:
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    cli.Parser(__doc__).parse_args(argv)
     os.chdir(ROOT)
     result = {"num_probes": NUM_PROBES, "models": {name: compared(folder) for name, folder in MODELS.items()}}
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -78,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

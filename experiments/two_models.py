@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from run_script import RESULTS, ROOT
 
+from common import cli
 from common.shards.index import INDEX_SUFFIX, read_index
 from common.table.tables import with_slices
 
@@ -53,7 +54,8 @@ def facts(folder: Path, reference: Path, scores: pd.DataFrame) -> dict:
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    cli.Parser(__doc__).parse_args(argv)
     tables = {name: scores_by_source(ROOT / folder) for name, (folder, _) in RUNS.items()}
     models = {name: facts(ROOT / RUNS[name][0], ROOT / RUNS[name][1], scores) for name, scores in tables.items()}
     one, other = tables.values()
@@ -72,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

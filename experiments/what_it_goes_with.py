@@ -26,7 +26,9 @@ import pandas as pd
 from run_script import RESULTS, ROOT, run
 from scipy.stats import mannwhitneyu
 
-from common.files import read_json
+from common import cli
+from common.errors import InputError
+from common.files import read_json, write_json
 
 PILOT = RESULTS / "pilot.parquet"
 RESULT = RESULTS / "what_it_goes_with.json"
@@ -70,7 +72,10 @@ def of_selection(table: pd.DataFrame, within: str) -> dict:
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    cli.Parser(__doc__).parse_args(argv)
+    if not PILOT.exists():
+        raise InputError(f"{PILOT}: no such file; run experiments/pilot.py first")
     table = pd.read_parquet(PILOT)
     scores = [SCORE, *(name for name in table if name.startswith(f"{SCORE}_novel"))]
     ends = table["num_tokens"].cumsum()
@@ -88,7 +93,7 @@ def main() -> None:
         "within": {within or "the whole domain": of_selection(table, within) for within in WITHIN},
     }
     rounded = json.loads(json.dumps(result), parse_float=lambda text: round(float(text), 4))
-    RESULT.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
+    write_json(RESULT, rounded)
     for score, found in result["scores"].items():
         means = {name: np.mean([line[name] for line in found["domains"].values()]).round(3) for name in SIMPLER}
         print(score, means, f"AUC {found['auc']:.3f}")
@@ -96,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

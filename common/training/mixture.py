@@ -31,7 +31,7 @@ from common.table.places import Places
 from common.text.tokenization import Vocabulary
 
 READER = ShardReader()
-BLOCK = 1024  # sequences in a block; in each block each stream has its share, up to rounding
+BLOCK = 1024  # sequences in a block, the last one may be shorter; in each each stream has its share, up to rounding
 
 
 class DocumentStream:
@@ -169,12 +169,18 @@ class Mixture(torch.utils.data.Dataset):
 
     def sources(self) -> Iterator[str]:
         """A line for each stream: its size, and how often it is read."""
-        for name, share in self._shares.items():
-            stream, drawn = self._streams[name], float(share * self.num_tokens)
+        for name, drawn in self.drawn().items():
+            stream = self._streams[name]
+            part, epochs = drawn / self.num_tokens, drawn / stream.num_tokens
             yield (
                 f"{name}: {stream.num_documents:,} documents, {stream.num_tokens:,} tokens; "
-                f"{float(share):.0%} of the training, {drawn:,.0f} tokens, {drawn / stream.num_tokens:.2g} epochs"
+                f"{part:.0%} of the training, {drawn:,} tokens, {epochs:.2g} epochs"
             )
+
+    def drawn(self) -> dict[str, int]:
+        """How many tokens are read of each stream."""
+        counts = self._counts(len(self))
+        return {name: count * self.seq_len for name, count in zip(self._streams, counts, strict=True)}
 
     def __len__(self) -> int:
         return self._num_sequences
@@ -197,7 +203,7 @@ class Mixture(torch.utils.data.Dataset):
         """The stream of a sequence, and the number of earlier sequences from that stream."""
         block, position = divmod(int(number), BLOCK)
         if self._block[0] != block:
-            before, after = self._counts(block * BLOCK), self._counts((block + 1) * BLOCK)
+            before, after = self._counts(block * BLOCK), self._counts(min((block + 1) * BLOCK, len(self)))
             which = np.repeat(np.arange(len(before)), np.subtract(after, before))
             self._block = (block, np.random.default_rng([self._seed, block]).permutation(which), before)
         _, which, before = self._block

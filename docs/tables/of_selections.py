@@ -90,12 +90,47 @@ def difference(one: dict) -> str:
 
 @measured(experiment, "does_it_help")
 def does_it_help(result: dict) -> str:
-    """Two tables: what became of each hypothesis, and the difference of each arm to random documents, by measure."""
+    """Tables: each hypothesis; the extra documents of each arm; each arm's difference to random documents."""
     hypotheses = [
-        (name, one["pair"], one["measure"], difference(one), f"{one['smallest']:.4f}", f"**{one['outcome']}**")
+        (
+            name,
+            one["pair"],
+            one["measure"],
+            difference(one),
+            "{:+.4f} to {:+.4f}".format(*one["texts"]),
+            f"{one['smallest']:.4f}",
+            f"**{one['outcome']}**",
+        )
         for name, one in result["hypotheses"].items()
     ]
-    head = ("", "arms", "measure", "difference (95 % interval)", "smallest to be seen", "outcome")
+    head = (
+        "",
+        "arms",
+        "measure",
+        "difference (95 % interval over seeds)",
+        "interval over texts",
+        "smallest to be seen",
+    )
+    tables = [markdown((*head, "outcome"), "lllrrrl", hypotheses), extra_documents(result), differences(result)]
+    return "\n".join(tables)
+
+
+def extra_documents(result: dict) -> str:
+    """The extra documents of each arm, mean of the seeds."""
+    by_arm: dict[str, list[dict]] = {}
+    for read in result["read"]:
+        if read["extra"]:
+            by_arm.setdefault(read["arm"], []).append(read["extra"])
+    names = ("documents", "tokens", "mean length", "in AI_Score's fifth")
+    rows = [
+        (arm, *(f"{statistics.mean(of[name] for of in each):,.0f}" for name in names)) for arm, each in by_arm.items()
+    ]
+    head = ("extra documents of a run", "documents", "tokens", "mean length", "tokens also in AI_Score's fifth")
+    return markdown(head, "lrrrr", rows)
+
+
+def differences(result: dict) -> str:
+    """The measures before training and with random documents, and the difference of each arm to these."""
     against = {
         pair.removesuffix(" - random"): of_pair
         for pair, of_pair in result["comparisons"].items()
@@ -104,11 +139,13 @@ def does_it_help(result: dict) -> str:
     control = [run["found"] for run in result["runs"] if run["arm"] == "random"]
     rows = []
     for name in control[0]:
+        size = result["measured"].get(name.rpartition(", ")[2])
+        shown = (f"{size['texts']}, {size['tokens']}" if size else "", f"{result['before'][name]:.3f}")
         bold = ["" if of[name]["verdict"] == "not decided" else "**" for of in against.values()]
         cells = [f"{mark}{difference(of[name])}{mark}" for mark, of in zip(bold, against.values(), strict=True)]
-        rows.append((name, f"{statistics.mean(found[name] for found in control):.3f}", *cells))
-    differences = ("measure", "random", *(f"{arm} - random" for arm in against))
-    return markdown(head, "lllrrl", hypotheses) + "\n" + markdown(differences, "lr" + "r" * len(against), rows)
+        rows.append((name, *shown, f"{statistics.mean(found[name] for found in control):.3f}", *cells))
+    head = ("measure", "texts, tokens", "before training", "random", *(f"{arm} - random" for arm in against))
+    return markdown(head, "lrrr" + "r" * len(against), rows)
 
 
 @measured(experiment, "weak_to_strong")

@@ -65,6 +65,19 @@ def test_sources_come_by_share_in_every_block_and_none_skips_a_sequence(shares, 
     assert [mixture.place(number) for number in (5, BLOCK + 3, 5)] == [places[5], places[BLOCK + 3], places[5]]
 
 
+@pytest.mark.parametrize("count", [1, 48, 1023, BLOCK + 48])
+def test_a_run_of_any_length_reads_what_is_printed_and_no_share_is_off_by_more_than_a_sequence(count):
+    for seed in range(5):
+        short = mixture(num_sequences=count, seed=seed)
+        found = Counter(short.place(number)[0] for number in range(count))
+        assert short.drawn() == {name: 16 * found[name] for name in ("selected", "baseline")}
+        assert abs(found["selected"] - 0.7 * count) < 1
+        printed = dict(line.split(": ") for line in short.sources())
+        assert all(
+            f"; {found[name] / count:.0%} of the training, {16 * found[name]:,} " in printed[name] for name in printed
+        )
+
+
 def mixture(**settings):
     sources = {"selected": source([5, 9, 14] * 20), "baseline": source([30, 2] * 40, 10_000)}
     return Mixture(sources, {"selected": 0.7, "baseline": 0.3}, 16, **settings)
