@@ -70,7 +70,7 @@ def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dic
     paths = input_files(options.input)
     inputs = {name: state for name, *state in map(file_state, paths)}
     settings = {"model": learnt.digest, "columns": vars(columns), "inputs": inputs}
-    chosen = {"keep": options.keep, "recall": options.recall, "top_pct": learnt.top_pct}
+    chosen = {"keep": options.keep, "recall": options.recall, "score": learnt.score, "top_pct": learnt.top_pct}
     _refuse_others(folder / f"{KEPT}.json", chosen, options.overwrite)
     record = folder / PARTS / RECORD
     is_same = record.exists() and read_json(record) == settings

@@ -29,7 +29,7 @@ def kept(*flags):
 
 def test_exactly_the_share_is_kept_and_other_domains_are_kept_whole(learnt, capsys):
     table, record = kept("--keep", "0.4")
-    assert (record["keep"], record["recall"], record["top_pct"]) == (0.4, None, 20)
+    assert (record["keep"], record["recall"], record["score"], record["top_pct"]) == (0.4, None, "AI_Score", 20)
     assert record["domains"].keys() == RAW.keys()
     for name, domain in record["domains"].items():
         own = table[table["domain"] == name]
@@ -148,6 +148,29 @@ def test_a_changed_predictor_is_seen(learnt, capsys):
     (FOLDER / "predictor.json").write_text(text.replace('"mean"', '"mean" '))
     line = error_of(prefilter_scores, [*APPLY, "--keep", "0.4"], capsys)
     assert "predictor.json: not the predictor of learn.json beside it" in line
+
+
+DAMAGED = {
+    "too few": lambda found: found["prices"]["told"].update(recall=[0.1, 0.2, 0.3]),
+    "text": lambda found: found["prices"]["told"].update(low="x"),
+    "numbers as text": lambda found: found["prices"]["told"].update(low=["0.5"] * 100),
+    "no number": lambda found: found["prices"]["told"].update(high=[None] * 100),
+    "nothing": lambda found: found["prices"]["told"].update(recall=None),
+    "not a number": lambda found: found["prices"]["told"].update(tokens=[float("nan")] * 100),
+    "a percentage as text": lambda found: found.update(top_pct="x"),
+    "no domains": lambda found: found.update(whole=None),
+    "no score": lambda found: found.pop("score"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_record_is_refused_before_anything_is_predicted(learnt, name, capsys):
+    found = json.loads((FOLDER / "learn.json").read_text())
+    DAMAGED[name](found)
+    (FOLDER / "learn.json").write_text(json.dumps(found))
+    line = error_of(prefilter_scores, [*APPLY, "--keep", "0.4"], capsys)
+    assert "learn.json: not a record of this version; make it with learn again" in line
+    assert not (FOLDER / "parts").exists()
 
 
 BAD = {
