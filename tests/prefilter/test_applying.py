@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -60,6 +61,24 @@ def test_recall_takes_the_smallest_share_whose_lower_edge_reaches_it(learnt):
     share = record["domains"]["told"]["share"]
     assert told["low"][round(share * 100) - 1] >= 0.9 > told["low"][round(share * 100) - 2]
     assert record["domains"]["told"]["recall"]["low"] >= 0.9
+
+
+def test_the_printed_command_runs_as_it_is(learnt, bytes_folder, capsys):
+    Path("raw").rename("my raw")
+    Path("data/prefilter").rename("data/my filter")
+    with Path("my raw/0.jsonl").open("a") as file:
+        file.write("no JSON\n")
+    flags = ["--input", "my raw", "--prefilter", "data/my filter", "--id_column", "text", "--on_bad_row", "skip"]
+    prefilter_scores.main([*APPLY, "--keep", "0.4", *flags])
+    command = shlex.split(capsys.readouterr().out.rpartition("next: python fineweb.py ")[2])
+    fineweb.main([*command, "--tokenizer", bytes_folder, "--out_dir", "shards"])
+    assert "left out by the prefilter: 73 of 158 documents" in capsys.readouterr().out
+
+
+def test_all_characters_of_a_long_text_count(learnt):
+    write_jsonl("raw/1.jsonl", [{"text": "word " * 2**18, "kind": "told"}])  # more than is looked at
+    table, _ = kept("--keep", "0.4")
+    assert table["characters"].max() == 5 * 2**18
 
 
 def test_documents_of_equal_prediction_are_kept_by_file_and_row(learnt):
