@@ -69,6 +69,7 @@ def learn(args: argparse.Namespace) -> None:
     from common.prefilter.price_list import write_price_list
     from common.shards.reader import ShardReader
     from common.table.domains import largest, smaller
+    from common.text.corpus import DEFAULT_DOMAIN
 
     if args.score not in SCORES:
         raise InputError(f"--score {args.score}: not a measure of score tables; name one of {', '.join(SCORES)}")
@@ -86,8 +87,11 @@ def learn(args: argparse.Namespace) -> None:
     for name, why in learnt.whole.items():
         print(f"{name}: {why}; it will be kept whole")
     print(f"wrote {args.out_dir}/: predictor.json, learn.json, price_list.tsv, price_list.png")
-    folder = "" if args.out_dir == DEFAULT else f" --prefilter {args.out_dir}"
-    print(f"next: python prefilter_scores.py apply{folder} --input 'raw/*.jsonl.zst' --keep {EXAMPLE}")
+    command = ["python", "prefilter_scores.py", "apply", "--input", "raw/*.jsonl.zst", "--keep", str(EXAMPLE)]
+    command += ["--domain_column", "source"] if {*learnt.prices, *learnt.whole} != {DEFAULT_DOMAIN} else []
+    command += ["--text_column", args.text_column] if args.text_column else []
+    command += ["--prefilter", str(args.out_dir)] if args.out_dir != DEFAULT else []
+    print("next:", shlex.join(command))
     counts.report()
 
 
@@ -110,9 +114,10 @@ def apply(args: argparse.Namespace) -> None:
         print(f"{smaller(len(rest))}: see {args.out_dir}/kept.json")
     documents, kept = (sum(domain[name] for domain in domains.values()) for name in ("documents", "kept"))
     print(f"wrote {args.out_dir}/kept.parquet: {kept:,} of {documents:,} documents are kept")
-    files = " ".join(map(shlex.quote, args.input))
-    named = "".join(f" --{name}_column {value}" for name, value in vars(columns).items() if value not in (None, "text"))
-    print(f"next: python fineweb.py --input {files}{named} --prefilter {args.out_dir}")
+    command = ["python", "fineweb.py", "--input", *args.input]
+    command += [part for name, value in vars(columns).items() if value for part in (f"--{name}_column", value)]
+    command += ["--on_bad_row", args.on_bad_row, "--prefilter", str(args.out_dir)]
+    print("next:", shlex.join(command))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -47,7 +47,9 @@ def learn(folder: Path, texts: list[str]) -> None:
     fit(features_of(texts[:num]), ranks, np.full(num, "default")).write(folder / PREDICTOR)
     prices = {"default": vars(price(ranks, ranks, np.ones(num), 20))}
     digest = file_digest(folder / PREDICTOR).hex()
-    write_json(folder / RECORD, {"top_pct": 20, "whole": {}, "prices": prices, "predictor": digest})
+    write_json(
+        folder / RECORD, {"score": "AI_Score", "top_pct": 20, "whole": {}, "prices": prices, "predictor": digest}
+    )
 
 
 def with_features(folder: Path, texts: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from common import cli
 from common.errors import InputError
 from common.files import as_path, atomic, claim, read_json, remove, scratch, write_json
-from common.prefilter.features import features_of
+from common.prefilter.features import LONGEST, features_of
 from common.prefilter.learning import KEPT, Learnt
 from common.prefilter.predictor import PREDICTOR, Predictor
 from common.prefilter.price_list import Price
@@ -70,7 +70,7 @@ def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dic
     paths = input_files(options.input)
     inputs = {name: state for name, *state in map(file_state, paths)}
     settings = {"model": learnt.digest, "columns": vars(columns), "inputs": inputs}
-    chosen = {"keep": options.keep, "recall": options.recall, "top_pct": learnt.top_pct}
+    chosen = {"keep": options.keep, "recall": options.recall, "score": learnt.score, "top_pct": learnt.top_pct}
     _refuse_others(folder / f"{KEPT}.json", chosen, options.overwrite)
     record = folder / PARTS / RECORD
     is_same = record.exists() and read_json(record) == settings
@@ -121,7 +121,7 @@ class FilePredictor:
         path, part = map(as_path, unit)
         reader = RowReader(self._columns, self._skip)
         with atomic(part) as tmp, pq.ParquetWriter(tmp, SCHEMA) as writer:
-            documents = read_files([path], reader)
+            documents = map(_beginning, read_files([path], reader))
             while batch := list(islice(documents, BATCH_DOCUMENTS)):
                 writer.write_table(table := self._predicted(batch))
                 yield pc.sum(table["characters"]).as_py()
@@ -134,14 +134,20 @@ class FilePredictor:
         """The unit, until it is done: a file is begun again."""
         return None if piece is None else unit
 
-    def _predicted(self, batch: list[SourceDocument]) -> pa.Table:
+    def _predicted(self, found: list[tuple[SourceDocument, int]]) -> pa.Table:
+        batch, lengths = zip(*found, strict=True)
         features = features_of([document.text for document in batch])
         named = {name: [getattr(each, name) for each in batch] for name in ("file", "row", "id", "domain")}
         predicted, domains = np.full(len(batch), np.nan, np.float32), np.array(named["domain"])
         for name in self._predictor.domains.keys() & {*named["domain"]}:
             predicted[domains == name] = self._predictor(name, features[domains == name])
-        named["characters"] = [len(each.text) for each in batch]
+        named["characters"] = lengths
         return pa.table({**named, "predicted": pa.array(predicted, from_pandas=True)}, SCHEMA)
+
+
+def _beginning(document: SourceDocument) -> tuple[SourceDocument, int]:
+    """A document with so much of its text as is looked at, and the characters of all of it."""
+    return replace(document, text=document.text[:LONGEST]), len(document.text)
 
 
 def _keep(parts: list[Path], folder: Path, options: ApplyOptions, learnt: Learnt) -> dict[str, dict]:

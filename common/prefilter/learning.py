@@ -1,6 +1,8 @@
 """A scored pilot to a predictor and its price list."""
 
 import dataclasses
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,21 +10,26 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from common import cli
 from common.errors import InputError
 from common.export.sources import Counts
 from common.export.text import TextSource, scored_texts
 from common.files import claim, file_digest, is_unclaimed, read_json, remove, scratch, write_json
 from common.prefilter.features import features_of
 from common.prefilter.predictor import FOLDS, PREDICTOR, fit, held_out
-from common.prefilter.price_list import CHANCE, Price, price
+from common.prefilter.price_list import CHANCE, SHARES, Price, price
 from common.shards.reader import ShardReader
-from common.table.schema import TABLE_SCHEMA
+from common.table.names import record_of
+from common.table.schema import SLICES, TABLE_SCHEMA
+from common.table.tables import column_names, read_score_batches
 from common.text.corpus import hash_of
+from common.text.kept import PREDICTED
 
 MIN_DOCUMENTS = 100  # of a domain, with a score
 RECORD, CLAIM = "learn.json", ".learn.json"
 KEPT = "kept"  # what `apply` writes
 FEW = "too few documents in the pilot"
+CURVES, NUMBERS = ("tokens", "recall", "low", "high"), ("documents", "gain", "gain_low")  # of a `Price`
 SCORES = [field.name for field in TABLE_SCHEMA if pa.types.is_floating(field.type)]
 
 
@@ -47,12 +54,14 @@ class Learnt:
     """What was learnt.
 
     Attributes:
+        score: the column whose rank is predicted.
         top_pct: the percentage that the prices are of.
         prices: of each domain for which there is a predictor.
         whole: why a domain is scored whole, for those that are.
         digest: of the predictor.
     """
 
+    score: str
     top_pct: float
     prices: dict[str, Price]
     whole: dict[str, str]
@@ -68,12 +77,29 @@ class Learnt:
         found, path = read_json(folder / RECORD), folder / PREDICTOR
         try:
             prices = {name: Price(**each) for name, each in found["prices"].items()}
-            learnt = cls(found["top_pct"], prices, found["whole"], found["predictor"])
-        except (AttributeError, KeyError, TypeError):
+            learnt = cls(found["score"], found["top_pct"], prices, found["whole"], found["predictor"])
+            learnt._check()
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise InputError(f"{folder / RECORD}: not a record of this version; make it with learn again") from None
         if not path.exists() or file_digest(path).hex() != learnt.digest:
             raise InputError(f"{path}: not the predictor of {RECORD} beside it; make both with learn again")
         return learnt
+
+    def _check(self) -> None:
+        """Raise ValueError for a value of another type, or a curve that is not a share at each of `SHARES`."""
+        prices = self.prices.values()
+        curves = np.array([getattr(each, name) for each in prices for name in CURVES])
+        numbers = np.array([self.top_pct, *(getattr(each, name) for each in prices for name in NUMBERS)])
+        is_right = (
+            isinstance(self.whole, dict)
+            and self.score in SCORES
+            and {curves.dtype.kind, numbers.dtype.kind} <= {*"if"}
+            and curves.shape == (len(CURVES) * len(prices), len(SHARES))
+            and ((curves >= 0) & (curves <= 1)).all()
+            and np.isfinite(numbers).all()
+        )
+        if not is_right:
+            raise ValueError
 
 
 def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total: Counts) -> Learnt:
@@ -84,7 +110,7 @@ def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total:
     Args:
         total: as in `scored_texts`.
     Raises:
-        InputError: as in `scored_texts`; the score is not known, or no domain has enough documents.
+        InputError: as in `scored_texts`; the table is no fair sample, or no domain has enough documents.
     """
     folder = options.out_dir
     if not source.selection.is_file():
@@ -97,6 +123,7 @@ def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total:
     }
     claiming = folder / CLAIM, made, options.overwrite, PREDICTOR
     is_unclaimed(*claiming)
+    _check_fair(source.selection)
     features, table = _pilot(options, source, reader, total)
     sizes = table["domain"].value_counts()
     enough = table["domain"].isin(sizes.index[sizes >= MIN_DOCUMENTS]).to_numpy()
@@ -116,12 +143,46 @@ def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total:
     }
     whole |= {name: CHANCE for name, each in prices.items() if each.is_chance}
     claim(*claiming)
-    remove(*(folder / f"{KEPT}{suffix}" for suffix in (".json", ".parquet")))
     fit(features, ranks, domains).write(folder / PREDICTOR)
     digest = file_digest(folder / PREDICTOR).hex()
     record = {**made, "documents": len(table), "whole": whole, "predictor": digest}
-    write_json(folder / RECORD, record | {"prices": {name: dataclasses.asdict(each) for name, each in prices.items()}})
-    return Learnt(options.top_pct, prices, whole, digest)
+    record["prices"] = {name: dataclasses.asdict(each) for name, each in prices.items()}
+    _remove_kept(folder, record)
+    write_json(folder / RECORD, record)
+    return Learnt(options.score, options.top_pct, prices, whole, digest)
+
+
+def _check_fair(scores: Path) -> None:
+    """Raise InputError for a table that is no fair sample of a corpus; warn if its record does not say that it is."""
+    for table in read_score_batches(scores):
+        if PREDICTED not in table.column_names:
+            break
+        if np.isfinite(pd.to_numeric(table[PREDICTED].to_pandas(), errors="coerce")).any():
+            raise InputError(
+                f"{scores}: a prefilter chose these documents (column {PREDICTED}), so they are no fair sample; "
+                "tokenize without --prefilter and score with --sample"
+            )
+    if {*SLICES.names} <= {*column_names(scores)}:
+        raise InputError(
+            f"{scores}: a selection (columns {', '.join(SLICES.names)}), which is no fair sample; name the score table "
+            "of the pilot"
+        )
+    record, sample = record_of(scores), None
+    with suppress(InputError):
+        sample = read_json(record).get("sample")
+    if not sample:
+        cli.warn(f"{record}: does not say --sample; the prices are right only if the pilot is a fair sample, or all")
+
+
+def _remove_kept(folder: Path, record: dict) -> None:
+    """Remove what was kept with another record than this one."""
+    with suppress(InputError):
+        if read_json(folder / RECORD) == json.loads(json.dumps(record)):
+            return
+    kept = [path for suffix in (".json", ".parquet") if (path := folder / f"{KEPT}{suffix}").exists()]
+    remove(*kept)
+    if kept:
+        print(f"deleted {' and '.join(map(str, kept))}: of another predictor; run apply again")
 
 
 def _pilot(

@@ -12,6 +12,7 @@ from common.prefilter.features import FEATURES
 
 RIDGE = 100.0  # how firmly weights are held at 0, and those of a domain at the common ones
 FAR = 4.0  # standard deviations, at which features are cut
+SAME = 1e-12  # the standard deviation, at most, of a feature that is the same in all documents
 FOLDS = 10
 MEAN, SCALE, WEIGHTS = range(3)
 PREDICTOR = "predictor.json"
@@ -60,6 +61,8 @@ class Predictor:
 def fit(features: np.ndarray, ranks: np.ndarray, domains: np.ndarray) -> Predictor:
     """A ridge regression on all documents, and one for each domain on what is left of its ranks.
 
+    A feature that is the same in all documents of a domain has weight 0 there.
+
     Args:
         features: as `features_of` gives them.
         ranks: of documents within their domain, with mean 0.
@@ -69,12 +72,14 @@ def fit(features: np.ndarray, ranks: np.ndarray, domains: np.ndarray) -> Predict
     standard = np.empty_like(features)
     for name in np.unique(domains).tolist():
         own = features[domains == name]
-        known[name] = np.stack([own.mean(axis=0), own.std(axis=0) + 1e-9, np.zeros(own.shape[1])])
+        scale = own.std(axis=0)
+        varies = scale > SAME
+        known[name] = np.stack([own.mean(axis=0), np.where(varies, scale, 1), varies])
         standard[domains == name] = _standardized(own, known[name])
     common = _ridge(standard, ranks)
     left = ranks - standard @ common
     for name, each in known.items():
-        each[WEIGHTS] = common + _ridge(standard[domains == name], left[domains == name])
+        each[WEIGHTS] *= common + _ridge(standard[domains == name], left[domains == name])
     return Predictor(known)
 
 

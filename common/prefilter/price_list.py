@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import beta
 
 from common.files import atomic
 
@@ -78,12 +79,14 @@ def price(predicted: np.ndarray, scores: np.ndarray, tokens: np.ndarray, top_pct
         tokens: in each document.
     """
     num = len(scores)
-    orders = np.argsort(-predicted, kind="stable"), np.argsort(-scores, kind="stable")
+    by_chance = np.random.default_rng(SEED).permutation(num)  # of equal predictions, not the order of equal scores
+    orders = np.lexsort((by_chance, -predicted)), np.argsort(-scores, kind="stable")
     recall, kept_tokens = _curve(orders, np.ones(num), tokens, top_pct)
     rng = np.random.default_rng(SEED)
     drawn = (np.bincount(rng.integers(num, size=num), minlength=num) for _ in range(RESAMPLED))
     curves = np.stack([_curve(orders, weights, tokens, top_pct)[0] for weights in drawn])
     low, high = np.percentile(curves, [LOWEST, HIGHEST], axis=0)
+    low[:-1] = np.minimum(low, _least(recall, _rounded_up(top_pct / 100 * num)))[:-1]
     gains = curves.mean(axis=1) - SHARES.mean()
     gain = float(recall.mean() - SHARES.mean())
     edges = [each.round(6).tolist() for each in (kept_tokens, recall, low, high)]
@@ -111,6 +114,15 @@ def _curve(
         for amounts in (top, tokens * weights)
     )
     return found, kept_tokens
+
+
+def _least(recall: np.ndarray, top: float) -> np.ndarray:
+    """The lower edge (Clopper-Pearson) of a share of which so much was found in a sample of `top` documents.
+
+    Samples with replacement of a selection that was found whole are found whole too, so they have no lower edge.
+    """
+    found = recall * top
+    return np.nan_to_num(beta.ppf(LOWEST / 100, found, top - found + 1))
 
 
 def _rounded_up(numbers: np.ndarray | float) -> np.ndarray | float:

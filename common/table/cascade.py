@@ -17,7 +17,7 @@ from common.text.prefiltered import Facts
 def check_rows(source: duckdb.DuckDBPyRelation, facts: Facts | None, path: Path) -> None:
     """Raise InputError if a prefilter chose rows of a table, and not all of a domain, or it is not known what it kept.
 
-    In a domain that it kept whole, nothing was predicted.
+    In a domain for which the prefilter had no predictor, nothing was predicted.
     """
     if PREDICTED not in source.columns:
         return

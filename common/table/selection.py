@@ -82,7 +82,7 @@ class SelectionRecord:
 
     def _is_top_of(self, cascade: Facts) -> bool:
         """Whether it is of the documents that the recall of a prefilter is of."""
-        other = self.where or self.within or self.score != "AI_Score" or self.by != "documents"
+        other = self.where or self.within or self.score != cascade.score or self.by != "documents"
         return not other and self.percent == cascade.top_pct
 
 

@@ -286,6 +286,12 @@ def broken_row(path: Path, row: int) -> InputError:
     )
 
 
+def column_names(path: Path) -> list[str]:
+    """All columns of a score table that was read before, also those of a selection's place."""
+    with _opened(as_path(path)) as (names, _):
+        return names
+
+
 def read_scores(path: Path) -> pd.DataFrame:
     """Read a whole score table; InputError as in `read_score_batches`."""
     return pa.concat_tables(read_score_batches(path)).to_pandas()

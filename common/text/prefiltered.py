@@ -58,6 +58,7 @@ class Facts:
     Attributes:
         model: a digest of what the prefilter learnt.
         keep, recall: what was asked of it, the share to keep or the recall to reach.
+        score: whose rank was predicted.
         top_pct: the percentage of best documents that each `recall` of `domains` is of.
         domains: by name.
     """
@@ -65,6 +66,7 @@ class Facts:
     model: str
     keep: float | None
     recall: float | None
+    score: str
     top_pct: float
     domains: dict[str, KeptPart]
 
@@ -110,6 +112,8 @@ def facts_of(record: object, where: object) -> Facts | None:
                 raise ValueError("a domain without recall is not kept whole")
         facts = Facts(*map(record.__getitem__, _names(Facts)[:-1]), domains)
         facts.in_words()
+        if not isinstance(facts.score, str):
+            raise TypeError("the score is not a name")
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{where}: not the record of a prefilter ({error!r}); {MAKE}") from None
     return facts

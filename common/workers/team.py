@@ -1,12 +1,15 @@
 """Workers that do units of work: one in this process, or many on a Ray cluster. Scripts use both in the same way."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import Any, Protocol
 
 from common import cli
@@ -103,10 +106,16 @@ class ProcessTeam:
 
 
 def _start(make: Callable[[], Any]) -> None:
-    """Make the worker of this process. Its parent handles Ctrl-C."""
+    """Make the worker of this process, which ends with its parent. The parent handles Ctrl-C."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
     _worker = make()
+
+
+def _end_with_parent() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _pieces(unit: Any) -> list:

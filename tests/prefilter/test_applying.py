@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def kept(*flags):
 
 def test_exactly_the_share_is_kept_and_other_domains_are_kept_whole(learnt, capsys):
     table, record = kept("--keep", "0.4")
-    assert (record["keep"], record["recall"], record["top_pct"]) == (0.4, None, 20)
+    assert (record["keep"], record["recall"], record["score"], record["top_pct"]) == (0.4, None, "AI_Score", 20)
     assert record["domains"].keys() == RAW.keys()
     for name, domain in record["domains"].items():
         own = table[table["domain"] == name]
@@ -60,6 +61,24 @@ def test_recall_takes_the_smallest_share_whose_lower_edge_reaches_it(learnt):
     share = record["domains"]["told"]["share"]
     assert told["low"][round(share * 100) - 1] >= 0.9 > told["low"][round(share * 100) - 2]
     assert record["domains"]["told"]["recall"]["low"] >= 0.9
+
+
+def test_the_printed_command_runs_as_it_is(learnt, bytes_folder, capsys):
+    Path("raw").rename("my raw")
+    Path("data/prefilter").rename("data/my filter")
+    with Path("my raw/0.jsonl").open("a") as file:
+        file.write("no JSON\n")
+    flags = ["--input", "my raw", "--prefilter", "data/my filter", "--id_column", "text", "--on_bad_row", "skip"]
+    prefilter_scores.main([*APPLY, "--keep", "0.4", *flags])
+    command = shlex.split(capsys.readouterr().out.rpartition("next: python fineweb.py ")[2])
+    fineweb.main([*command, "--tokenizer", bytes_folder, "--out_dir", "shards"])
+    assert "left out by the prefilter: 73 of 158 documents" in capsys.readouterr().out
+
+
+def test_all_characters_of_a_long_text_count(learnt):
+    write_jsonl("raw/1.jsonl", [{"text": "word " * 2**18, "kind": "told"}])  # more than is looked at
+    table, _ = kept("--keep", "0.4")
+    assert table["characters"].max() == 5 * 2**18
 
 
 def test_documents_of_equal_prediction_are_kept_by_file_and_row(learnt):
@@ -148,6 +167,29 @@ def test_a_changed_predictor_is_seen(learnt, capsys):
     (FOLDER / "predictor.json").write_text(text.replace('"mean"', '"mean" '))
     line = error_of(prefilter_scores, [*APPLY, "--keep", "0.4"], capsys)
     assert "predictor.json: not the predictor of learn.json beside it" in line
+
+
+DAMAGED = {
+    "too few": lambda found: found["prices"]["told"].update(recall=[0.1, 0.2, 0.3]),
+    "text": lambda found: found["prices"]["told"].update(low="x"),
+    "numbers as text": lambda found: found["prices"]["told"].update(low=["0.5"] * 100),
+    "no number": lambda found: found["prices"]["told"].update(high=[None] * 100),
+    "nothing": lambda found: found["prices"]["told"].update(recall=None),
+    "not a number": lambda found: found["prices"]["told"].update(tokens=[float("nan")] * 100),
+    "a percentage as text": lambda found: found.update(top_pct="x"),
+    "no domains": lambda found: found.update(whole=None),
+    "no score": lambda found: found.pop("score"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_record_is_refused_before_anything_is_predicted(learnt, name, capsys):
+    found = json.loads((FOLDER / "learn.json").read_text())
+    DAMAGED[name](found)
+    (FOLDER / "learn.json").write_text(json.dumps(found))
+    line = error_of(prefilter_scores, [*APPLY, "--keep", "0.4"], capsys)
+    assert "learn.json: not a record of this version; make it with learn again" in line
+    assert not (FOLDER / "parts").exists()
 
 
 BAD = {

@@ -71,6 +71,23 @@ def test_documents_that_have_changed_are_left_out(scored_pilot, capsys):
     assert record()["prices"]["told"]["documents"] == SIZES["told"] - 1
 
 
+def test_the_same_again_leaves_what_was_kept(scored_pilot, capsys):
+    prefilter_scores.main("apply --input pilot.jsonl --domain_column kind --keep 0.4".split())
+    prefilter_scores.main(LEARN)
+    assert Path("data/prefilter/kept.json").exists()
+    capsys.readouterr()
+    prefilter_scores.main([*LEARN, "--top_pct", "10", "--overwrite"])
+    assert "deleted data/prefilter/kept.json and data/prefilter/kept.parquet: of another" in capsys.readouterr().out
+
+
+def test_a_pilot_whose_record_says_no_sample_is_doubted(scored_pilot, capsys):
+    prefilter_scores.main(LEARN)
+    assert "does not say --sample" not in capsys.readouterr().err
+    Path("scores.json").write_text('{"sample": null}')
+    prefilter_scores.main(LEARN)
+    assert "warning: scores.json: does not say --sample" in capsys.readouterr().err
+
+
 def few_rows(path):
     pd.read_parquet(path).head(50).to_parquet(path)
 
@@ -79,7 +96,17 @@ def without_score(path):
     pd.read_parquet(path).assign(AI_Score=float("nan")).to_parquet(path)
 
 
+def chosen(path):
+    pd.read_parquet(path).assign(prefilter_predicted=0.5).to_parquet(path)
+
+
+def selected(path):
+    pd.read_parquet(path).assign(shard="a.bin", start=0, end=9).to_csv("top.tsv", sep="\t", index=False)
+
+
 BAD = {
+    "--from_tokens": (chosen, "scores.parquet: a prefilter chose these documents (column prefilter_predicted)"),
+    "--scores top.tsv": (selected, "top.tsv: a selection (columns shard, start, end), which is no fair sample"),
     "--score nothing": (None, "--score nothing: not a measure of score tables; name one of L_base, L_ref, AI_Score"),
     "--score AI_Score_novel": (None, "scores.parquet: no document has a finite AI_Score_novel; name another --score"),
     "--scores none.parquet": (None, "none.parquet: no such file"),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.prefilter.features import FEATURES
+from common.prefilter.features import FEATURES, features_of
 from common.prefilter.predictor import Predictor, fit, held_out
+from tests.prefilter.conftest import repeats, text_of
 
 RNG = np.random.default_rng(0)
 FEATURES_OF = RNG.normal(3, 2, (600, len(FEATURES)))
@@ -31,6 +32,20 @@ def test_a_fold_is_predicted_without_its_documents():
     changed = np.where(folds == 3, -RANKS, RANKS)
     before, after = (held_out(FEATURES_OF, ranks, DOMAINS, folds)[folds == 3] for ranks in (RANKS, changed))
     np.testing.assert_array_equal(before, after)
+
+
+def test_a_feature_that_is_the_same_in_a_domain_says_nothing_there():
+    plain = [text_of(number) for number in range(400)]
+    texts = plain[:200] + [text + " {" * (number % 20) for number, text in enumerate(plain[200:])]
+    domains = np.repeat(["a", "b"], 200)
+    ranks = np.append([repeats(text) for text in plain[:200]], np.arange(200) % 20 / 20)
+    ranks -= np.repeat([ranks[:200].mean(), ranks[200:].mean()], 200)
+    predictor = fit(features_of(texts), ranks, domains)
+    low = sorted(plain[:200], key=lambda text: predictor("a", features_of([text])))[16]  # the 8th percentile
+    after = predictor("a", features_of([low + " {"]))
+    others = predictor("a", features_of(plain[:200]))
+    assert np.mean(others < after) < 0.2
+    assert predictor("b", features_of([low + " {"])) > predictor("b", features_of([low]))
 
 
 def test_what_is_written_predicts_the_same(tmp_path):

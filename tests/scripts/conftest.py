@@ -108,8 +108,8 @@ def write_kept(rows, folder="data/prefilter", recall=0.9, keep=0.4):
             "share": len(kept) / len(every),
             "recall": None if len(kept) == len(every) else {"estimate": recall, "low": recall - 0.1, "high": 1.0},
         }
-    record = {"keep": keep, "recall": None, "top_pct": 20, "model": "f00d", "domains": domains, "inputs": {}}
-    Path(folder, "kept.json").write_text(json.dumps(record))
+    record = {"keep": keep, "recall": None, "score": "AI_Score", "top_pct": 20, "model": "f00d", "domains": domains}
+    Path(folder, "kept.json").write_text(json.dumps(record | {"inputs": {}}))
 
 
 def shown_losses(out):

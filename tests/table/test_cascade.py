@@ -1,5 +1,6 @@
 """The selection from the part of a corpus that a prefilter kept: that from the whole corpus, and what is refused."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -35,7 +36,7 @@ def facts_of(table: pd.DataFrame) -> Facts:
         counts = len(every), len(kept), int(every["characters"].sum()), int(kept["characters"].sum())
         recall = None if len(kept) == len(every) else {"estimate": 0.97, "low": 0.95, "high": 0.98}
         parts[name] = KeptPart(*counts, recall)
-    return Facts("f00d", 0.4, None, 20, parts)
+    return Facts("f00d", 0.4, None, "AI_Score", 20, parts)
 
 
 def choose(folder, table, facts=None, percent=20, by="documents", lowest=False, limits=ALL, **goal) -> list[str]:
@@ -177,3 +178,10 @@ def test_the_record_says_what_was_scored_and_of_which_selection_the_loss_is_know
     choose(tmp_path, table[table["kept"]], facts, **goal)
     [other] = [value for name, value in read_selection_record(tmp_path / "top.parquet").facts() if name == "scored"]
     assert other == f"{said}; this is another selection, so what it misses is not known"
+
+
+def test_the_loss_is_known_of_a_selection_by_the_score_that_was_predicted(tmp_path):
+    table = corpus(9)
+    choose(tmp_path, table[table["kept"]], replace(facts_of(table), score="-L_base"), score="-L_base")
+    [said] = [value for name, value in read_selection_record(tmp_path / "top.parquet").facts() if name == "scored"]
+    assert "another selection" not in said

@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +126,20 @@ def test_processes_do_all_units(num_workers):
 def test_an_error_in_a_process_ends_the_run(worker, wanted):
     with pytest.raises(InputError, match=wanted):
         list(ProcessTeam(partial(partial, worker), 2).run(["a", "b"]))
+
+
+def sleeps(word):
+    print(word, flush=True)
+    time.sleep(300)
+    yield word
+
+
+ROOT = Path(__file__).parents[2]  # not of tests.conftest, whose torch each process would load
+RUN = "from tests.workers.test_team import *; list(ProcessTeam(partial(partial, sleeps), 2).run('ab'))"
+
+
+def test_workers_end_with_their_killed_parent():
+    process = subprocess.Popen([sys.executable, "-c", RUN], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert {process.stdout.readline() for _ in range(2)} == {"a\n", "b\n"}
+    process.kill()
+    process.communicate(timeout=30)  # until the last process that could write has ended
