@@ -22,4 +22,4 @@ def record_of(scores: Path) -> Path:
     >>> str(record_of(Path("data/ai_scores.parquet"))), str(record_of(Path("data/ai_scores.steps.tsv")))
     ('data/ai_scores.json', 'data/ai_scores.json')
     """
-    return scores.with_name(f"{scores.stem.removesuffix(STEPS)}.json")
+    return scores.parent / f"{scores.stem.removesuffix(STEPS)}.json"

@@ -88,7 +88,7 @@ def with_cell(folder, column, value):
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / "nulls.parquet")
 
 
-GUARDS = 3 * b"\t1.5" + b"\t0\t0\t0\t\t" + 5 * b"\t" + b"\n"  # of a row of the table
+GUARDS = 3 * b"\t1.5" + b"\t5\t0\t0\t0\t\t" + 5 * b"\t" + b"\n"  # of a row of the table
 RANK = [rank_scores, "--out", "new.tsv"]
 
 
