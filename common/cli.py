@@ -139,7 +139,13 @@ def run(main: Callable[[], None]) -> None:
     Ctrl-C exits with 130 and SIGTERM with 143, both after finished work has been saved. Any other exception is a bug
     and keeps its traceback.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    terminated = []
+
+    def terminate(*signal_and_frame) -> None:
+        terminated.append(signal_and_frame)  # Ray may raise a KeyboardInterrupt of its own in place of this one
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -164,26 +170,18 @@ def run(main: Callable[[], None]) -> None:
         if type(error).__module__.partition(".")[0] not in OBJECT_STORES:
             raise
         sys.exit(_fail(f"the object store failed ({type(error).__name__}: {error}); finished work is kept"))
-    except KeyboardInterrupt as stopped:
+    except KeyboardInterrupt:
         print(
             "\nstopped: finished work is kept and nothing is half written; the same command (without --overwrite) "
             "continues",
             file=sys.stderr,
         )
-        sys.exit(143 if isinstance(stopped, Terminated) else 130)
+        sys.exit(143 if terminated else 130)
 
 
 def _drop_stdout() -> None:
     """Send the rest of stdout nowhere, so that the exit does not fail on it again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM; it stops a script as Ctrl-C does."""
-
-
-def _terminate(_signal, _frame):
-    raise Terminated
 
 
 def _fail(error: object) -> int:
