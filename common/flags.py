@@ -75,7 +75,7 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
         "--score_tokens",
         type=cli.number(int, low=2),
         metavar="N",
-        help="of a document longer than 2N tokens, score the first N and N from a random place behind them (default: "
+        help="of a document longer than 2N tokens, score the first N and N from a random place after them (default: "
         "from the scores' record, or every token)",
     )
     parser.add_argument(

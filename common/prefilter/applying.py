@@ -78,11 +78,12 @@ def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dic
     parts = [folder / PARTS / f"{number:06d}.parquet" for number in range(len(paths))]
     make = partial(FilePredictor, str(folder / PREDICTOR), columns, options.on_bad_row == "skip")
     units = [(str(path), str(part)) for path, part in zip(paths, parts, strict=True) if not part.exists()]
+    sizes = {str(path): text_bytes(path, columns.text) for path in paths}
     with (
         workers(engine, make, FilePredictor.rest_after, on_gpu=False, processes=True) as team,
-        cli.progress(sum(text_bytes(path, columns.text) for path in paths), "predicting", unit="characters") as bar,
+        cli.progress(sum(sizes.values()), "predicting", unit="characters") as bar,
     ):
-        cli.skip(bar, bar.total - sum(text_bytes(as_path(path), columns.text) for path, _ in units))
+        cli.skip(bar, bar.total - sum(sizes[path] for path, _ in units))
         for _, _, characters in team.run(units):
             bar.set_postfix_str(team.status().lstrip(", "), refresh=False)
             bar.update(characters or 0)

@@ -93,7 +93,7 @@ class Document:
         return np.concatenate([np.arange(*each) for each in self.passages or [(0, len(self))]])
 
     def in_part(self, score_tokens: int) -> "Document":
-        """The same document, of which the models read its first tokens and as many from a random place behind them.
+        """The same document, of which the models read its first tokens and as many from a random place after them.
 
         A document with up to twice as many tokens stays whole. Its tokens alone decide on the place.
 

@@ -44,7 +44,7 @@ class BySource:
     Attributes:
         places: the files or shards, by name.
         connect: opens a connection to a database that has the rows as `ordered`.
-        more: columns of the rows behind those of `COLUMNS`.
+        more: columns of the rows after those of `COLUMNS`.
     """
 
     places: list[Place]

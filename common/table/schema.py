@@ -5,7 +5,7 @@
     doc_id                                         domain  num_tokens  L_base    L_ref     AI_Score  repetition  …
     data/finewebsample/fineweb_train_000001:0-221  plays   221         2.881231  3.681338  0.277696  0.3091   …
 
-Behind AI_Score are the same losses and score without copies, L_base_novel to AI_Score_novel; scored_tokens, how many
+After AI_Score come the same losses and score without copies, L_base_novel to AI_Score_novel; scored_tokens, how many
 tokens the losses are the means of; and what comes from guards.py: repetition, longest_run, compression, and two
 doc_ids: the document that represents all that equal this one, and the one that represents all near copies; empty for a
 document that represents itself. Tables of other programs may lack these columns; then they are read as nulls.
