@@ -22,6 +22,9 @@ GPUs: --engine ray.
 
 --estimate scores for half a minute, writes nothing, and says how long all of it takes and how much disk. --sample 1%
 scores a fair sample of the documents; a later run with a larger share, or with all documents, continues from it.
+--reference_model default=reference-model code=reference-code scores the documents of the domain code under heads of
+their own; all masked copies run with one set of weights.
+
 --score_tokens 128 scores longer documents in part, on their first 128 tokens and on 128 from a random place. They score
 lower than whole ones: select with rank_scores.py --within num_tokens:10.
 """
@@ -94,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.scoring.estimate import estimate
     from common.scoring.known import known_flags
     from common.scoring.pair import PairOptions
-    from common.scoring.plan import make_plan, prefilter_of, ranges_of_hashes
+    from common.scoring.plan import make_plan, prefilter_of, ranges_of_hashes, require_domains
     from common.scoring.run import Job, parts_folder, score_corpus
     from common.scoring.units import StepOptions, Unit, UnitScorer
     from common.shards.reader import ShardReader
@@ -116,6 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     with nullcontext() if args.estimate else sole_writer(args.out):
         ranges = ranges_of_hashes(args.sample, Parts(parts_folder(args.out), args.overwrite))
         paths = expand(args.data)
+        require_domains(args.reference_of, paths, reader)
         prefilter = prefilter_of(paths)
         plan = make_plan(paths, reader, args.max_tokens, ranges)
         job = cli.options(Job, args, pair=pair, steps=steps, plan=plan, reader=reader, prefilter=prefilter)

@@ -14,6 +14,7 @@ Writes  nothing; prints each document's text, L_base, L_ref and AI_Score, and th
 """
 
 import argparse
+import shlex
 
 from common import cli, flags
 from common.errors import InputError
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.model.heads import Head
     from common.pages.inspection import Entry, Viewer, about_ends, list_ends, print_views, write_token_page
     from common.pages.page import check_page
-    from common.scoring.known import known_flags, scores_of
+    from common.scoring.known import known_flags, reference_values, scores_of
     from common.scoring.pair import PairOptions, load_pair
     from common.shards.reader import ShardReader
     from common.table.selection import selection_next_to
@@ -78,7 +79,8 @@ def main(argv: list[str] | None = None) -> None:
             write_token_page(args.html, entries, options, head, args.tokens, note)
     elif args.scores:
         first = list_ends(viewer, args.scores, selection, args.top, args.bottom)
-        models = f"--base_model {args.base_model} --reference_model {args.reference_model} --seq_len {args.seq_len}"
+        references = shlex.join(reference_values(args.reference_model, args.reference_of))
+        models = f"--base_model {args.base_model} --reference_model {references} --seq_len {args.seq_len}"
         models += f" --tokenizer {args.tokenizer}" if args.tokenizer else ""
         models += f" --eot_id {args.eot_id} --eot_side {args.eot_side}" if args.eot_id is not None else ""
         models += f" --token_dtype {args.token_dtype}" if args.token_dtype else ""

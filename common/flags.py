@@ -58,7 +58,11 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
         "--base_model", help="model name or folder (default: from the record of the scores, or of the reference)"
     )
     parser.add_argument(
-        "--reference_model", help="its masked copy from step 3 (default: from the scores' record, or reference-model)"
+        "--reference_model",
+        nargs="+",
+        metavar="[DOMAIN=]FOLDER",
+        help="its masked copy from step 3 (default: from the scores' record, or reference-model); for domains with "
+        "heads of their own also default=FOLDER code=FOLDER …",
     )
     parser.add_argument(
         "--seq_len",

@@ -44,6 +44,7 @@ def _facts(record: dict, mask: str | None, heads: list[Head]) -> list[tuple[str,
     return [
         ("base model", record.get("base_model")),
         ("reference model", record.get("reference_model")),
+        ("of domains", ", ".join(f"{domain}: {name}" for domain, name in (record.get("reference_of") or {}).items())),
         ("how they relate", record.get("summary")),
         ("mask", mask),
         (f"{len(heads)} heads, best first", "  ".join(map(str, heads))),

@@ -13,6 +13,7 @@ from common.model.heads import Head
 from common.model.reference import RECORD_NAME
 from common.pages.page import write_page
 from common.pages.token_view import document_record, strongest_head
+from common.scoring.known import reference_values
 from common.scoring.loss import TokenLosses
 from common.scoring.pair import Pair, PairOptions, load_pair
 from common.shards.doc_id import parse_doc_id, require_inside
@@ -115,7 +116,7 @@ def print_views(views: list[View], pair: Pair, seq_len: int, num_tokens: int) ->
         if not view.document.is_scorable:
             print("--- not scored: no token to predict from context, or a chat without an answer")
             continue
-        losses = pair.scorer.score(list(view.document.windows(seq_len, pair.tokenizer.bos_id)))
+        losses = pair.scorer_of(view.document.domain).score(list(view.document.windows(seq_len, pair.tokenizer.bos_id)))
         places, losses = losses.scored(view.document)
         means = losses.means()
         size = f"{len(view.token_ids)} tokens" + f", {len(places)} of them scored" * bool(view.document.passages)
@@ -189,7 +190,7 @@ def write_token_page(
             bar.update(len(view.document))
     data = {
         "base": options.base_model,
-        "reference": options.reference_model,
+        "reference": " ".join(reference_values(options.reference_model, options.reference_of)),
         "summary": pair.description.summary,
         "seq_len": options.seq_len,
         "head": head,

@@ -26,6 +26,7 @@ from common.pages.overview import (
 from common.pages.page import picture, write_page
 from common.pages.pictures import distributions_picture, heads_picture, repetition_picture
 from common.pages.verdict import judge
+from common.scoring.known import reference_values
 from common.shards.reader import ShardReader
 from common.table.domains import lines, sample_limit, together
 from common.table.schema import NO_DOMAIN, OTHER_MEASURES
@@ -115,7 +116,7 @@ def _token_page_command(options: ReportOptions, run: dict) -> str:
     return _command(
         "validate_docs.py",
         base_model=run["base_model"],
-        reference_model=run["reference_model"],
+        reference_model=reference_values(run["reference_model"], run.get("reference_of") or {}),
         seq_len=run.get("seq_len"),
         tokenizer=options.tokenizer,
         trust_remote_code=options.trust_remote_code,

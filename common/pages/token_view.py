@@ -107,7 +107,7 @@ def document_record(document: Document, pair: Pair, seq_len: int, head: Head | N
         return record
     bos_id = pair.tokenizer.bos_id
     windows = list(document.windows(seq_len, bos_id))
-    losses, ranks = pair.scorer.score_and_rank(windows)
+    losses, ranks = pair.scorer_of(document.domain).score_and_rank(windows)
     targets = document.targets(len(losses.base))
     places, losses = losses.scored(document)
 

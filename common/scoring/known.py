@@ -7,6 +7,7 @@ from typing import Any
 
 import transformers
 
+from common.errors import InputError
 from common.files import as_path, read_json
 from common.hub import DEFAULT_MODEL, require_checkpoint
 from common.model.reference import base_of
@@ -14,6 +15,7 @@ from common.shards.doc_id import parse_doc_id
 
 SEQ_LEN = 4096  # the paper's, where the model's context is not shorter
 REFERENCE = "reference-model"
+DEFAULT = "default"  # for the documents of all domains without a reference of their own
 SCORES = Path("data/ai_scores.tsv")
 
 
@@ -26,17 +28,21 @@ def known_flags(given: Mapping[str, Any], scores: Path | None = None) -> dict[st
         given: flags by name; of base_model, reference_model, tokenizer, seq_len, score_separator and score_tokens,
             those that are in it are filled in.
 
+    Returns:
+        These flags; with reference_model also `reference_of`, the references of domains by domain.
+
     Raises:
-        InputError: a record is damaged.
+        InputError: a record is damaged, or the references are not told apart.
     """
     path = scores and as_path(scores).with_suffix(".json")
     record = read_json(path) if path and path.exists() else {}
-    reference = given.get("reference_model") or record.get("reference_model", REFERENCE)
+    reference, reference_of = record.get("reference_model", REFERENCE), record.get("reference_of") or {}
+    if given.get("reference_model"):
+        reference, reference_of = split_references(given["reference_model"])
     base = given["base_model"] or record.get("base_model") or base_of(reference) or DEFAULT_MODEL
     tokenizer = record.get("tokenizer") if record.get("tokenizer") != record.get("base_model") else None
     found = {
         "base_model": base,
-        "reference_model": reference,
         "tokenizer": tokenizer,
         "score_separator": record.get("score_separator", True),
         "score_tokens": record.get("score_tokens"),
@@ -45,7 +51,37 @@ def known_flags(given: Mapping[str, Any], scores: Path | None = None) -> dict[st
     flags = {name: found[name] if given[name] is None else given[name] for name in found.keys() & given.keys()}
     if flags.get("seq_len", 0) is None:
         flags["seq_len"] = _context(base, given.get("trust_remote_code", False))
+    if "reference_model" in given:
+        flags |= {"reference_model": reference, "reference_of": reference_of}
     return flags
+
+
+def split_references(values: str | Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The reference model, and those of domains by domain, from the values of --reference_model.
+
+    Raises:
+        InputError: several values are not DOMAIN=FOLDER each, once for each domain and once for `default`.
+
+    >>> split_references(["reference-model"]), split_references(["default=a", "code=b"])
+    (('reference-model', {}), ('a', {'code': 'b'}))
+    """
+    values = [values] if isinstance(values, str) else values
+    if len(values) == 1 and not values[0].startswith(f"{DEFAULT}="):
+        return values[0], {}
+    found = dict(value.split("=", 1) for value in values if "=" in value.strip("="))
+    if len(found) < len(values) or DEFAULT not in found:
+        raise InputError(
+            f"--reference_model {' '.join(values)}: give one folder, or {DEFAULT}=FOLDER for most documents and "
+            "DOMAIN=FOLDER once for each domain with heads of its own"
+        )
+    return found.pop(DEFAULT), found
+
+
+def reference_values(reference: str, reference_of: Mapping[str, str]) -> list[str]:
+    """The values of --reference_model, the reverse of `split_references`."""
+    if not reference_of:
+        return [reference]
+    return [f"{domain}={folder}" for domain, folder in {DEFAULT: reference, **reference_of}.items()]
 
 
 def scores_of(doc_ids: Sequence[str]) -> Path | None:

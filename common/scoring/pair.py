@@ -1,7 +1,10 @@
-"""The pair that scores documents: a base model and its reference, loaded, compared and tried."""
+"""The pair that scores documents: a base model and its reference, loaded, compared and tried.
+
+A domain can have a reference of its own. All references that are masked copies run with the weights of the base.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -37,6 +40,7 @@ class PairOptions:
 
     Attributes:
         seq_len: most targets in a window, in tokens.
+        reference_of: the reference model of each domain that has one of its own, by domain.
         tokens_per_batch: most tokens in a forward pass; None suits the device.
         allow_unrelated_reference: accept a reference that is no masked copy of the base but has the same vocabulary.
         compiled: run the models' layers and the loss through torch.compile; None: on a GPU, if that works there.
@@ -49,13 +53,14 @@ class PairOptions:
     allow_unrelated_reference: bool = False
     runtime: Runtime = field(default_factory=Runtime)
     compiled: bool | None = False
+    reference_of: Mapping[str, str] = field(default_factory=dict)
 
 
 class PairDescription(NamedTuple):
     """Facts about the two models; the run records them.
 
     Attributes:
-        identity: digests of both models, and the tokenizer.
+        identity: digests of all models, and the tokenizer.
         vocabulary: of the base model.
         summary: one line on how the reference relates to the base.
         device: the type of the device that computes, such as `cpu` or `cuda`.
@@ -63,7 +68,7 @@ class PairDescription(NamedTuple):
         compiled: whether torch.compile is used.
     """
 
-    identity: dict[str, str | int | None]
+    identity: dict
     vocabulary: Vocabulary
     summary: str
     device: str
@@ -79,6 +84,7 @@ class Pair(NamedTuple):
         tokenizer: the base model's.
         base: the base model itself.
         masked_heads: the heads that the reference masks; none if it is an unrelated model.
+        scorers: those of the domains that have a reference of their own.
     """
 
     scorer: PairScorer
@@ -86,6 +92,20 @@ class Pair(NamedTuple):
     description: PairDescription
     base: PreTrainedModel
     masked_heads: list[Head]
+    scorers: dict[str, PairScorer]
+
+    def scorer_of(self, domain: str) -> PairScorer:
+        """The scorer of the documents of a domain."""
+        return self.scorers.get(domain, self.scorer)
+
+
+class _Reference(NamedTuple):
+    """A reference model beside its base; `masking` is None if it is no masked copy."""
+
+    scorer: PairScorer
+    masking: Masking | None
+    summary: str
+    digest: str
 
 
 def load_pair(options: PairOptions) -> Pair:
@@ -98,42 +118,58 @@ def load_pair(options: PairOptions) -> Pair:
     tokenizer = load_model_tokenizer(options.base_model, options.runtime)
     base = load_model(options.base_model, options.runtime)
     require_tokenizer(base, tokenizer)
-    reference = load_model(options.reference_model, options.runtime)
-    for model in (base, reference):
-        require_context(model, options.seq_len, "--seq_len", "lower it")
+    require_context(base, options.seq_len, "--seq_len", "lower it")
+    names = dict.fromkeys([options.reference_model, *options.reference_of.values()])
+    references = {name: _load_reference(base, name, options) for name in names}
+    reference = references[options.reference_model]
+    of_domains = {domain: references[name] for domain, name in sorted(options.reference_of.items())}
     identity = {
         "base_model": model_digest(base),
-        "reference_model": model_digest(reference),
+        "reference_model": reference.digest,
         "tokenizer": tokenizer.fingerprint,
         "bos_id": tokenizer.bos_id,
+        # not in the records of earlier versions
+        **({"reference_of": {domain: each.digest for domain, each in of_domains.items()}} if of_domains else {}),
     }
+    summary = "; ".join([reference.summary, *(f"{domain}: {each.summary}" for domain, each in of_domains.items())])
+    device, dtype = base.device.type, str(base.dtype).removeprefix("torch.")
+    description = PairDescription(identity, vocabulary(base), summary, device, dtype, reference.scorer.compiled)
+    masked_heads = reference.masking.heads if reference.masking else []
+    scorers = {domain: each.scorer for domain, each in of_domains.items()}
+    return Pair(reference.scorer, tokenizer, description, base, masked_heads, scorers)
+
+
+def _load_reference(base: PreTrainedModel, name: str, options: PairOptions) -> _Reference:
+    """Load a reference, and find how it relates to the base; of a masked copy no weights stay in memory."""
+    reference = load_model(name, options.runtime)
+    require_context(reference, options.seq_len, "--seq_len", "lower it")
     found = find_masked_heads(base, reference)
-    masked = isinstance(found, Masking)
-    if masked:
+    if isinstance(found, Masking):
         layers, first = base.config.num_hidden_layers, min(head.layer for head in found.heads)
         how = f"the first in layer {first} of {layers}: layers below it run once"
-        summary = f"{len(found.heads)} heads masked ({found.kind}), {how}"
+        masking, summary = found, f"{len(found.heads)} heads masked ({found.kind}), {how}"
+        models = {"masked": found}
     else:
-        _check_unrelated(base, reference, found, options)
-        summary = f"two separate models: {found}"
-    models = {"masked": found} if masked else {"reference": reference}
+        _check_unrelated(base, reference, found, name, options)
+        masking, summary = None, f"two separate models: {found}"
+        models = {"reference": reference}
     scorer = _checked_scorer(base, reference, models, options)
-    device, dtype = base.device.type, str(base.dtype).removeprefix("torch.")
-    description = PairDescription(identity, vocabulary(base), summary, device, dtype, scorer.compiled)
-    return Pair(scorer, tokenizer, description, base, found.heads if masked else [])
+    return _Reference(scorer, masking, summary, model_digest(reference))
 
 
-def _check_unrelated(base: PreTrainedModel, reference: PreTrainedModel, found: str, options: PairOptions) -> None:
+def _check_unrelated(
+    base: PreTrainedModel, reference: PreTrainedModel, found: str, name: str, options: PairOptions
+) -> None:
     """Raise InputError unless the user allows a reference that is no masked copy, and it has the same vocabulary."""
     if not options.allow_unrelated_reference:
         raise InputError(
-            f"{options.reference_model} is no masked copy of {options.base_model}: {found}. Make it with "
+            f"{name} is no masked copy of {options.base_model}: {found}. Make it with "
             f"make_reference_model.py --base_model {options.base_model}, or compare unrelated models with "
             "--allow_unrelated_reference"
         )
     if vocabulary(reference).size != vocabulary(base).size:
         raise InputError(
-            f"{options.reference_model}: its vocabulary has {vocabulary(reference).size} tokens, but that of "
+            f"{name}: its vocabulary has {vocabulary(reference).size} tokens, but that of "
             f"{options.base_model} {vocabulary(base).size}, so losses do not compare; use models with one vocabulary"
         )
 

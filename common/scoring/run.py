@@ -215,6 +215,7 @@ def _record(team: Team, job: Job, health: Health) -> dict:
     return {
         "base_model": job.pair.base_model,
         "reference_model": job.pair.reference_model,
+        "reference_of": dict(job.pair.reference_of),
         "summary": models.summary,
         "data": job.data,
         "sample": None if job.sample == 1 else job.sample,

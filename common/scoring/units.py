@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from common.scoring.batches import KeyedWindows
 from common.scoring.document_steps import Step, score_steps
-from common.scoring.loss import Means, TokenLosses
+from common.scoring.loss import Means, PairScorer, TokenLosses
 from common.scoring.pair import PairOptions, load_pair
 from common.shards.documents import ALL_HASHES, Document
 from common.shards.reader import Shard
@@ -143,20 +144,22 @@ class UnitScorer:
         self.description = self._pair.description
 
     def __call__(self, unit: Unit) -> Iterator[Piece]:
-        """Scores of the unit's documents, in order, as they are computed."""
+        """Scores of the unit's documents, in order, as they are computed; with several references, at the end."""
         first, scores, yielded = unit.first, [], time.monotonic()
-        for finished in self._pair.scorer.stream(self._windows(unit)):
+        scorers = dict.fromkeys(self._pair.scorer_of(document.domain) for document in unit.documents)
+        streams = [scorer.stream(self._windows(unit, scorer)) for scorer in scorers]
+        for finished in chain.from_iterable(streams):
             scores += [self._scored(row, unit.document(row), losses) for row, losses in finished]
-            if time.monotonic() - yielded >= self._seconds:
+            if len(streams) == 1 and time.monotonic() - yielded >= self._seconds:
                 yield Piece(first, scores[-1].row + 1, scores)
                 first, scores, yielded = scores[-1].row + 1, [], time.monotonic()
         if first < unit.last:
-            yield Piece(first, unit.last, scores)
+            yield Piece(first, unit.last, sorted(scores, key=attrgetter("row")))
 
-    def _windows(self, unit: Unit) -> Iterator[KeyedWindows]:
-        """The windows of each scorable document, with its row as key."""
+    def _windows(self, unit: Unit, scorer: PairScorer) -> Iterator[KeyedWindows]:
+        """The windows of each scorable document that this scorer scores, with its row as key."""
         for row, document in enumerate(unit.documents, unit.first):
-            if document.is_scorable:
+            if document.is_scorable and self._pair.scorer_of(document.domain) is scorer:
                 yield row, list(document.windows(self._seq_len, self._pair.tokenizer.bos_id))
 
     def _scored(self, row: int, document: Document, losses: TokenLosses) -> Scored:

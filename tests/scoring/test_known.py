@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import InputError
 from common.hub import DEFAULT_MODEL
-from common.scoring.known import known_flags, scores_of
+from common.scoring.known import known_flags, reference_values, scores_of, split_references
 from tests.conftest import tiny_model
 
 NAMES = ("base_model", "reference_model", "tokenizer", "seq_len", "score_separator", "score_tokens")
@@ -39,6 +39,7 @@ def test_the_record_of_the_scores_comes_first():
     assert known_flags(NONE, Path("data/mine/ai_scores.parquet")) == {
         "base_model": "data/mine/base",
         "reference_model": "data/mine/masked",
+        "reference_of": {},
         "tokenizer": None,
         "seq_len": 128,
         "score_separator": False,
@@ -49,13 +50,13 @@ def test_the_record_of_the_scores_comes_first():
 
 def test_what_is_given_stays():
     given = dict(zip(NAMES, ["b", "r", "t", 5, False, 9], strict=True))
-    assert known_flags(given, Path("data/ai_scores.tsv")) == given
+    assert known_flags(given, Path("data/ai_scores.tsv")) == given | {"reference_of": {}}
     assert known_flags({"base_model": None}, Path("data/ai_scores.tsv")) == {"base_model": "data/base"}
 
 
 def test_without_scores_the_reference_knows_its_base_and_the_base_its_context():
     expected = {"base_model": "small", "reference_model": "reference-model", "tokenizer": None, "seq_len": 512}
-    assert known_flags(NONE) == expected | {"score_separator": True, "score_tokens": None}
+    assert known_flags(NONE) == expected | {"reference_of": {}, "score_separator": True, "score_tokens": None}
     assert known_flags(NONE, Path("data/other.tsv"))["base_model"] == "small"
     tiny_model("Llama", max_position_embeddings=100_000).save_pretrained("long")
     assert known_flags(NONE | {"base_model": "long"})["seq_len"] == 4096
@@ -90,3 +91,18 @@ def test_a_checkpoint_s_code_does_not_run_and_nobody_is_asked(monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     assert known_flags(NONE | {"trust_remote_code": False})["seq_len"] == 4096
     assert not Path("pwned").exists()
+
+
+def test_references_of_domains_come_from_the_record_unless_they_are_given():
+    record = json.loads(Path("data/ai_scores.json").read_text()) | {"reference_of": {"code": "masked-code"}}
+    Path("data/ai_scores.json").write_text(json.dumps(record))
+    found = known_flags(NONE, Path("data/ai_scores.tsv"))
+    assert (found["reference_model"], found["reference_of"]) == ("data/masked", {"code": "masked-code"})
+    for given, expected in {
+        "other": ("other", {}),
+        "lang=en/masked": ("lang=en/masked", {}),  # one value is a folder
+        "default=a maths=b= c=d": ("a", {"maths": "b=", "c": "d"}),
+    }.items():
+        found = known_flags(NONE | {"reference_model": given.split()}, Path("data/ai_scores.tsv"))
+        assert (found["reference_model"], found["reference_of"]) == expected
+        assert split_references(reference_values(*expected)) == expected
