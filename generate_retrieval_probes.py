@@ -3,8 +3,10 @@
     python generate_retrieval_probes.py
     python generate_retrieval_probes.py --tokenizer data/SmolLM2-135M-Instruct --num_probes 12 --max_tokens 512
     python generate_retrieval_probes.py --corpus 'notes/*.txt'       heads for your own domain
+    python generate_retrieval_probes.py --corpus 'data/mine/fineweb_train_*.bin' --domain novels
 
-Reads   sentences: of the sample text, or of --corpus (text, JSONL or parquet files, or a data set on the hub)
+Reads   sentences: of the sample text, or of --corpus (text, JSONL or parquet files, a data set on the hub, or shards of
+        step 4, of which --domain takes one domain)
 Writes  data/probes.jsonl, one probe per line, each an instruction, a JSON object of random keys with sentences as
         values, three demonstrations and the wanted key; the answer is that key's value:
 
@@ -15,11 +17,13 @@ Writes  data/probes.jsonl, one probe per line, each an instruction, a JSON objec
 import argparse
 import random
 import re
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
 from common import cli, flags
+from common.errors import InputError
 from common.files import atomic, expand, refuse_inputs, sole_writer
 from common.hub import DEFAULT_MODEL
 
@@ -30,8 +34,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="model name or folder")
     parser.add_argument(
-        "--corpus", nargs="+", help="files, globs or a hub data set (owner/name) to take sentences from"
+        "--corpus", nargs="+", help="files, globs, a hub data set (owner/name), or shards of step 4, for the sentences"
     )
+    parser.add_argument("--domain", help="with shards: take sentences only of this domain (default: of all)")
     parser.add_argument("--text_column", default="text", help="column of --corpus that holds the text")
     flags.add_bad_row_flag(parser)
     parser.add_argument("--num_probes", type=cli.positive_int, default=800, help="the paper's setting is 800")
@@ -71,6 +76,28 @@ def corpus_sentences(corpus: list[str], text_column: str, skip_bad_rows: bool) -
     return found
 
 
+def shard_sentences(paths: list[Path], domain: str | None, tokenizer) -> list[str]:
+    """Sentences of shards, of all documents or of those of a domain, at most the first 100,000.
+
+    Raises:
+        InputError: no document has the domain, or the shards are of another tokenizer.
+    """
+    from common.shards.reader import ShardReader
+    from common.text.sample import split_sentences
+
+    def texts() -> Iterator[str]:
+        for path in paths:
+            shard = ShardReader(model_tokenizer=tokenizer).open(path).verified()
+            for row in (row for row, name in enumerate(shard.domains) if domain in (None, name)):
+                ids = shard.document(row).token_ids
+                yield tokenizer.decode(ids[ids != shard.separator_id].tolist())
+
+    found = list(islice((sentence for text in texts() for sentence in split_sentences(text)), MAX_SENTENCES))
+    if not found:
+        raise InputError(f"--domain {domain}: no document of {paths[0]} and the other shards has this domain")
+    return found
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from common.model.probes import ProbeOptions, build_probes, usable_sentences, write_probes
@@ -78,8 +105,14 @@ def main(argv: list[str] | None = None) -> None:
     from common.text.tokenization import load_tokenizer
 
     tokenizer = load_tokenizer(args.tokenizer, args.trust_remote_code)
-    if args.corpus:
-        refuse_inputs([args.out], local_files(args.corpus))
+    files = local_files(args.corpus) if args.corpus else []
+    refuse_inputs([args.out], files)
+    of_shards = bool(files) and all(path.suffix == ".bin" for path in files)
+    if args.domain is not None and not of_shards:
+        raise InputError("--domain: only shards of step 4 know domains; name them with --corpus, or leave it out")
+    if of_shards:
+        sentences = shard_sentences(files, args.domain, tokenizer)
+    elif args.corpus:
         sentences = corpus_sentences(args.corpus, args.text_column, args.on_bad_row == "skip")
     else:
         sentences = sample_sentences()

@@ -12,6 +12,7 @@
 #   --shard_size          flags of fineweb.py
 #   --where, --score, --within, --top_pct, --by, --max_repetition, --dedup       flags of rank_scores.py
 #   --num_probes N        flag of generate_retrieval_probes.py
+#   --heads_of DOMAIN     find heads of their own for the documents of this domain, by its text; may be given again
 #   --overwrite           score again if the scores belong to other heads or another text; tokenize your own corpus again
 #   --all                 train and evaluate, too: a model of examples/config.json; on the sample a very small one
 #
@@ -45,6 +46,7 @@ tokenizing=()
 ranking=()
 top=20
 num_probes=
+heads_of=()
 overwrite=()
 all=no
 while [ $# -gt 0 ]; do
@@ -56,7 +58,7 @@ while [ $# -gt 0 ]; do
     case "$1" in
         --model | --version | --input | --hub | --name | --text_column | --id_column | --domain_column | \
             --keep_columns | --on_bad_row | --max_docs | --hub_config | --hub_split | --shard_size | --where | --score | \
-            --within | --top_pct | --by | --max_repetition | --dedup | --num_probes) ;;
+            --within | --top_pct | --by | --max_repetition | --dedup | --num_probes | --heads_of) ;;
         *) fail "unknown flag $1 (--help lists the flags)" ;;
     esac
     [ -n "${2:-}" ] || fail "$1 needs a value (--help lists the flags)"
@@ -69,6 +71,7 @@ while [ $# -gt 0 ]; do
         --where | --score | --within | --by | --max_repetition | --dedup) ranking+=("$1" "$2") ;;
         --top_pct) ranking+=("$1" "$2"); top=$2 ;;
         --num_probes) num_probes=$2 ;;
+        --heads_of) heads_of+=("$2") ;;
         *) tokenizing+=("$1" "$2") ;;
     esac
     shift 2
@@ -161,20 +164,36 @@ selection=$data/top$top
 if [ "$model" = "$sample_model" ]; then
     step requirements/sample.txt "$model" unpack_model.py --out "$model"
 fi
-step "$model" "$data/probes.jsonl" generate_retrieval_probes.py --tokenizer "$model" "${probes[@]}" \
-    --out "$data/probes.jsonl"
-step "$data/probes.jsonl" "$data/retrieval_heads.txt" compute_retrieval_heads.py --model "$model" \
-    --probes "$data/probes.jsonl" --out "$data/retrieval_heads.txt"
-step "$data/retrieval_heads.txt" "$reference" make_reference_model.py --base_model "$model" \
-    --retrieval_heads "$data/retrieval_heads.txt" --probes "$data/probes.jsonl" "${check[@]}" --out "$reference"
+# make_reference INPUT FOLDER REFERENCE FLAG…: steps 1 to 3, by probes from the text that the flags name.
+make_reference() {
+    local input=$1 folder=$2 reference=$3
+    shift 3
+    step "$input" "$folder/probes.jsonl" generate_retrieval_probes.py --tokenizer "$model" "$@" "${probes[@]}" \
+        --out "$folder/probes.jsonl"
+    step "$folder/probes.jsonl" "$folder/retrieval_heads.txt" compute_retrieval_heads.py --model "$model" \
+        --probes "$folder/probes.jsonl" --out "$folder/retrieval_heads.txt"
+    step "$folder/retrieval_heads.txt" "$reference" make_reference_model.py --base_model "$model" \
+        --retrieval_heads "$folder/retrieval_heads.txt" --probes "$folder/probes.jsonl" "${check[@]}" --out "$reference"
+}
+
+make_reference "$model" "$data" "$reference"
 tokenize=(fineweb.py "${corpus[@]}" "${tokenizing[@]}" --tokenizer "$model" --out_dir "$shards")
 if [ $own = yes ]; then
     run "${tokenize[@]}" "${overwrite[@]}"  # always: it sees by itself which files are new
 else
     step "$reference" "$shards/fineweb_summary.json" "${tokenize[@]}"
 fi
+references=("$reference")
+[ ${#heads_of[@]} = 0 ] || references=("default=$reference")
+for domain in "${heads_of[@]}"; do
+    folder=$data/heads_of_${domain//\//%2F}
+    # not after the summary of the shards: files that are added to the corpus later change no heads
+    make_reference "$reference" "$folder" "$folder/reference-model" --corpus "$shards/fineweb_train_*.bin" \
+        --domain "$domain"
+    references+=("$domain=$folder/reference-model")
+done
 step "$shards/fineweb_summary.json" "$data/ai_scores.json" attention_influence_scoring.py --base_model "$model" \
-    --reference_model "$reference" --data "$shards/fineweb_train_*.bin" "${window[@]}" --out "$data/ai_scores.tsv" \
+    --reference_model "${references[@]}" --data "$shards/fineweb_train_*.bin" "${window[@]}" --out "$data/ai_scores.tsv" \
     "${overwrite[@]}"
 step "$data/ai_scores.json" "$selection.json" rank_scores.py --scores "$data/ai_scores.tsv" "${ranking[@]}" \
     --out "$selection.tsv"

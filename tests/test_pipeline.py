@@ -120,6 +120,29 @@ def test_paths_are_those_of_the_folder_in_which_it_is_called(pipeline, tmp_path_
     assert (pipeline.folder / "data/mine/ai_scores.json").exists()
 
 
+def test_domains_have_heads_of_their_own_from_their_own_text(pipeline):
+    flags = ["--input", "/corpora/mine", "--num_probes", "3", "--heads_of", "novels", "--heads_of", "a/b c"]
+    names = list(OUTPUTS)
+    own = ["generate_retrieval_probes", "compute_retrieval_heads", "make_reference_model"]
+    place = names.index("attention_influence_scoring")
+    assert pipeline(*flags) == [*names[:place], *own, *own, *names[place:], "validate_docs"]
+    data = "data/SmolLM2-135M-Instruct-mine"
+    probes = [call for call in calls(pipeline.folder) if "--num_probes" in call]
+    assert [call[2:6] for call in probes[1:]] == [
+        ["--corpus", f"{data}/shards/fineweb_train_*.bin", "--domain", domain] for domain in ("novels", "a/b c")
+    ]
+    [scored] = [call for call in calls(pipeline.folder) if "--reference_model" in call]
+    assert scored[scored.index("--reference_model") + 1 : scored.index("--data")] == [
+        f"default={data}/reference-model",
+        f"novels={data}/heads_of_novels/reference-model",
+        f"a/b c={data}/heads_of_a%2Fb c/reference-model",
+    ]
+    summary = pipeline.folder / data / "shards/fineweb_summary.json"
+    after = summary.stat().st_mtime_ns + 5_000_000_000
+    os.utime(summary, ns=(after, after))  # new files change the scores, but no heads
+    assert pipeline(*flags) == ["fineweb", *names[place:], "validate_docs"]
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

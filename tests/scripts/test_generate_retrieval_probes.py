@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import fineweb
 import generate_retrieval_probes
-from tests.conftest import SENTENCES
+from tests.conftest import SENTENCES, error_of, write_jsonl
 
 PROBE = [generate_retrieval_probes, *"--tokenizer BASE --out new.jsonl".split()]
 
@@ -27,6 +28,8 @@ BAD_INPUT = {
         ["--key_length 1"],
     ),
     "keys too long": ([*PROBE, *"--key_length 1000000000000 --corpus SENTENCES".split()], None, ["--key_length"]),
+    "a domain of files without domains": ([*PROBE, "--corpus", "SENTENCES", "--domain", "a"], None, ["--domain"]),
+    "a domain of the sample text": ([*PROBE, "--domain", "code"], None, ["--domain"]),
     "probes over their own corpus": (
         [*PROBE[:-1], "corpus.txt", "--corpus", "corpus.txt"],
         lambda d: (d / "corpus.txt").write_text("One two three. Four five six."),
@@ -51,3 +54,26 @@ def test_it_says_how_close_the_probes_come_to_the_wanted_length(bpe_folder, tmp_
     said = re.search(r"median (\d+), shortest (\d+), at most 700", capsys.readouterr().out)
     assert [int(said[1]), int(said[2])] == [lengths[1], lengths[0]]
     assert {row["template"] for row in rows} == {template}
+
+
+def test_sentences_of_shards_are_those_of_the_domain(run, spm_folder, capsys):
+    texts = {"a": [], "b": []}
+    for number in range(300):
+        texts["ab"[number % 2]].append(f"In {'ab'[number % 2]} the number {number} follows {number - 1}.")
+    rows = [
+        {"text": " ".join(found[i : i + 10]), "kind": kind} for kind, found in texts.items() for i in range(0, 150, 10)
+    ]
+    write_jsonl("more.jsonl", rows)
+    fineweb.main(f"--tokenizer {spm_folder} --input more.jsonl --domain_column kind --out_dir data/more".split())
+    flags = f"--tokenizer {spm_folder} --num_probes 2 --max_tokens 900 --corpus data/more/fineweb_train_*.bin"
+    capsys.readouterr()
+    for domain, other in ("ab", "ba"):
+        generate_retrieval_probes.main([*flags.split(), "--domain", domain, "--out", "probes.jsonl"])
+        assert "from 150 sentences" in capsys.readouterr().out
+        for row in map(json.loads, Path("probes.jsonl").read_text().splitlines()):
+            assert row["answer"] in {text.rstrip(".") for text in texts[domain]}
+            assert f"In {domain} the" in row["prompt"] and f"In {other} the" not in row["prompt"]
+    generate_retrieval_probes.main([*flags.split(), "--out", "probes.jsonl"])
+    assert "from 300 sentences" in capsys.readouterr().out
+    line = error_of(generate_retrieval_probes, [*flags.split(), "--domain", "c", "--out", "probes.jsonl"], capsys)
+    assert line.startswith("error: --domain c: no document of data/more/fineweb_train_000001.bin")
