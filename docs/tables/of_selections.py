@@ -43,14 +43,19 @@ def scored_in_part(result: dict) -> str:
     """For each way to score a part of a document: what it reads, and how well it finds what the whole score chooses."""
     rows = []
     for name, way in result["ways"].items():
-        cheap = way["share_of_tokens"]
-        found = [
-            f"{over_domains(recall.values(), '.0%', min)} for {cheap + (float(kept) if number else 0):.0%}"
-            for number, (kept, recall) in enumerate(way["recall"].items())
-        ]
-        rows.append((name, over_domains(way["spearman"].values(), ".2f", min), *found))
-    head = ("tokens scored", "rank correlation", "the part chooses 20 %", "keeps 40 % to score whole", "keeps 60 %")
-    return markdown(head, "lrrrr", rows)
+
+        def shown(figure: str, form: str = ".0%", way: dict = way) -> str:
+            low, high = way["bands"][figure]
+            mean = statistics.mean(of[figure] for of in way["domains"].values())
+            return f"{mean:{form}} ({low:{form}} to {high:{form}})"
+
+        def read(figure: str, way: dict = way) -> str:
+            return f"{statistics.mean(of[figure] for of in way['domains'].values()):.0%}"
+
+        scored = [f"{shown(f'recall {kept}')} for {read(f'read {kept}')}" for kept in (0.4, 0.6)]
+        rows.append((name, read("read"), shown("spearman", ".2f"), shown("recall 0.2"), shown("within"), *scored))
+    head = ("tokens scored", "read", "rank correlation", "the part chooses 20 %", "inside fifths of length")
+    return markdown((*head, "keeps 40 % to score whole", "keeps 60 %"), "lrrrrrr", rows)
 
 
 @measured(experiment, "prefilter")
