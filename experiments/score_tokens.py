@@ -8,9 +8,9 @@ Writes  experiments/results/score_tokens.json and .png; python docs/fill_tables.
 Python's own library is a domain of its own, code. Of each domain, documents at random that have TOKENS[1] tokens or
 more are cut to lengths between TOKENS[0] and that, each doubling of which is equally likely; the lengths are the same
 in all domains. Each is scored whole, on its first N tokens and N from a random place, as --score_tokens does it, and on
-its first 2N, which are as many; a shorter one is scored whole. A score in part then chooses a fifth of a domain, or what
-is scored whole before a fifth is chosen from that: which share of the true top fifth is kept? And if both choose inside
-fifths of length, as rank_scores.py --within num_tokens:5 does?
+its first 2N, which are as many; a shorter one is scored whole. A score in part then chooses a fifth of a domain, or
+what is scored whole before a fifth is chosen from that: which share of the true top fifth is kept? And if both choose
+inside fifths of length, as rank_scores.py --within num_tokens:5 does?
 """
 
 import json
