@@ -114,9 +114,9 @@ def require_domains(domains: Collection[str], paths: Iterable[Path], reader: Sha
     """Raise InputError for domains, of which references are named, that no document of the shards has."""
     if not domains:
         return
-    found = sorted({domain or NO_DOMAIN for path in paths for domain in reader.open(path).domains})
+    found = sorted({domain for path in paths for domain in reader.open(path).domains})
     if missing := {*domains} - {*found}:
-        named = ", ".join(found[:MOST_NAMED]) + ", …" * (len(found) > MOST_NAMED)
+        named = ", ".join(domain or NO_DOMAIN for domain in found[:MOST_NAMED]) + ", …" * (len(found) > MOST_NAMED)
         raise InputError(
             f"--reference_model {min(missing)}=…: no document of --data has this domain; there are: {named}"
         )
