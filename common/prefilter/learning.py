@@ -138,7 +138,7 @@ def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total:
     domains = table["domain"].to_numpy(str)
     table["predicted"] = held_out(features, ranks, domains, table["fold"].to_numpy())
     prices = {
-        name: price(*(own[column].to_numpy() for column in ("predicted", "score", "num_tokens")), options.top_pct)
+        name: price(*(own[column].to_numpy() for column in ("predicted", "score", "tokens")), options.top_pct)
         for name, own in table.groupby("domain")
     }
     whole |= {name: CHANCE for name, each in prices.items() if each.is_chance}
@@ -188,12 +188,13 @@ def _remove_kept(folder: Path, record: dict) -> None:
 def _pilot(
     options: LearnOptions, source: TextSource, reader: ShardReader, total: Counts
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """The features of the documents with a finite score, and their domain, tokens, score and fold."""
+    """The features of the documents with a finite score, and their domain, tokens that were scored, score and fold."""
     features, tables = [], []
     with scratch(options.out_dir / RECORD) as spare:
         for texts, scores in scored_texts(source, reader, spare, total):
             features.append(features_of(texts))
-            table = scores.select(["domain", "num_tokens"]).to_pandas()
+            table = scores.select(["domain", "num_tokens", "scored_tokens"]).to_pandas()
+            table["tokens"] = table["scored_tokens"].fillna(table["num_tokens"])  # fewer with --score_tokens
             table["score"] = scores[options.score].to_numpy()
             table["fold"] = [hash_of(text.encode("utf-8", "replace")) % FOLDS for text in texts]
             tables.append(table)

@@ -42,6 +42,13 @@ def test_a_function_of_the_text_is_learnt_and_chance_and_few_documents_are_told(
     assert Path("data/prefilter/price_list.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_cost_is_what_is_scored_of_each_document(scored_pilot):
+    assert record()["prices"]["told"]["tokens"][39] != 0.4
+    pd.read_parquet("scores.parquet").assign(scored_tokens=7).to_parquet("scores.parquet")
+    prefilter_scores.main([*LEARN, "--overwrite"])
+    assert record()["prices"]["told"]["tokens"][39] == 0.4
+
+
 def test_texts_from_tokens_teach_the_same(scored_pilot):
     wanted = Path("data/prefilter/predictor.json").read_bytes()
     Path("pilot.jsonl").unlink()
