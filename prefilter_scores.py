@@ -18,7 +18,7 @@ apply   reads   data/prefilter/ and --input, as fineweb.py does: parquet, Arrow,
 
 --recall takes in each domain the smallest share for which the lower edge of the band reaches the recall. A domain that
 the pilot lacks, or with few documents in it, or whose predictor is no better than chance, is kept whole. The same
-command continues a stopped apply after its last finished files.
+command continues a stopped apply after its last finished files, and with more files it predicts only the new ones.
 """
 
 import argparse

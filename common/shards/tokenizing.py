@@ -185,7 +185,7 @@ def _after(
                     new |= {name: found[row].kept.get(name) for name in text}
                 if not known or not new or any(as_text(old[name]) != as_text(new.get(name)) for name in old):
                     changed = f"document {found[row].id}" if new else "one of the files"
-                    since = "since, or the prefilter keeps others" if filtered else "since"
+                    since = "since, or the prefilter keeps others (new files move its cut)" if filtered else "since"
                     raise InputError(
                         f"{folder} holds the work of another run: {changed} has changed {since}; give another output, "
                         "or --overwrite"
