@@ -189,9 +189,10 @@ def _keep(parts: list[Path], folder: Path, options: ApplyOptions, learnt: Learnt
         duckdb_errors(f"{out}: cannot be written"),
         duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(spare / "spilled")}) as database,
     ):
-        sizes = dict(database.sql(f"SELECT domain, count(*) FROM {rows} GROUP BY domain").fetchall())
-        if not sizes:
-            raise InputError(f"{' '.join(options.input)}: no documents in it; give text")
+        counted = database.sql(f"SELECT domain, count(*), sum(characters) FROM {rows} GROUP BY domain").fetchall()
+        if not any(characters for *_, characters in counted):
+            raise InputError(f"{' '.join(options.input)}: no text in it; give other files, or another --text_column")
+        sizes = {name: documents for name, documents, _ in counted}
         if not sizes.keys() & learnt.prices.keys():
             raise InputError(
                 f"no document is of a domain that was learnt ({few(sorted(learnt.prices))}), but of "

@@ -189,16 +189,22 @@ def _pilot(
     options: LearnOptions, source: TextSource, reader: ShardReader, total: Counts
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """The features of the documents with a finite score, and their domain, tokens that were scored, score and fold."""
-    features, tables = [], []
+    features, tables, has_text = [], [], False
     with scratch(options.out_dir / RECORD) as spare:
         for texts, scores in scored_texts(source, reader, spare, total):
+            has_text = has_text or any(texts)
             features.append(features_of(texts))
             table = scores.select(["domain", "num_tokens", "scored_tokens"]).to_pandas()
             table["tokens"] = table["scored_tokens"].fillna(table["num_tokens"])  # fewer with --score_tokens
             table["score"] = scores[options.score].to_numpy()
             table["fold"] = [hash_of(text.encode("utf-8", "replace")) % FOLDS for text in texts]
             tables.append(table)
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["score"])
+    if not has_text:
+        raise InputError(
+            f"{source.selection}: no document has a text, as it was when it was scored; name its column with "
+            "--text_column, or take the texts from the shards: --from_tokens"
+        )
+    table = pd.concat(tables, ignore_index=True)
     finite = np.isfinite(table["score"].to_numpy(float))
     if not finite.any():
         raise InputError(f"{source.selection}: no document has a finite {options.score}; name another --score")

@@ -221,6 +221,12 @@ def test_a_damaged_record_is_refused_before_anything_is_predicted(learnt, name, 
     assert not (FOLDER / "parts").exists()
 
 
+def test_a_corpus_of_empty_texts_is_refused(learnt, capsys):
+    for path in Path("raw").iterdir():
+        write_jsonl(path, [row | {"text": ""} for row in rows(0, RAW)])
+    assert error_of(prefilter_scores, [*APPLY, "--keep", "0.4"], capsys).startswith("error: raw: no text in it")
+
+
 BAD = {
     "--keep 0.4 --input none.jsonl": "none.jsonl: no such file",
     "--keep 0.4 --domain_column nothing": "no column 'nothing' (--domain_column) in it, only id, kind, text",
