@@ -81,7 +81,7 @@ def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dic
     _predict(parts, options, columns, engine)
     remove(record)
     domains = _keep([*parts.values()], folder, options, learnt)
-    result = {**chosen, "model": learnt.digest, "domains": domains, "columns": vars(columns)}
+    result = {**chosen, "model": learnt.digest, "pilot": learnt.pilot, "domains": domains, "columns": vars(columns)}
     write_json(record, result | {"inputs": inputs})
     if inputs_before != inputs:
         print(

@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import groupby, zip_longest
@@ -64,6 +64,7 @@ class Facts:
         score: whose rank was predicted.
         top_pct: the percentage of best documents that each `recall` of `domains` is of.
         domains: by name.
+        pilot: how the scores were made that it learnt from: flags of step 5, as far as they are known.
     """
 
     model: str
@@ -72,6 +73,7 @@ class Facts:
     score: str
     top_pct: float
     domains: dict[str, KeptPart]
+    pilot: dict[str, object] = field(default_factory=dict)
 
     def and_of(self, other: "Facts") -> "Facts | None":
         """What was kept of two corpora together; None if they went through different prefilters."""
@@ -123,10 +125,10 @@ def facts_of(record: object, where: object) -> Facts | None:
                 raise ValueError("it keeps more of a domain than there is")
             if part.recall is None and part.kept < part.documents:
                 raise ValueError("a domain without recall is not kept whole")
-        facts = Facts(*map(record.__getitem__, _names(Facts)[:-1]), domains)
+        facts = Facts(*map(record.__getitem__, _names(Facts)[:-2]), domains, record.get("pilot", {}))
         facts.in_words()
-        if not isinstance(facts.score, str):
-            raise TypeError("the score is not a name")
+        if not (isinstance(facts.score, str) and isinstance(facts.pilot, dict)):
+            raise TypeError("the score is not a name, or the pilot no record")
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{where}: not the record of a prefilter ({error!r}); {MAKE}") from None
     return facts

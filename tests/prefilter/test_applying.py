@@ -31,6 +31,7 @@ def kept(*flags):
 def test_exactly_the_share_is_kept_and_other_domains_are_kept_whole(learnt, capsys):
     table, record = kept("--keep", "0.4")
     assert (record["keep"], record["recall"], record["score"], record["top_pct"]) == (0.4, None, "AI_Score", 20)
+    assert record["pilot"] == {"base_model": "base", "seq_len": 64}
     assert record["domains"].keys() == RAW.keys()
     for name, domain in record["domains"].items():
         own = table[table["domain"] == name]
@@ -208,6 +209,7 @@ DAMAGED = {
     "a percentage as text": lambda found: found.update(top_pct="x"),
     "no domains": lambda found: found.update(whole=None),
     "no score": lambda found: found.pop("score"),
+    "a pilot as text": lambda found: found.update(pilot="x"),
 }
 
 

@@ -205,6 +205,7 @@ BAD = {
     "more than there is": (lambda: record(domains={"a": WHOLE | {"kept": 10}}), ["keeps more of a domain"]),
     "a part without recall": (lambda: record(domains={"a": WHOLE | {"kept": 8}}), ["recall is not kept whole"]),
     "no score": (lambda: record(score=None), ["kept.json: not the record of a prefilter"]),
+    "a pilot as text": (lambda: record(pilot="base"), ["or the pilot no record"]),
     "a count as text": (lambda: record(domains={"a": WHOLE | {"characters": "9"}}), ["not a whole number"]),
 }
 
