@@ -128,8 +128,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--chat: the texts of --version are no chats; give your own with --input or --hub")
     if args.keep_columns and args.version == "sample" and not own:
         raise InputError("--keep_columns: the sample text has no columns; leave it out")
-    if args.prefilter and args.version == "sample" and not own:
-        raise InputError("--prefilter: the sample text is in no files that it could list; leave it out")
+    if args.prefilter and not args.input:
+        raise InputError("--prefilter: it lists files; give those with --input, or leave it out")
     if args.chat_date and not args.chat:
         raise InputError("--chat_date: only the template of chats prints a date; give --chat too, or leave it out")
     engine = cli.options(EngineOptions, args)
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         corpus = open_version(args.version, reader)
     prefilter = args.prefilter and Prefilter(args.prefilter)
-    corpus = kept_by(prefilter, corpus) if prefilter else corpus
+    corpus = kept_by(prefilter, corpus, args.max_docs) if prefilter else corpus
     make_dataset(corpus, reader, tokenizer, options, engine)
     reader.report()
     if prefilter:

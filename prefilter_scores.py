@@ -18,7 +18,7 @@ apply   reads   data/prefilter/ and --input, as fineweb.py does: parquet, Arrow,
 
 --recall takes in each domain the smallest share for which the lower edge of the band reaches the recall. A domain that
 the pilot lacks, or with few documents in it, or whose predictor is no better than chance, is kept whole. The same
-command continues a stopped apply after its last finished files.
+command continues a stopped apply after its last finished files, and with more files it predicts only the new ones.
 """
 
 import argparse
@@ -69,6 +69,7 @@ def learn(args: argparse.Namespace) -> None:
     from common.prefilter.price_list import write_price_list
     from common.shards.reader import ShardReader
     from common.table.domains import largest, smaller
+    from common.table.schema import NO_DOMAIN
     from common.text.corpus import DEFAULT_DOMAIN
 
     if args.score not in SCORES:
@@ -81,11 +82,11 @@ def learn(args: argparse.Namespace) -> None:
     picture = recall_picture({name: learnt.prices[name] for name in shown}, args.top_pct)
     save_picture(picture, args.out_dir / "price_list.png")
     for name in shown:
-        print(f"{name}: {learnt.prices[name].sentence(EXAMPLE)}")
+        print(f"{name or NO_DOMAIN}: {learnt.prices[name].sentence(EXAMPLE)}")
     if rest := learnt.prices.keys() - shown:
         print(f"{smaller(len(rest))}: see {args.out_dir}/price_list.tsv")
     for name, why in learnt.whole.items():
-        print(f"{name}: {why}; it will be kept whole")
+        print(f"{name or NO_DOMAIN}: {why}; it will be kept whole")
     print(f"wrote {args.out_dir}/: predictor.json, learn.json, price_list.tsv, price_list.png")
     command = ["python", "prefilter_scores.py", "apply", "--input", "raw/*.jsonl.zst", "--keep", str(EXAMPLE)]
     command += ["--domain_column", "source"] if {*learnt.prices, *learnt.whole} != {DEFAULT_DOMAIN} else []
@@ -99,6 +100,7 @@ def apply(args: argparse.Namespace) -> None:
     """Choose what is kept of a corpus."""
     from common.prefilter.applying import ApplyOptions, apply
     from common.table.domains import largest, smaller
+    from common.table.schema import NO_DOMAIN
     from common.text.corpus import Columns
     from common.workers.team import EngineOptions
 
@@ -109,7 +111,8 @@ def apply(args: argparse.Namespace) -> None:
         domain, recall = domains[name], domains[name]["recall"]
         expected = "expected recall {estimate:.2f} ({low:.2f} to {high:.2f})".format_map(recall) if recall else "whole"
         part = domain["kept_characters"] / max(domain["characters"], 1)
-        print(f"{name}: {domain['kept']:,} of {domain['documents']:,} documents, {part:.0%} of the text; {expected}")
+        counts = f"{domain['kept']:,} of {domain['documents']:,} documents"
+        print(f"{name or NO_DOMAIN}: {counts}, {part:.0%} of the text; {expected}")
     if rest := domains.keys() - shown:
         print(f"{smaller(len(rest))}: see {args.out_dir}/kept.json")
     documents, kept = (sum(domain[name] for domain in domains.values()) for name in ("documents", "kept"))

@@ -124,10 +124,11 @@ def scored_texts(
 
 
 def _strings(rows: Rows, column: str, piece: "_Piece") -> Iterator[str]:
-    texts = column_of(rows, column)
-    for text in texts.to_pylist() if isinstance(texts, pa.ChunkedArray) else texts or ():
+    texts, place = column_of(rows, column), getattr(piece.source, "path", piece.source)
+    if texts is None:
+        raise InputError(f"{place}: no column {column!r}; name the right one with --text_column")
+    for text in texts.to_pylist() if isinstance(texts, pa.ChunkedArray) else texts:
         if not isinstance(text, str):
-            place = getattr(piece.source, "path", piece.source)
             raise InputError(
                 f"{place}: the column {column!r} is not text; take the texts from the shards: --from_tokens"
             )

@@ -1,5 +1,6 @@
 """Predictions for a whole corpus, file by file, and which of its documents are kept."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from common.prefilter.learning import KEPT, Learnt
 from common.prefilter.predictor import PREDICTOR, Predictor
 from common.prefilter.price_list import Price
 from common.table.tables import duckdb_errors, few, literal
-from common.text.corpus import Columns, RowReader, SourceDocument, read_files
+from common.text.corpus import Columns, RowReader, SourceDocument, hash_of, read_files
 from common.text.fineweb import file_state, input_files
 from common.text.rows import text_bytes
 from common.workers.team import EngineOptions, workers
@@ -47,7 +48,7 @@ class ApplyOptions:
         keep: the share of each domain's documents, rounded up; or None.
         recall: of the true selection in each domain, which chooses the share; or None.
         on_bad_row: `stop` or `skip`.
-        overwrite: replace what was kept with other options, and predictions of other files.
+        overwrite: replace what was kept with other options, and predictions of files that have changed or are gone.
     """
 
     out_dir: Path
@@ -61,24 +62,40 @@ class ApplyOptions:
 def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dict:
     """Predict each document of a corpus and write which are kept; returns the record, `kept.json`.
 
-    A stopped run goes on after its last finished file. Call it as the sole writer of the folder.
+    A stopped run goes on after its last finished file, and one with more files predicts only those that are new. Call
+    it as the sole writer of the folder.
 
     Raises:
         InputError: nothing was learnt, a file is damaged, or the folder holds the work of another run.
     """
     folder, learnt = options.out_dir, Learnt.read(options.out_dir)
-    paths = input_files(options.input)
+    paths, record = input_files(options.input), folder / f"{KEPT}.json"
     inputs = {name: state for name, *state in map(file_state, paths)}
     settings = {"model": learnt.digest, "columns": vars(columns), "inputs": inputs}
     chosen = {"keep": options.keep, "recall": options.recall, "score": learnt.score, "top_pct": learnt.top_pct}
-    _refuse_others(folder / f"{KEPT}.json", chosen, options.overwrite)
-    record = folder / PARTS / RECORD
-    is_same = record.exists() and read_json(record) == settings
-    claim(record, settings, options.overwrite and not is_same, "*.parquet")
-    parts = [folder / PARTS / f"{number:06d}.parquet" for number in range(len(paths))]
-    make = partial(FilePredictor, str(folder / PREDICTOR), columns, options.on_bad_row == "skip")
-    units = [(str(path), str(part)) for path, part in zip(paths, parts, strict=True) if not part.exists()]
-    sizes = {str(path): text_bytes(path, columns.text) for path in paths}
+    _refuse_others(record, chosen, options.overwrite)
+    inputs_before = read_json(record).get("inputs") if record.exists() else inputs
+    _claim_parts(folder / PARTS / RECORD, settings, options.overwrite)
+    parts = {str(path): folder / PARTS / _part_of(*each) for path, each in zip(paths, inputs.items(), strict=True)}
+    remove(*({*(folder / PARTS).glob("*.parquet")} - {*parts.values()}))
+    _predict(parts, options, columns, engine)
+    remove(record)
+    domains = _keep([*parts.values()], folder, options, learnt)
+    result = {**chosen, "model": learnt.digest, "pilot": learnt.pilot, "domains": domains, "columns": vars(columns)}
+    write_json(record, result | {"inputs": inputs})
+    if inputs_before != inputs:
+        print(
+            f"{record}: of other files than before, so the cut of each domain has moved; fineweb.py refuses to add to "
+            "shards of the old cut if it keeps others of their documents now"
+        )
+    return result
+
+
+def _predict(parts: dict[str, Path], options: ApplyOptions, columns: Columns, engine: EngineOptions) -> None:
+    """Write the parts that are not there yet, each by the name of its file."""
+    make = partial(FilePredictor, str(options.out_dir / PREDICTOR), columns, options.on_bad_row == "skip")
+    units = [(path, str(part)) for path, part in parts.items() if not part.exists()]
+    sizes = {path: text_bytes(as_path(path), columns.text) for path in parts}
     with (
         workers(engine, make, FilePredictor.rest_after, on_gpu=False, processes=True) as team,
         cli.progress(sum(sizes.values()), "predicting", unit="characters") as bar,
@@ -89,11 +106,24 @@ def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dic
             bar.update(characters or 0)
         for (path, _), reason in team.set_aside:
             raise InputError(f"{path}: three workers were lost while they read it ({reason}); run the same again")
-    remove(folder / f"{KEPT}.json")
-    domains = _keep(parts, folder, options, learnt)
-    result = {**chosen, "model": learnt.digest, "domains": domains, "columns": vars(columns)}
-    write_json(folder / f"{KEPT}.json", result | {"inputs": inputs})
-    return result
+
+
+def _part_of(name: str, state: list) -> str:
+    """The name of a file's predictions, another if the file has changed."""
+    return f"{hash_of(json.dumps([name, *state]).encode()):016x}.parquet"
+
+
+def _claim_parts(record: Path, settings: dict, overwrite: bool) -> None:
+    """Bind the parts to these settings, also if files were added since; with `overwrite`, if files changed or are gone.
+
+    Raises:
+        InputError: the parts are of other settings.
+    """
+    before = read_json(record) if record.exists() else settings
+    is_same = before | {"inputs": 0} == settings | {"inputs": 0} and isinstance(before.get("inputs"), dict)
+    goes_on = is_same and (overwrite or before["inputs"].items() <= settings["inputs"].items())
+    claim(record, before if goes_on else settings, overwrite and not goes_on, "*.parquet")
+    write_json(record, settings)
 
 
 def _refuse_others(record: Path, chosen: dict, overwrite: bool) -> None:
@@ -159,9 +189,10 @@ def _keep(parts: list[Path], folder: Path, options: ApplyOptions, learnt: Learnt
         duckdb_errors(f"{out}: cannot be written"),
         duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(spare / "spilled")}) as database,
     ):
-        sizes = dict(database.sql(f"SELECT domain, count(*) FROM {rows} GROUP BY domain").fetchall())
-        if not sizes:
-            raise InputError(f"{' '.join(options.input)}: no documents in it; give text")
+        counted = database.sql(f"SELECT domain, count(*), sum(characters) FROM {rows} GROUP BY domain").fetchall()
+        if not any(characters for *_, characters in counted):
+            raise InputError(f"{' '.join(options.input)}: no text in it; give other files, or another --text_column")
+        sizes = {name: documents for name, documents, _ in counted}
         if not sizes.keys() & learnt.prices.keys():
             raise InputError(
                 f"no document is of a domain that was learnt ({few(sorted(learnt.prices))}), but of "

@@ -27,6 +27,7 @@ from common.text.kept import PREDICTED
 
 MIN_DOCUMENTS = 100  # of a domain, with a score
 RECORD, CLAIM = "learn.json", ".learn.json"
+PILOT = ("base_model", "reference_model", "seq_len", "score_tokens")  # of the record of its scores
 KEPT = "kept"  # what `apply` writes
 FEW = "too few documents in the pilot"
 CURVES, NUMBERS = ("tokens", "recall", "low", "high"), ("documents", "gain", "gain_low")  # of a `Price`
@@ -59,6 +60,7 @@ class Learnt:
         prices: of each domain for which there is a predictor.
         whole: why a domain is scored whole, for those that are.
         digest: of the predictor.
+        pilot: how it was scored, as far as that is known: `PILOT`.
     """
 
     score: str
@@ -66,6 +68,7 @@ class Learnt:
     prices: dict[str, Price]
     whole: dict[str, str]
     digest: str
+    pilot: dict
 
     def price(self, domain: str) -> Price | None:
         """The price list of a domain; None if it is scored whole."""
@@ -77,7 +80,9 @@ class Learnt:
         found, path = read_json(folder / RECORD), folder / PREDICTOR
         try:
             prices = {name: Price(**each) for name, each in found["prices"].items()}
-            learnt = cls(found["score"], found["top_pct"], prices, found["whole"], found["predictor"])
+            learnt = cls(
+                found["score"], found["top_pct"], prices, found["whole"], found["predictor"], found.get("pilot", {})
+            )
             learnt._check()
         except (AttributeError, KeyError, TypeError, ValueError):
             raise InputError(f"{folder / RECORD}: not a record of this version; make it with learn again") from None
@@ -92,6 +97,7 @@ class Learnt:
         numbers = np.array([self.top_pct, *(getattr(each, name) for each in prices for name in NUMBERS)])
         is_right = (
             isinstance(self.whole, dict)
+            and isinstance(self.pilot, dict)
             and self.score in SCORES
             and {curves.dtype.kind, numbers.dtype.kind} <= {*"if"}
             and curves.shape == (len(CURVES) * len(prices), len(SHARES))
@@ -138,7 +144,7 @@ def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total:
     domains = table["domain"].to_numpy(str)
     table["predicted"] = held_out(features, ranks, domains, table["fold"].to_numpy())
     prices = {
-        name: price(*(own[column].to_numpy() for column in ("predicted", "score", "num_tokens")), options.top_pct)
+        name: price(*(own[column].to_numpy() for column in ("predicted", "score", "tokens")), options.top_pct)
         for name, own in table.groupby("domain")
     }
     whole |= {name: CHANCE for name, each in prices.items() if each.is_chance}
@@ -146,10 +152,11 @@ def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total:
     fit(features, ranks, domains).write(folder / PREDICTOR)
     digest = file_digest(folder / PREDICTOR).hex()
     record = {**made, "documents": len(table), "whole": whole, "predictor": digest}
+    record["pilot"] = {name: value for name, value in _record(source.selection).items() if name in PILOT}
     record["prices"] = {name: dataclasses.asdict(each) for name, each in prices.items()}
     _remove_kept(folder, record)
     write_json(folder / RECORD, record)
-    return Learnt(options.score, options.top_pct, prices, whole, digest)
+    return Learnt(options.score, options.top_pct, prices, whole, digest, record["pilot"])
 
 
 def _check_fair(scores: Path) -> None:
@@ -167,11 +174,15 @@ def _check_fair(scores: Path) -> None:
             f"{scores}: a selection (columns {', '.join(SLICES.names)}), which is no fair sample; name the score table "
             "of the pilot"
         )
-    record, sample = record_of(scores), None
+    if not _record(scores).get("sample"):
+        where = record_of(scores)
+        cli.warn(f"{where}: does not say --sample; the prices are right only if the pilot is a fair sample, or all")
+
+
+def _record(scores: Path) -> dict:
     with suppress(InputError):
-        sample = read_json(record).get("sample")
-    if not sample:
-        cli.warn(f"{record}: does not say --sample; the prices are right only if the pilot is a fair sample, or all")
+        return read_json(record_of(scores))
+    return {}
 
 
 def _remove_kept(folder: Path, record: dict) -> None:
@@ -188,16 +199,23 @@ def _remove_kept(folder: Path, record: dict) -> None:
 def _pilot(
     options: LearnOptions, source: TextSource, reader: ShardReader, total: Counts
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """The features of the documents with a finite score, and their domain, tokens, score and fold."""
-    features, tables = [], []
+    """The features of the documents with a finite score, and their domain, tokens that were scored, score and fold."""
+    features, tables, has_text = [], [], False
     with scratch(options.out_dir / RECORD) as spare:
         for texts, scores in scored_texts(source, reader, spare, total):
+            has_text = has_text or any(texts)
             features.append(features_of(texts))
-            table = scores.select(["domain", "num_tokens"]).to_pandas()
+            table = scores.select(["domain", "num_tokens", "scored_tokens"]).to_pandas()
+            table["tokens"] = table["scored_tokens"].fillna(table["num_tokens"])  # fewer with --score_tokens
             table["score"] = scores[options.score].to_numpy()
             table["fold"] = [hash_of(text.encode("utf-8", "replace")) % FOLDS for text in texts]
             tables.append(table)
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["score"])
+    if not has_text:
+        raise InputError(
+            f"{source.selection}: no document has a text, as it was when it was scored; name its column with "
+            "--text_column, or take the texts from the shards: --from_tokens"
+        )
+    table = pd.concat(tables, ignore_index=True)
     finite = np.isfinite(table["score"].to_numpy(float))
     if not finite.any():
         raise InputError(f"{source.selection}: no document has a finite {options.score}; name another --score")

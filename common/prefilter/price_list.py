@@ -76,7 +76,7 @@ def price(predicted: np.ndarray, scores: np.ndarray, tokens: np.ndarray, top_pct
     Args:
         predicted: of held-out documents.
         scores: their true scores; the `top_pct` % highest, rounded up, are the true selection.
-        tokens: in each document.
+        tokens: that are scored of each document.
     """
     num = len(scores)
     by_chance = np.random.default_rng(SEED).permutation(num)  # of equal predictions, not the order of equal scores

@@ -126,15 +126,17 @@ def prefilter_of(paths: Iterable[Path]) -> Facts | None:
     """What a prefilter kept of the corpus that these shards are of; None without one.
 
     Raises:
-        InputError: they are of corpora of which it kept different parts, so that a domain's size is not known.
+        InputError: they went through different prefilters, so that a domain's size is not known.
     """
     (first, facts), *others = ((each, facts_in(each / RECORD)) for each in dict.fromkeys(path.parent for path in paths))
     for folder, other in others:
-        if other != facts:
+        together = facts.and_of(other) if facts and other else None
+        if together is None and (facts or other):
             raise InputError(
-                f"--data: of {first} and {folder} a prefilter kept different parts (by their {RECORD}); score them by "
-                "two runs, each with its own --out"
+                f"--data: {first} and {folder} went through different prefilters, or one through none (by their "
+                f"{RECORD}); score them by two runs, each with its own --out"
             )
+        facts = together
     return facts
 
 

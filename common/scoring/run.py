@@ -141,6 +141,7 @@ def score_corpus(team: Team, job: Job) -> None:
         SystemExit: with status 3, after the table is written, if some documents could not be scored.
     """
     print(one_line(f"{job.out}: {team.description.summary}"))
+    _warn_of_another_pilot(job)
     found, num_scored = _score(team, job)
     for unit, reason in team.set_aside:
         documents = format_doc_id(unit.shard_name, unit.documents[0].start, unit.documents[-1].end)
@@ -161,6 +162,20 @@ def score_corpus(team: Team, job: Job) -> None:
         print("not all documents are scored; the same command tries those that were set aside again")
         sys.exit(cli.INCOMPLETE)
     print(f"next: python rank_scores.py --scores {job.out} --top_pct 20")
+
+
+def _warn_of_another_pilot(job: Job) -> None:
+    """Warn if a prefilter learnt from scores that were made in another way: its recall is of those."""
+    pilot = job.prefilter.pilot if job.prefilter else {}
+    now = {name: getattr(job.pair, name) for name in ("base_model", "reference_model", "seq_len")}
+    now["score_tokens"] = job.reader.score_tokens
+    changed = [name for name, value in now.items() if pilot.get(name, value) != value]
+    if changed:
+        detail = "; ".join(f"{name} was {pilot[name]}, is {now[name]}" for name in changed)
+        cli.warn(
+            f"the pilot of the prefilter was scored in another way ({detail}), and its expected recall is of those "
+            "scores; give the same flags, or make a pilot with these"
+        )
 
 
 def _score(team: Team, job: Job) -> tuple[list[Stretch], int]:

@@ -150,15 +150,15 @@ def files_read_before(out_dir: Path) -> list[str]:
 def _grown(record: Path, settings: dict) -> dict:
     """Settings that grow with files, as an earlier run recorded them, if each of its files is still among the sources.
 
-    They are the sources, and what a prefilter kept of each domain. Whether those files hold the same documents as
-    before is seen when they are read again.
+    They are the sources, what a prefilter kept of each domain, and what is known of its pilot. Whether those files hold
+    the same documents as before is seen when they are read again.
     """
     before, now = files_read_before(record.parent), settings["source"]
     if not (isinstance(now, list) and before and before == [name for name, *_ in now[: len(before)]]):
         return {}
     old, prefilter = read_json(record), settings["prefilter"]
-    domains = (old.get("prefilter") or {}).get("domains")
-    return {"source": old["source"], "prefilter": prefilter and {**prefilter, "domains": domains}}
+    chosen = {name: value for name, value in (prefilter or {}).items() if name not in ("domains", "pilot")}
+    return {"source": old["source"], "prefilter": prefilter and {**(old.get("prefilter") or {}), **chosen}}
 
 
 def _after(
@@ -185,7 +185,7 @@ def _after(
                     new |= {name: found[row].kept.get(name) for name in text}
                 if not known or not new or any(as_text(old[name]) != as_text(new.get(name)) for name in old):
                     changed = f"document {found[row].id}" if new else "one of the files"
-                    since = "since, or the prefilter keeps others" if filtered else "since"
+                    since = "since, or the prefilter keeps others (new files move its cut)" if filtered else "since"
                     raise InputError(
                         f"{folder} holds the work of another run: {changed} has changed {since}; give another output, "
                         "or --overwrite"

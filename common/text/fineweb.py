@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+from common import cli
 from common.files import as_path, expand
 from common.text.corpus import RowReader, SourceDocument, read_files, read_hub
 from common.text.prefiltered import Prefilter
@@ -82,13 +83,23 @@ def open_version(version: str, reader: RowReader) -> Corpus:
     return Corpus(version, documents, expected_tokens, {"source": version, "sample": None})
 
 
-def kept_by(prefilter: Prefilter, corpus: Corpus) -> Corpus:
-    """The documents of a corpus that a prefilter keeps."""
-    parts = prefilter.facts.domains.values()
+def kept_by(prefilter: Prefilter, corpus: Corpus, max_docs: int | None) -> Corpus:
+    """The documents of files that a prefilter keeps, and what it kept of those that are read.
+
+    Args:
+        max_docs: so many are tokenized at most.
+    """
+    facts = prefilter.facts_of_files([name for name, *_ in corpus.identity["source"]], max_docs)
+    parts = facts.domains.values()
+    if scarce := [name for name, part in facts.domains.items() if 100 * part.kept < facts.top_pct * part.documents]:
+        cli.warn(
+            f"{len(scarce):,} domains, such as {scarce[0]!r}: less than the top {facts.top_pct:g} % of the documents "
+            "that are read is kept, so step 6 will refuse to select as much; read more files, or keep more"
+        )
     share = sum(part.kept_characters for part in parts) / max(1, sum(part.characters for part in parts))
     return replace(
         corpus,
         documents=prefilter.kept(corpus.documents),
         expected_tokens=corpus.expected_tokens and math.ceil(share * corpus.expected_tokens),
-        identity=corpus.identity | {"prefilter": asdict(prefilter.facts)},
+        identity=corpus.identity | {"prefilter": asdict(facts)},
     )

@@ -5,15 +5,17 @@ domains. Only what is kept is scored, but a percentage is of the whole corpus; s
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import groupby, zip_longest
 from operator import attrgetter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,6 +28,7 @@ from common.text.kept import PREDICTED
 MAKE = "make it with prefilter_scores.py apply"
 CHECKED = [("row", pa.int64()), ("domain", pa.string()), ("characters", pa.int64()), ("kept", pa.bool_())]
 LISTED = pa.schema([*CHECKED, ("predicted", pa.float64())])
+COUNTS = ("documents", "kept", "characters", "kept_characters")  # of a `KeptPart`
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Facts:
         score: whose rank was predicted.
         top_pct: the percentage of best documents that each `recall` of `domains` is of.
         domains: by name.
+        pilot: how the scores were made that it learnt from: flags of step 5, as far as they are known.
     """
 
     model: str
@@ -69,6 +73,17 @@ class Facts:
     score: str
     top_pct: float
     domains: dict[str, KeptPart]
+    pilot: dict[str, object] = field(default_factory=dict)
+
+    def and_of(self, other: "Facts") -> "Facts | None":
+        """What was kept of two corpora together; None if they went through different prefilters."""
+        if replace(self, domains={}) != replace(other, domains={}):
+            return None
+        found = dict(self.domains)
+        for name, part in other.domains.items():
+            before = found.get(name, KeptPart(*[0] * len(COUNTS), part.recall))
+            found[name] = replace(before, **{count: getattr(before, count) + getattr(part, count) for count in COUNTS})
+        return replace(self, domains=found)
 
     def in_words(self, is_its_top: bool = True) -> str:
         """What was scored, and what it misses.
@@ -82,7 +97,7 @@ class Facts:
             return f"{100 * share:.3g}"
 
         def share(what: str, of: str) -> str:
-            return shown(sum(getattr(part, what) for part in parts) / sum(getattr(part, of) for part in parts))
+            return shown(sum(getattr(part, what) for part in parts) / max(1, sum(getattr(part, of) for part in parts)))
 
         def recall(which: str) -> str:
             found = sum(part.documents * (part.recall[which] if part.recall else 1) for part in parts)
@@ -110,10 +125,10 @@ def facts_of(record: object, where: object) -> Facts | None:
                 raise ValueError("it keeps more of a domain than there is")
             if part.recall is None and part.kept < part.documents:
                 raise ValueError("a domain without recall is not kept whole")
-        facts = Facts(*map(record.__getitem__, _names(Facts)[:-1]), domains)
+        facts = Facts(*map(record.__getitem__, _names(Facts)[:-2]), domains, record.get("pilot", {}))
         facts.in_words()
-        if not isinstance(facts.score, str):
-            raise TypeError("the score is not a name")
+        if not (isinstance(facts.score, str) and isinstance(facts.pilot, dict)):
+            raise TypeError("the score is not a name, or the pilot no record")
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{where}: not the record of a prefilter ({error!r}); {MAKE}") from None
     return facts
@@ -124,6 +139,15 @@ def facts_in(path: Path) -> Facts | None:
     return facts_of(read_json(path).get("prefilter"), path) if path.exists() else None
 
 
+def _counts(table: pa.Table) -> Iterator[tuple[str, list[int]]]:
+    """The `COUNTS` of each domain in some rows of `LISTED`."""
+    table = table.append_column("kept_characters", pc.if_else(table["kept"], table["characters"], 0))
+    sums = [(name, "sum") for name in COUNTS[1:]]
+    counted = table.group_by("domain").aggregate([("row", "count"), *sums])
+    for row in counted.to_pylist():
+        yield row["domain"], [row["row_count"], *(row[f"{name}_sum"] for name, _ in sums)]
+
+
 def _names(kind: type) -> list[str]:
     return [field.name for field in fields(kind)]
 
@@ -132,7 +156,7 @@ class Prefilter:
     """The folder of a prefilter.
 
     Attributes:
-        facts: what it kept.
+        facts: what it kept of all its files.
         num_documents, num_kept: so far, of those given to `kept`.
     """
 
@@ -147,6 +171,32 @@ class Prefilter:
             self._ranges = list(map(self._range_of, range(self._rows.num_row_groups)))
         self._group = lru_cache(maxsize=1)(self._read_group)  # which the next file may share
         self.num_documents = self.num_kept = 0
+
+    def facts_of_files(self, files: Sequence[str], most: int | None) -> Facts:
+        """What it kept of some files, in this order; of the documents up to the last of the `most` that are kept.
+
+        Raises:
+            InputError: the table lists no document of them, or is not of the record beside it.
+        """
+        found: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(COUNTS), int))
+        left = sys.maxsize if most is None else most
+        for file in files:
+            table = self._table_of(file)
+            kept = table["kept"].to_numpy()
+            table = table.slice(0, int(np.searchsorted(kept.cumsum(), left)) + 1)
+            for name, counts in _counts(table):
+                found[name] += counts
+            left -= kept.sum()
+            if left <= 0:
+                break
+        if not found:
+            raise self._differs(files[0], 0)
+        recalls = {name: part.recall for name, part in self.facts.domains.items()}
+        domains = {
+            name: dict(zip(COUNTS, counts.tolist(), strict=True)) | {"recall": recalls.get(name)}
+            for name, counts in sorted(found.items())
+        }
+        return facts_of(asdict(self.facts) | {"domains": domains}, self._table)
 
     def kept(self, documents: Iterable[SourceDocument]) -> Iterator[SourceDocument]:
         """The documents that are kept, each with what was predicted for it in `kept`.
@@ -177,13 +227,17 @@ class Prefilter:
 
     def _listed(self, file: str) -> Iterator[tuple]:
         """The rows of a file, in order, each as in `LISTED`."""
+        table = self._table_of(file)
+        return zip(*(table[name].to_numpy() for name in LISTED.names), strict=True)
+
+    def _table_of(self, file: str) -> pa.Table:
         with self._reading():
             tables = [self._group(group) for group, (low, high) in enumerate(self._ranges) if low <= file <= high]
             found = [table.filter(pc.equal(table["file"], file)).drop_columns("file") for table in tables]
             table = pa.concat_tables([LISTED.empty_table(), *found]).sort_by("row")
         if any(table[name].null_count for name, _ in CHECKED):
             raise InputError(f"{self._table}: a null in the rows of {file}; {MAKE}")
-        return zip(*(table[name].to_numpy() for name in LISTED.names), strict=True)
+        return table
 
     def _read_group(self, group: int) -> pa.Table:
         schema = pa.schema([("file", pa.string()), *LISTED])

@@ -14,6 +14,8 @@ from common.files import as_path, atomic, claim, expand, read_json, refuse_folde
 from common.shards.doc_id import ARRAY, shard_path
 from common.shards.index import ShardInfo
 from common.shards.reader import ShardReader
+from common.shards.tokenizing import RECORD as DATASET
+from common.text.prefiltered import facts_in
 from common.text.tokenization import TextTokenizer, load_tokenizer
 from common.training.mixture import DocumentStream, Mixture
 from common.training.trainer import (
@@ -79,6 +81,7 @@ def open_streams(
         )
     if BASELINE in mix:
         streams[BASELINE] = DocumentStream.of_shards(data, reader)
+        _warn_of_prefilter(streams[BASELINE])
     if len(streams) == 2 and of_table and not allow_other_corpus:
         _check_same_corpus(selected[0], *streams.values())
     if val_data:
@@ -96,6 +99,18 @@ def _check_same_corpus(path: str, selected: DocumentStream, baseline: DocumentSt
             f"{path}: selected from {shard_path(others[0])}, which is not in --data, so these are two corpora; give "
             "the shards that were scored as --data, or mix two corpora with --allow_other_corpus"
         )
+
+
+def _warn_of_prefilter(baseline: DocumentStream) -> None:
+    for folder in dict.fromkeys(as_path(name).parent for name in baseline.names):
+        facts = facts_in(folder / DATASET)
+        if facts and any(part.kept < part.documents for part in facts.domains.values()):
+            cli.warn(
+                f"--data: {folder} holds only what a prefilter kept, so it is neither the whole corpus nor a baseline; "
+                "tokenize the corpus without --prefilter into another folder, and give its shards as --data, with "
+                "--allow_other_corpus"
+            )
+            return
 
 
 def validation_mixture(stream: DocumentStream | None, seq_len: int) -> Mixture | None:

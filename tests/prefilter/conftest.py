@@ -56,7 +56,7 @@ def pilot(tmp_path_factory, bytes_folder):
         place = table.column_names.index("AI_Score")
         table = table.set_column(place, "AI_Score", pa.array(scores)).drop_columns(["shard", "start", "end"])
         pq.write_table(table, "scores.parquet")
-        Path("scores.json").write_text('{"sample": 0.01}')
+        Path("scores.json").write_text('{"sample": 0.01, "base_model": "base", "seq_len": 64}')
         prefilter_scores.main(["learn", "--scores", "scores.parquet"])
     return folder
 

@@ -31,6 +31,7 @@ def kept(*flags):
 def test_exactly_the_share_is_kept_and_other_domains_are_kept_whole(learnt, capsys):
     table, record = kept("--keep", "0.4")
     assert (record["keep"], record["recall"], record["score"], record["top_pct"]) == (0.4, None, "AI_Score", 20)
+    assert record["pilot"] == {"base_model": "base", "seq_len": 64}
     assert record["domains"].keys() == RAW.keys()
     for name, domain in record["domains"].items():
         own = table[table["domain"] == name]
@@ -114,7 +115,7 @@ def test_a_killed_run_goes_on_after_its_finished_files(learnt):
         write_jsonl(f"raw/{number}.jsonl", rows(1000 * (1 + number), RAW))
     command = [sys.executable, ROOT / "prefilter_scores.py", *APPLY, "--keep", "0.5"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(done := sorted((FOLDER / "parts").glob("[0-9]*.parquet"))) < 3:
+    while len(done := sorted((FOLDER / "parts").glob("*.parquet"))) < 3:
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -141,8 +142,37 @@ def test_another_share_needs_overwrite_and_no_new_predictions(learnt, capsys):
     assert {path: path.stat().st_mtime_ns for path in parts} == parts
 
 
+def parts() -> dict[Path, int]:
+    """The parts, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in (FOLDER / "parts").glob("*.parquet")}
+
+
+def test_files_that_are_added_are_predicted_and_the_others_are_not(learnt, capsys):
+    kept("--keep", "0.4")
+    before = parts()
+    assert "the cut of each domain has moved" not in capsys.readouterr().out
+    write_jsonl("raw/00.jsonl", rows(3000, RAW))  # before the others, by name
+    grown = kept("--keep", "0.4")
+    assert "kept.json: of other files than before, so the cut of each domain has moved" in capsys.readouterr().out
+    assert before.items() <= parts().items() and len(parts()) == 3
+    for path in parts():
+        path.unlink()
+    whole = kept("--keep", "0.4")
+    pd.testing.assert_frame_equal(grown[0], whole[0])
+    assert grown[1] == whole[1]
+
+
+def test_with_overwrite_only_what_has_changed_is_predicted_again(learnt):
+    kept("--keep", "0.4")
+    before = parts()
+    write_jsonl("raw/1.jsonl", rows(5000, RAW))
+    table, _ = kept("--keep", "0.4", "--overwrite")
+    assert len(before.items() & parts().items()) == 1 and len(parts()) == 2
+    assert table["id"].tolist() == [row["id"] for first in (1000, 5000) for row in rows(first, RAW)]
+
+
 CHANGES = {
-    "other files": (lambda: write_jsonl("raw/2.jsonl", rows(0, RAW)), "", "1 of its inputs differ, raw/2.jsonl among"),
+    "a file that is gone": (lambda: Path("raw/1.jsonl").unlink(), "", "1 of its inputs differ, raw/1.jsonl among"),
     "a changed file": (lambda: os.utime("raw/1.jsonl", (0, 0)), "", "1 of its inputs differ, raw/1.jsonl among them"),
     "another column": (lambda: None, "--id_column text", "1 of its columns differ, id among them"),
 }
@@ -179,6 +209,7 @@ DAMAGED = {
     "a percentage as text": lambda found: found.update(top_pct="x"),
     "no domains": lambda found: found.update(whole=None),
     "no score": lambda found: found.pop("score"),
+    "a pilot as text": lambda found: found.update(pilot="x"),
 }
 
 
@@ -190,6 +221,12 @@ def test_a_damaged_record_is_refused_before_anything_is_predicted(learnt, name, 
     line = error_of(prefilter_scores, [*APPLY, "--keep", "0.4"], capsys)
     assert "learn.json: not a record of this version; make it with learn again" in line
     assert not (FOLDER / "parts").exists()
+
+
+def test_a_corpus_of_empty_texts_is_refused(learnt, capsys):
+    for path in Path("raw").iterdir():
+        write_jsonl(path, [row | {"text": ""} for row in rows(0, RAW)])
+    assert error_of(prefilter_scores, [*APPLY, "--keep", "0.4"], capsys).startswith("error: raw: no text in it")
 
 
 BAD = {

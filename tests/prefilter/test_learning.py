@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import prefilter_scores
-from tests.conftest import error_of
+from tests.conftest import error_of, write_jsonl
 from tests.prefilter.conftest import SIZES
 
 LEARN = ["learn", "--scores", "scores.parquet"]
@@ -40,6 +40,23 @@ def test_a_function_of_the_text_is_learnt_and_chance_and_few_documents_are_told(
     assert list(table.columns) == ["domain", "share", "tokens", "recall", "low", "high"]
     assert len(table) == 2 * 20
     assert Path("data/prefilter/price_list.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_empty_domain_has_a_name(scored_pilot, capsys):
+    pd.read_parquet("scores.parquet").replace({"domain": {"told": "", "tiny": ""}}).to_parquet("scores.parquet")
+    prefilter_scores.main([*LEARN, "--overwrite"])
+    assert "\n(no domain): score 40% of the documents" in f"\n{capsys.readouterr().out}"
+    rows = [json.loads(line) | {"kind": ""} for line in Path("pilot.jsonl").read_text().splitlines()]
+    write_jsonl("pilot.jsonl", rows)
+    prefilter_scores.main("apply --input pilot.jsonl --domain_column kind --keep 0.4".split())
+    assert "\n(no domain): 152 of 380 documents" in f"\n{capsys.readouterr().out}"
+
+
+def test_the_cost_is_what_is_scored_of_each_document(scored_pilot):
+    assert record()["prices"]["told"]["tokens"][39] != 0.4
+    pd.read_parquet("scores.parquet").assign(scored_tokens=7).to_parquet("scores.parquet")
+    prefilter_scores.main([*LEARN, "--overwrite"])
+    assert record()["prices"]["told"]["tokens"][39] == 0.4
 
 
 def test_texts_from_tokens_teach_the_same(scored_pilot):
@@ -104,6 +121,20 @@ def selected(path):
     pd.read_parquet(path).assign(shard="a.bin", start=0, end=9).to_csv("top.tsv", sep="\t", index=False)
 
 
+def emptied(path):
+    lines = map(json.loads, Path("pilot.jsonl").read_text().splitlines())
+    write_jsonl("pilot.jsonl", [row | {"text": ""} for row in lines])
+
+
+def without_hashes(path):
+    pd.read_parquet(path).drop(columns="text_hash").to_parquet(path)
+
+
+def emptied_without_hashes(path):
+    emptied(path)
+    without_hashes(path)
+
+
 BAD = {
     "--from_tokens": (chosen, "scores.parquet: a prefilter chose these documents (column prefilter_predicted)"),
     "--scores top.tsv": (selected, "top.tsv: a selection (columns shard, start, end), which is no fair sample"),
@@ -113,6 +144,12 @@ BAD = {
     "--scores pilot.jsonl": (None, "pilot.jsonl: "),
     "--text_column nothing": (None, "no column 'nothing'"),
     "--prefilter s3://bucket/x": (None, "s3://bucket/x: give a folder of this machine"),
+    "--text_column text": (emptied, "scores.parquet: no document has a text, as it was when it was scored"),
+    "--score AI_Score": (
+        emptied_without_hashes,
+        "scores.parquet: no document has a text, as it was when it was scored",
+    ),
+    "--text_column none": (without_hashes, "pilot.jsonl: no column 'none'; name the right one with --text_column"),
     "": (few_rows, "scores.parquet: no domain has 100 documents with a finite AI_Score"),
     "--top_pct 5": (without_score, "scores.parquet: no document has a finite AI_Score"),
 }

@@ -12,6 +12,7 @@ import attention_influence_scoring
 import fineweb
 import rank_scores
 from common.model.heads import write_head_scores
+from common.scoring.plan import prefilter_of
 from common.text.kept import PREDICTED
 from tests.conftest import MASKED, SENTENCES, error_of, write_jsonl
 from tests.scripts.conftest import page_data, report_page, write_kept
@@ -111,8 +112,25 @@ def test_steps_and_tsv_are_of_the_whole_corpus_too(folder):
 def test_shards_with_and_without_a_prefilter_are_not_scored_together(folder, capsys):
     both = "--base_model base --data whole/fineweb_train_*.bin part/fineweb_train_*.bin --out both.tsv"
     line = error_of(attention_influence_scoring, both, capsys)
-    assert "of whole and part a prefilter kept different parts" in line
+    assert "whole and part went through different prefilters, or one through none" in line
     assert not Path("both.parts").exists()
+
+
+def test_shards_of_one_prefilter_in_several_folders_are_one_corpus(folder):
+    for number in range(2):
+        tokenize(f"half{number}", f"--input in/{number}.jsonl --prefilter data/prefilter")
+    halves = [Path(f"half{number}/fineweb_train_000001.bin") for number in range(2)]
+    assert prefilter_of(halves[:1]).domains["a"].documents == 26
+    assert prefilter_of(halves) == prefilter_of([Path("part/fineweb_train_000001.bin")])
+
+
+def test_a_pilot_that_was_scored_in_another_way_is_told(folder, capsys):
+    shutil.copytree("part", "piloted", ignore=shutil.ignore_patterns("ai_scores*", "*top20*", "again*"))
+    record = json.loads(Path("piloted/dataset.json").read_text())
+    record["prefilter"]["pilot"] = {"base_model": "base", "seq_len": 4096, "score_tokens": None}
+    Path("piloted/dataset.json").write_text(json.dumps(record))
+    attention_influence_scoring.main([*SCORE.format("piloted").split(), "--max_tokens", "50"])
+    assert "was scored in another way (seq_len was 4096, is 64), and its" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

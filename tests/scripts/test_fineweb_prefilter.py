@@ -123,9 +123,48 @@ def test_a_prefilter_that_decides_otherwise_is_another_run(flags, capsys):
     write_kept(rows(*FILES), keep=0.5)
     assert "its prefilter differ, keep among them" in error_of(fineweb, flags, capsys)
     write_kept([(*row[:-1], not row[-1]) for row in rows(*FILES)])
-    assert "has changed since, or the prefilter keeps others" in error_of(fineweb, flags, capsys)
+    line = error_of(fineweb, flags, capsys)
+    assert "has changed since, or the prefilter keeps others (new files move its cut)" in line
     assert "prefilter was {" in error_of(fineweb, flags.rpartition(" --prefilter")[0], capsys)
     assert tokenized() == before
+
+
+def counts() -> list[int]:
+    """What the record says of its only domain."""
+    [part] = json.loads(Path("new/dataset.json").read_text())["prefilter"]["domains"].values()
+    assert part.pop("recall") == {"estimate": 0.9, "low": 0.8, "high": 1.0}
+    return [part[name] for name in ("documents", "kept", "characters", "kept_characters")]
+
+
+def counted(listed: list[tuple]) -> list[int]:
+    """The same of these rows."""
+    chosen = [row for row in listed if row[-1]]
+    return [len(listed), len(chosen), *(sum(row[3] for row in each) for each in (listed, chosen))]
+
+
+@pytest.mark.parametrize("most", range(1, 13))
+def test_the_record_counts_what_is_read_of_the_corpus(flags, most):
+    fineweb.main([*flags.split(), "--max_docs", str(most)])
+    read = rows(*FILES)
+    while len(EXPECTED) >= most and not (read[-1][-1] and sum(row[-1] for row in read) == most):
+        read.pop()
+    assert counts() == counted(read)
+
+
+def test_the_record_grows_with_the_files_that_are_read(flags):
+    fineweb.main(flags.replace("--input in ", "--input in/z.json in/a.jsonl ").split())
+    assert counts() == counted(rows("in/z.json", "in/a.jsonl"))
+    fineweb.main(flags.split())
+    assert counts() == counted(rows(*FILES))
+
+
+def test_a_domain_of_which_too_little_is_read_is_told_before_it_is_scored(flags, capsys):
+    early = ["in/b.jsonl.gz", "in/z.json"]
+    write_kept([(*row[:-1], row[0] not in early or row[:2] == (early[0], 0)) for row in rows(*FILES)])
+    fineweb.main(flags.split())
+    assert "step 6 will refuse" not in capsys.readouterr().err
+    fineweb.main([*flags.replace("--input in ", f"--input {' '.join(early)} ").split(), "--overwrite"])
+    assert "such as 'default': less than the top 20 % of the documents that are read" in capsys.readouterr().err
 
 
 def change(column: str, new) -> None:
@@ -150,7 +189,12 @@ BAD = {
         lambda: change("kept", lambda n, value: value if n < 15 else None),
         ["kept.parquet: a null in the rows of in/a.jsonl; make it"],
     ),
-    "other domains": (lambda: change("domain", lambda *_: "news"), ["in/a.jsonl: row 0", "columns"]),
+    "other domains": (
+        lambda: write_kept([(file, row, "news", *rest) for file, row, _, *rest in rows(*FILES)]),
+        ["in/a.jsonl: row 0", "columns"],
+    ),
+    "a table of others": (lambda: change("domain", lambda *_: "news"), ["kept.parquet: not the record of a prefilter"]),
+    "other files": (lambda: write_kept([("b", *row[1:]) for row in rows(*FILES)]), ["in/a.jsonl: row 0", "same files"]),
     "no table": (lambda: Path("data/prefilter/kept.parquet").unlink(), ["kept.parquet: no such file; make it with"]),
     "no record": (lambda: Path("data/prefilter/kept.json").unlink(), ["kept.json: no such file; make it with"]),
     "a torn table": (lambda: Path("data/prefilter/kept.parquet").write_bytes(b"PAR1"), ["not the table of a pref"]),
@@ -161,6 +205,7 @@ BAD = {
     "more than there is": (lambda: record(domains={"a": WHOLE | {"kept": 10}}), ["keeps more of a domain"]),
     "a part without recall": (lambda: record(domains={"a": WHOLE | {"kept": 8}}), ["recall is not kept whole"]),
     "no score": (lambda: record(score=None), ["kept.json: not the record of a prefilter"]),
+    "a pilot as text": (lambda: record(pilot="base"), ["or the pilot no record"]),
     "a count as text": (lambda: record(domains={"a": WHOLE | {"characters": "9"}}), ["not a whole number"]),
 }
 
@@ -174,6 +219,6 @@ def test_a_prefilter_of_another_corpus_is_refused_in_one_line(flags, name, capsy
     assert not list(Path().glob("new/*.bin")) or "z.json" in line or "dump=y" in line
 
 
-def test_the_sample_text_has_no_prefilter(flags, capsys):
-    sample = flags.replace("--input in", "--version sample")
-    assert error_of(fineweb, sample, capsys).startswith("error: --prefilter: the sample")
+@pytest.mark.parametrize("corpus", ["--version sample", "--version 10B", "--hub some/thing"])
+def test_a_prefilter_is_of_files(flags, corpus, capsys):
+    assert error_of(fineweb, flags.replace("--input in", corpus), capsys).startswith("error: --prefilter: it lists fil")

@@ -1,5 +1,7 @@
 """The sources of a training run belong together, and say how large they are."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +12,7 @@ from common.training.mixture import Mixture
 from common.training.pretraining import open_streams
 from tests.conftest import write_shards
 
+RECALL = ["estimate", "low", "high"]
 MIX = {"selected": 0.75, "baseline": 0.25}
 
 
@@ -37,6 +40,21 @@ def test_a_selection_from_other_shards_is_refused_unless_allowed(corpora):
     with pytest.raises(InputError, match=r"top\.parquet: selected from .*one/.*\.bin, which is not in --data"):
         streams(corpora, "two")
     assert streams(corpora, "two", allow=True).keys() == MIX.keys()
+
+
+def test_a_baseline_that_went_through_a_prefilter_is_told(corpora, capsys):
+    told = "one holds only what a prefilter kept, so it is neither the whole corpus nor a baseline; tokenize the corpus"
+    part = {"documents": 50, "kept": 20, "characters": 9, "kept_characters": 4, "recall": dict.fromkeys(RECALL, 0.9)}
+    facts = {"model": "f00d", "keep": 0.4, "recall": None, "score": "AI_Score", "top_pct": 20, "domains": {"a": part}}
+    (corpora / "one/dataset.json").write_text(json.dumps({"prefilter": facts}))
+    streams(corpora, "one")
+    assert told in capsys.readouterr().err
+    streams(corpora, "two", allow=True)  # as the warning says
+    open_streams(["selected"], [f"{corpora}/top.parquet"], [f"{corpora}/one/*.bin"], None, ShardReader(), False)
+    facts["domains"]["a"] |= {"documents": 20, "characters": 4}
+    (corpora / "one/dataset.json").write_text(json.dumps({"prefilter": facts}))
+    streams(corpora, "one")
+    assert "prefilter" not in capsys.readouterr().err
 
 
 def test_shards_can_be_what_is_selected(corpora):
