@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.scoring.estimate import estimate
     from common.scoring.known import known_flags
     from common.scoring.pair import PairOptions
-    from common.scoring.plan import make_plan, prefilter_of, ranges_of_hashes, require_domains
+    from common.scoring.plan import make_plan, prefilter_of, ranges_of_hashes
     from common.scoring.run import Job, parts_folder, score_corpus
     from common.scoring.units import StepOptions, Unit, UnitScorer
     from common.shards.reader import ShardReader
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     with nullcontext() if args.estimate else sole_writer(args.out):
         ranges = ranges_of_hashes(args.sample, Parts(parts_folder(args.out), args.overwrite))
         paths = expand(args.data)
-        require_domains(args.reference_of, paths, reader)
+        reader.require_domains(args.reference_of, paths, "--reference_model")
         prefilter = prefilter_of(paths)
         plan = make_plan(paths, reader, args.max_tokens, ranges)
         job = cli.options(Job, args, pair=pair, steps=steps, plan=plan, reader=reader, prefilter=prefilter)

@@ -85,17 +85,17 @@ def shard_sentences(paths: list[Path], domain: str | None, tokenizer) -> list[st
     from common.shards.reader import ShardReader
     from common.text.sample import split_sentences
 
+    reader = ShardReader(model_tokenizer=tokenizer)
+    reader.require_domains([] if domain is None else [domain], paths, "--domain")
+
     def texts() -> Iterator[str]:
         for path in paths:
-            shard = ShardReader(model_tokenizer=tokenizer).open(path).verified()
+            shard = reader.open(path).verified()
             for row in (row for row, name in enumerate(shard.domains) if domain in (None, name)):
                 ids = shard.document(row).token_ids
                 yield tokenizer.decode(ids[ids != shard.separator_id].tolist())
 
-    found = list(islice((sentence for text in texts() for sentence in split_sentences(text)), MAX_SENTENCES))
-    if not found:
-        raise InputError(f"--domain {domain}: no document of {paths[0]} and the other shards has this domain")
-    return found
+    return list(islice((sentence for text in texts() for sentence in split_sentences(text)), MAX_SENTENCES))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -71,7 +71,11 @@ while [ $# -gt 0 ]; do
         --where | --score | --within | --by | --max_repetition | --dedup) ranking+=("$1" "$2") ;;
         --top_pct) ranking+=("$1" "$2"); top=$2 ;;
         --num_probes) num_probes=$2 ;;
-        --heads_of) heads_of+=("$2") ;;
+        --heads_of)
+            case "$2" in default | *=*) fail "--heads_of $2: the name of one domain, not default and without =" ;; esac
+            [[ " ${heads_of[*]@Q} " != *" ${2@Q} "* ]] || fail "--heads_of $2: given twice"
+            heads_of+=("$2")
+            ;;
         *) tokenizing+=("$1" "$2") ;;
     esac
     shift 2
@@ -131,12 +135,17 @@ step() {
 # The paper's setting is 800 probes of 4,096 tokens. With the small model there are fewer and shorter probes and fewer
 # draws, to save time; the verdict is the same for other seeds.
 probes=()
+own_probes=()
 check=()
 if [ "$model" = "$sample_model" ]; then
     probes=(--num_probes 12 --max_tokens 512)
     check=(--max_probes 8 --draws 3)
+    own_probes=(--num_probes 40)  # with 12, two sets of probes from one domain differ as much as two domains
 fi
-[ -z "$num_probes" ] || probes+=(--num_probes "$num_probes")
+if [ -n "$num_probes" ]; then
+    probes+=(--num_probes "$num_probes")
+    own_probes=()
+fi
 if [ $sample = yes ]; then
     window=(--seq_len 1024)
     config=examples/config-sample.json
@@ -168,7 +177,7 @@ fi
 make_reference() {
     local input=$1 folder=$2 reference=$3
     shift 3
-    step "$input" "$folder/probes.jsonl" generate_retrieval_probes.py --tokenizer "$model" "$@" "${probes[@]}" \
+    step "$input" "$folder/probes.jsonl" generate_retrieval_probes.py --tokenizer "$model" "${probes[@]}" "$@" \
         --out "$folder/probes.jsonl"
     step "$folder/probes.jsonl" "$folder/retrieval_heads.txt" compute_retrieval_heads.py --model "$model" \
         --probes "$folder/probes.jsonl" --out "$folder/retrieval_heads.txt"
@@ -187,10 +196,14 @@ references=("$reference")
 [ ${#heads_of[@]} = 0 ] || references=("default=$reference")
 for domain in "${heads_of[@]}"; do
     folder=$data/heads_of_${domain//\//%2F}
+    [ ${#overwrite[@]} = 0 ] || stale=yes  # the text may be another
     # not after the summary of the shards: files that are added to the corpus later change no heads
     make_reference "$reference" "$folder" "$folder/reference-model" --corpus "$shards/fineweb_train_*.bin" \
-        --domain "$domain"
+        --domain="$domain" "${own_probes[@]}"
     references+=("$domain=$folder/reference-model")
+done
+for each in "${references[@]}"; do  # made by a run that stopped before it scored
+    [ ! "${each#*=}" -nt "$data/ai_scores.json" ] || stale=yes
 done
 step "$shards/fineweb_summary.json" "$data/ai_scores.json" attention_influence_scoring.py --base_model "$model" \
     --reference_model "${references[@]}" --data "$shards/fineweb_train_*.bin" "${window[@]}" --out "$data/ai_scores.tsv" \

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -128,9 +129,9 @@ def test_domains_have_heads_of_their_own_from_their_own_text(pipeline):
     assert pipeline(*flags) == [*names[:place], *own, *own, *names[place:], "validate_docs"]
     data = "data/SmolLM2-135M-Instruct-mine"
     probes = [call for call in calls(pipeline.folder) if "--num_probes" in call]
-    assert [call[2:6] for call in probes[1:]] == [
-        ["--corpus", f"{data}/shards/fineweb_train_*.bin", "--domain", domain] for domain in ("novels", "a/b c")
-    ]
+    for call, domain in zip(probes, (None, "novels", "a/b c"), strict=True):
+        assert last_value(call, "--num_probes") == "3"
+        assert (f"--domain={domain}" in call) == (f"{data}/shards/fineweb_train_*.bin" in call) == bool(domain)
     [scored] = [call for call in calls(pipeline.folder) if "--reference_model" in call]
     assert scored[scored.index("--reference_model") + 1 : scored.index("--data")] == [
         f"default={data}/reference-model",
@@ -141,6 +142,28 @@ def test_domains_have_heads_of_their_own_from_their_own_text(pipeline):
     after = summary.stat().st_mtime_ns + 5_000_000_000
     os.utime(summary, ns=(after, after))  # new files change the scores, but no heads
     assert pipeline(*flags) == ["fineweb", *names[place:], "validate_docs"]
+    # another text may be under the same name
+    assert pipeline(*flags, "--overwrite") == ["fineweb", *own, *own, *names[place:], "validate_docs"]
+
+
+def last_value(call, flag):
+    """What argparse takes of a flag that is given twice."""
+    return [value for name, value in pairwise(call) if name == flag][-1]
+
+
+def test_scores_follow_a_reference_that_a_run_made_before_it_failed(pipeline):
+    flags = ["--input", "/corpora/mine", "--heads_of", "novels"]
+    pipeline(*flags)
+    [call] = [call for call in calls(pipeline.folder) if "--domain=novels" in call]
+    assert last_value(call, "--num_probes") == "40"
+    script = pipeline.folder / "generate_retrieval_probes.py"
+    stub = script.read_text()
+    script.write_text(stub + "\nsys.exit(2 * ('--domain=typo' in sys.argv))\n")
+    pipeline(*flags, "--num_probes", "50", "--heads_of", "typo", check=False)
+    script.write_text(stub)
+    call = [call for call in calls(pipeline.folder) if "--domain=novels" in call][-1]
+    assert last_value(call, "--num_probes") == "50"
+    assert pipeline(*flags, "--num_probes", "50")[:2] == ["fineweb", "attention_influence_scoring"]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +172,9 @@ def test_domains_have_heads_of_their_own_from_their_own_text(pipeline):
         (["--inputs", "x"], "unknown flag --inputs"),
         (["--where"], "--where needs a value"),
         (["--name", ""], "--name needs"),
+        (["--heads_of", "a=b"], "--heads_of a=b: the name of one domain"),
+        (["--heads_of", "default"], "--heads_of default: the name of one domain"),
+        (["--heads_of", "a b", "--heads_of", "c", "--heads_of", "a b"], "--heads_of a b: given twice"),
     ],
 )
 def test_wrong_flags_are_one_line_and_status_2(pipeline, flags, says):

@@ -40,11 +40,12 @@ def _facts(record: dict, mask: str | None, heads: list[Head]) -> list[tuple[str,
     seconds = scoring.get("seconds")
     seq_len, sample, scored = (record.get(name) for name in ("seq_len", "sample", "score_tokens"))
     counts = {name: record.get(f"num_{name}") for name in ("documents", "tokens", "shards")}
+    of_domains = (record.get("reference_of") or {}).items()
     corpus = [f"{count:,} {name}" for name, count in counts.items() if count]
     return [
         ("base model", record.get("base_model")),
         ("reference model", record.get("reference_model")),
-        ("of domains", ", ".join(f"{domain}: {name}" for domain, name in (record.get("reference_of") or {}).items())),
+        ("references of domains", ", ".join(f"{domain}: {name}" for domain, name in of_domains)),
         ("how they relate", record.get("summary")),
         ("mask", mask),
         (f"{len(heads)} heads, best first", "  ".join(map(str, heads))),
@@ -86,6 +87,7 @@ def notes(
     chosen: list[Head],
 ) -> list[str]:
     """Notes for the reader: what the report lacks; `masking` and `chosen` as in `facts`."""
+    own = read_run(record_path).get("reference_of") or {}
     not_finite, not_shown = overview.num_rows - len(overview.rows), len(overview.rows) - num_shown
     cases = [
         (not record_path.exists(), f"There is no {record_path}, so how and when this was scored is not known."),
@@ -94,6 +96,7 @@ def notes(
             masking and set(masking.heads) != set(chosen),
             "The reference masks other heads than the table of heads selects.",
         ),
+        (own, f"Domains with a reference of their own: {', '.join(own)}. Heads and verdict are of {reference_model}."),
         (not_finite, f"{not_finite:,} documents without a finite score are left out everywhere."),
         (
             not_shown,

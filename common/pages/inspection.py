@@ -120,6 +120,9 @@ def print_views(views: list[View], pair: Pair, seq_len: int, num_tokens: int) ->
         places, losses = losses.scored(view.document)
         means = losses.means()
         size = f"{len(view.token_ids)} tokens" + f", {len(places)} of them scored" * bool(view.document.passages)
+        if pair.own_scorers:
+            which = "of its own" if view.document.domain in pair.own_scorers else "for all other domains"
+            print(f"--- domain {view.document.domain or NO_DOMAIN}, scored under the reference {which}")
         print(f"--- {size}  L_base {means.L_base:.6f}  L_ref {means.L_ref:.6f}  AI_Score {means.AI_Score:.6f}")
         _print_rises(view.document.token_ids, places, losses, pair.tokenizer, num_tokens)
 

@@ -27,7 +27,7 @@ from common.text.kept import PREDICTED
 
 MIN_DOCUMENTS = 100  # of a domain, with a score
 RECORD, CLAIM = "learn.json", ".learn.json"
-PILOT = ("base_model", "reference_model", "seq_len", "score_tokens")  # of the record of its scores
+PILOT = ("base_model", "reference_model", "reference_of", "seq_len", "score_tokens")  # of the record of its scores
 KEPT = "kept"  # what `apply` writes
 FEW = "too few documents in the pilot"
 CURVES, NUMBERS = ("tokens", "recall", "low", "high"), ("documents", "gain", "gain_low")  # of a `Price`

@@ -15,6 +15,12 @@ from common.shards.doc_id import parse_doc_id
 
 SEQ_LEN = 4096  # the paper's, where the model's context is not shorter
 REFERENCE = "reference-model"
+RECORDED = {
+    **dict.fromkeys(("base_model", "reference_model", "tokenizer"), str),
+    **dict.fromkeys(("seq_len", "score_tokens"), int),
+    "score_separator": bool,
+    "reference_of": dict,
+}
 DEFAULT = "default"  # for the documents of all domains without a reference of their own
 SCORES = Path("data/ai_scores.tsv")
 
@@ -36,6 +42,7 @@ def known_flags(given: Mapping[str, Any], scores: Path | None = None) -> dict[st
     """
     path = scores and as_path(scores).with_suffix(".json")
     record = read_json(path) if path and path.exists() else {}
+    _check(record, path)
     reference, reference_of = record.get("reference_model", REFERENCE), record.get("reference_of") or {}
     if given.get("reference_model"):
         reference, reference_of = split_references(given["reference_model"])
@@ -56,6 +63,14 @@ def known_flags(given: Mapping[str, Any], scores: Path | None = None) -> dict[st
     return flags
 
 
+def _check(record: dict, path: Path | None) -> None:
+    """Raise InputError for a record whose fields have other types than step 5 gives them."""
+    folders = record.get("reference_of") or {}
+    wrong = [name for name, kind in RECORDED.items() if not isinstance(record.get(name), kind | None)]
+    if wrong or not all(isinstance(folder, str) for folder in folders.values()):
+        raise InputError(f"{path}: {(wrong or ['reference_of'])[0]} is not as step 5 wrote it; score again, or mend it")
+
+
 def split_references(values: str | Sequence[str]) -> tuple[str, dict[str, str]]:
     """The reference model, and those of domains by domain, from the values of --reference_model.
 
@@ -66,9 +81,10 @@ def split_references(values: str | Sequence[str]) -> tuple[str, dict[str, str]]:
     (('reference-model', {}), ('a', {'code': 'b'}))
     """
     values = [values] if isinstance(values, str) else values
-    if len(values) == 1 and not values[0].startswith(f"{DEFAULT}="):
+    if len(values) == 1 and ("=" not in values[0] or Path(values[0]).exists()):
         return values[0], {}
-    found = dict(value.split("=", 1) for value in values if "=" in value.strip("="))
+    pairs = (value.partition("=") for value in values)
+    found = {domain: folder for domain, _, folder in pairs if domain and folder}
     if len(found) < len(values) or DEFAULT not in found:
         raise InputError(
             f"--reference_model {' '.join(values)}: give one folder, or {DEFAULT}=FOLDER for most documents and "

@@ -57,12 +57,12 @@ class PairOptions:
 
 
 class PairDescription(NamedTuple):
-    """Facts about the two models; the run records them.
+    """Facts about the base and its references; the run records them.
 
     Attributes:
         identity: digests of all models, and the tokenizer.
         vocabulary: of the base model.
-        summary: one line on how the reference relates to the base.
+        summary: one line on how each reference relates to the base.
         device: the type of the device that computes, such as `cpu` or `cuda`.
         dtype: the precision in which it computes.
         compiled: whether torch.compile is used.
@@ -77,14 +77,14 @@ class PairDescription(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A base model and its reference, ready to score.
+    """A base model and its references, ready to score.
 
     Attributes:
-        scorer: computes token losses under both.
+        scorer: computes token losses under the base and the reference for most documents.
         tokenizer: the base model's.
         base: the base model itself.
-        masked_heads: the heads that the reference masks; none if it is an unrelated model.
-        scorers: those of the domains that have a reference of their own.
+        masked_heads: the heads that this reference masks; none if it is an unrelated model.
+        own_scorers: of the domains that have a reference of their own, by domain.
     """
 
     scorer: PairScorer
@@ -92,11 +92,11 @@ class Pair(NamedTuple):
     description: PairDescription
     base: PreTrainedModel
     masked_heads: list[Head]
-    scorers: dict[str, PairScorer]
+    own_scorers: dict[str, PairScorer]
 
     def scorer_of(self, domain: str) -> PairScorer:
         """The scorer of the documents of a domain."""
-        return self.scorers.get(domain, self.scorer)
+        return self.own_scorers.get(domain, self.scorer)
 
 
 class _Reference(NamedTuple):
@@ -135,8 +135,8 @@ def load_pair(options: PairOptions) -> Pair:
     device, dtype = base.device.type, str(base.dtype).removeprefix("torch.")
     description = PairDescription(identity, vocabulary(base), summary, device, dtype, reference.scorer.compiled)
     masked_heads = reference.masking.heads if reference.masking else []
-    scorers = {domain: each.scorer for domain, each in of_domains.items()}
-    return Pair(reference.scorer, tokenizer, description, base, masked_heads, scorers)
+    own_scorers = {domain: each.scorer for domain, each in of_domains.items()}
+    return Pair(reference.scorer, tokenizer, description, base, masked_heads, own_scorers)
 
 
 def _load_reference(base: PreTrainedModel, name: str, options: PairOptions) -> _Reference:

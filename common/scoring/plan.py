@@ -1,6 +1,6 @@
 """The plan of a run: which documents to score, which are left, and their units."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from operator import attrgetter
@@ -17,10 +17,7 @@ from common.shards.format import check_vocabulary
 from common.shards.reader import Shard, ShardReader
 from common.shards.tokenizing import RECORD
 from common.table.parts import Parts, Stretch
-from common.table.schema import NO_DOMAIN
 from common.text.prefiltered import Facts, facts_in
-
-MOST_NAMED = 20  # domains, in an error
 
 
 @dataclass(frozen=True)
@@ -108,18 +105,6 @@ def make_plan(
     if sampled and not any(item.num_documents for item in plan):
         raise InputError("--sample: no document of the data is in a sample as small as this; give a larger share")
     return plan
-
-
-def require_domains(domains: Collection[str], paths: Iterable[Path], reader: ShardReader) -> None:
-    """Raise InputError for domains, of which references are named, that no document of the shards has."""
-    if not domains:
-        return
-    found = sorted({domain for path in paths for domain in reader.open(path).domains})
-    if missing := {*domains} - {*found}:
-        named = ", ".join(domain or NO_DOMAIN for domain in found[:MOST_NAMED]) + ", …" * (len(found) > MOST_NAMED)
-        raise InputError(
-            f"--reference_model {min(missing)}=…: no document of --data has this domain; there are: {named}"
-        )
 
 
 def prefilter_of(paths: Iterable[Path]) -> Facts | None:

@@ -167,7 +167,7 @@ def score_corpus(team: Team, job: Job) -> None:
 def _warn_of_another_pilot(job: Job) -> None:
     """Warn if a prefilter learnt from scores that were made in another way: its recall is of those."""
     pilot = job.prefilter.pilot if job.prefilter else {}
-    now = {name: getattr(job.pair, name) for name in ("base_model", "reference_model", "seq_len")}
+    now = {name: getattr(job.pair, name) for name in ("base_model", "reference_model", "reference_of", "seq_len")}
     now["score_tokens"] = job.reader.score_tokens
     changed = [name for name, value in now.items() if pilot.get(name, value) != value]
     if changed:

@@ -5,7 +5,7 @@ Those of Megatron and OLMo-core are in foreign.py.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from common.shards.format import HEADER_BYTES, Digests, read_shard
 from common.shards.index import INDEX_SUFFIX, ShardInfo, read_documents
 from common.text.corpus import DEFAULT_DOMAIN
 from common.text.tokenization import TextTokenizer
+
+MOST_NAMED = 20  # domains, in an error
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,17 @@ class ShardReader:
             digests=digests,
             score_tokens=self.score_tokens,
         )
+
+    def require_domains(self, domains: Iterable[str], paths: Iterable[Path], flag: str) -> None:
+        """Raise InputError for a domain, named by a flag, that no document of the shards has."""
+        missing, found = {*domains}, set()
+        for path in paths:
+            if missing:
+                found |= {*self.open(path).domains}
+                missing -= found
+        if missing:
+            named = ", ".join(map(repr, sorted(found)[:MOST_NAMED])) + ", …" * (len(found) > MOST_NAMED)
+            raise InputError(f"{flag}: no document of the shards has the domain {min(missing)!r}; there are {named}")
 
     def _foreign(self, name: str, path: Path, found: ForeignTokens, side: str) -> Shard:
         """A shard of another program, with the documents that it has or that separators delimit."""

@@ -96,13 +96,25 @@ def test_a_checkpoint_s_code_does_not_run_and_nobody_is_asked(monkeypatch):
 def test_references_of_domains_come_from_the_record_unless_they_are_given():
     record = json.loads(Path("data/ai_scores.json").read_text()) | {"reference_of": {"code": "masked-code"}}
     Path("data/ai_scores.json").write_text(json.dumps(record))
+    Path("lang=en/masked").mkdir(parents=True)
     found = known_flags(NONE, Path("data/ai_scores.tsv"))
     assert (found["reference_model"], found["reference_of"]) == ("data/masked", {"code": "masked-code"})
     for given, expected in {
         "other": ("other", {}),
-        "lang=en/masked": ("lang=en/masked", {}),  # one value is a folder
+        "lang=en/masked": ("lang=en/masked", {}),  # which is a folder
         "default=a maths=b= c=d": ("a", {"maths": "b=", "c": "d"}),
     }.items():
         found = known_flags(NONE | {"reference_model": given.split()}, Path("data/ai_scores.tsv"))
         assert (found["reference_model"], found["reference_of"]) == expected
         assert split_references(reference_values(*expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"reference_of": ["a"]}, {"reference_of": {"a": 1}}, {"seq_len": "64"}, {"score_tokens": "x"}, {"base_model": 3}],
+)
+def test_a_damaged_record_is_refused_in_a_line(damage):
+    record = json.loads(Path("data/ai_scores.json").read_text()) | damage
+    Path("data/ai_scores.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=f"data/ai_scores.json: {min(damage)} is not as step 5 wrote it"):
+        known_flags(NONE, Path("data/ai_scores.tsv"))

@@ -76,4 +76,4 @@ def test_sentences_of_shards_are_those_of_the_domain(run, spm_folder, capsys):
     generate_retrieval_probes.main([*flags.split(), "--out", "probes.jsonl"])
     assert "from 300 sentences" in capsys.readouterr().out
     line = error_of(generate_retrieval_probes, [*flags.split(), "--domain", "c", "--out", "probes.jsonl"], capsys)
-    assert line.startswith("error: --domain c: no document of data/more/fineweb_train_000001.bin")
+    assert line == "error: --domain: no document of the shards has the domain 'c'; there are 'a', 'b'"

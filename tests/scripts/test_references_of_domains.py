@@ -13,6 +13,7 @@ import rank_scores
 import report
 import validate_docs
 from common.model.reference import read_record
+from common.scoring.units import UnitScorer
 from tests.conftest import error_of, load_plain, plain_loss, plain_windows
 from tests.scripts.conftest import shown_losses, token_ids
 
@@ -61,7 +62,10 @@ def test_the_record_and_both_pages_know_the_references(scored, capsys):
     assert [*TWO[1:]] == command[command.index("--reference_model") + 1 : command.index("--seq_len")]
     for row in rows.itertuples():
         validate_docs.main([*command, "--doc_id", row.doc_id])
-        assert shown_losses(capsys.readouterr().out) == pytest.approx((row.L_base, row.L_ref, row.AI_Score), abs=2e-6)
+        out = capsys.readouterr().out
+        which = {"a": "for all other domains", "b": "of its own"}[row.domain]
+        assert f"domain {row.domain}, scored under the reference {which}" in out
+        assert shown_losses(out) == pytest.approx((row.L_base, row.L_ref, row.AI_Score), abs=2e-6)
     validate_docs.main([*command, "--doc_id", *rows["doc_id"], "--html", "tokens.html"])
     page = Path("tokens.html").read_text()
     shown = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
@@ -70,7 +74,40 @@ def test_the_record_and_both_pages_know_the_references(scored, capsys):
         assert document["means"] == pytest.approx([row.L_base, row.L_ref, row.AI_Score], abs=2e-6)
     rank_scores.main(["--scores", "data/two/ai_scores.tsv", "--out", "data/two/top20.tsv"])
     report.main(["--scores", "data/two/ai_scores.parquet"])
-    assert "b: reference-b" in Path("data/two/report.html").read_text()
+    page = Path("data/two/report.html").read_text()
+    assert "b: reference-b" in page
+    assert "Domains with a reference of their own: b. Heads and verdict are of reference-model." in page
+
+
+@pytest.mark.parametrize("steps", [[], ["--granularity", "step"]])
+def test_a_stopped_run_goes_on_to_the_same_bits(scored, monkeypatch, steps):
+    monkeypatch.setattr("common.scoring.units.MIN_UNIT_TOKENS", {"cpu": 400})
+    attention_influence_scoring.main([*scored, *TWO, *steps, "--out", "whole.tsv"])
+    pieces, call = [], UnitScorer.__call__
+
+    def stopped(self, unit):
+        for piece in call(self, unit):
+            pieces.append(piece)
+            if len(pieces) in (2, 5):
+                raise KeyboardInterrupt
+            yield piece
+
+    monkeypatch.setattr(UnitScorer, "__call__", stopped)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            attention_influence_scoring.main([*scored, *TWO, *steps, "--out", "stopped.tsv"])
+    attention_influence_scoring.main([*scored, *TWO, *steps, "--out", "stopped.tsv"])
+    assert len(pieces) > 5
+    assert Path("stopped.tsv").read_bytes() == Path("whole.tsv").read_bytes()
+    if steps:
+        assert Path("stopped.steps.tsv").read_bytes() == Path("whole.steps.tsv").read_bytes()
+
+
+def test_an_estimate_of_several_references_writes_nothing(scored, capsys, monkeypatch):
+    monkeypatch.setattr("common.scoring.units.MIN_UNIT_TOKENS", {"cpu": 400})
+    attention_influence_scoring.main([*scored, *TWO, "--out", "new.tsv", "--estimate"])
+    assert "tokens/s on this device" in capsys.readouterr().out
+    assert not list(Path().glob("new*"))
 
 
 def test_a_run_with_other_references_does_not_go_on(scored, capsys):
@@ -87,7 +124,9 @@ def test_a_run_with_other_references_does_not_go_on(scored, capsys):
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ("default=reference-model c=reference-model", "c=…: no document of --data has this domain; there are: a, b"),
+        ("default=reference-model c=reference-model", "has the domain 'c'; there are 'a', 'b'"),
+        ("b=reference-model", "give one folder, or default=FOLDER"),
+        ("default=reference-model =reference-model", "give one folder, or default=FOLDER"),
         ("reference-model b=reference-model", "give one folder, or default=FOLDER"),
         ("b=reference-model a=reference-model", "give one folder, or default=FOLDER"),
         ("default=reference-model b=x b=y", "give one folder, or default=FOLDER"),
