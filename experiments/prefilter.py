@@ -35,7 +35,7 @@ from common.prefilter.predictor import FAR, FOLDS, WEIGHTS, fit, held_out
 from common.prefilter.price_list import Price, price
 from common.text.corpus import hash_of
 
-TOP_PCT, SCORED, SEEDS, PARTS = 20, 0.4, 5, 5
+TOP_PCT, SCORED, RECALL, SEEDS, PARTS = 20, 0.4, 0.95, 5, 5
 TOP = "__label__top"
 HASHED = "hashed 3- to 5-grams of characters, ridge"
 SIZES = (500, 2000, 5000)
@@ -59,9 +59,13 @@ def recalls(table: pd.DataFrame, predicted: np.ndarray) -> dict[str, Price]:
 
 
 def shown(prices: dict[str, Price]) -> dict[str, dict]:
-    """The recall of each domain where `SCORED` of its documents are scored, and where that share of its tokens is."""
+    """The recall of each domain where `SCORED` of its documents, or of its tokens, are scored; the share for `RECALL`."""
     return {
-        name: {**each.at(SCORED), "at_tokens": float(np.interp(SCORED, each.tokens, each.recall))}
+        name: {
+            **each.at(SCORED),
+            "at_tokens": float(np.interp(SCORED, each.tokens, each.recall)),
+            "share_for": each.share_for(RECALL),
+        }
         for name, each in prices.items()
     }
 

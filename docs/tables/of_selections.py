@@ -67,6 +67,7 @@ def prefilter(result: dict) -> str:
             name,
             f"{found['estimate']:.2f} ({found['low']:.2f} to {found['high']:.2f})",
             f"{found['at_tokens']:.2f}",
+            f"{found['share_for']:.0%}",
             *(f"{of_domain[name]:.2f}" for of_domain in sizes.values()),
             f"{result['across'][name]:.2f}",
         )
@@ -74,7 +75,8 @@ def prefilter(result: dict) -> str:
     ]
     whole = f"recall, {result['documents']:,} documents"
     learnt = (f"a pilot of {int(size):,}" for size in sizes)
-    head = ("domain", whole, f"at {result['scored']:.0%} of the tokens", *learnt, "the other domains alone")
+    at = (f"at {result['scored']:.0%} of the tokens", "scored for `--recall 0.95`")
+    head = ("domain", whole, *at, *learnt, "the other domains alone")
     return markdown(head, "l" + "r" * (len(head) - 1), rows)
 
 
