@@ -59,7 +59,7 @@ def recalls(table: pd.DataFrame, predicted: np.ndarray) -> dict[str, Price]:
 
 
 def shown(prices: dict[str, Price]) -> dict[str, dict]:
-    """The recall of each domain where `SCORED` of its documents, or of its tokens, are scored; the share for `RECALL`."""
+    """The recall of each domain where `SCORED` of its documents or tokens are scored, and the share for `RECALL`."""
     return {
         name: {
             **each.at(SCORED),
