@@ -127,10 +127,14 @@ def test_shards_of_one_prefilter_in_several_folders_are_one_corpus(folder):
 def test_a_pilot_that_was_scored_in_another_way_is_told(folder, capsys):
     shutil.copytree("part", "piloted", ignore=shutil.ignore_patterns("ai_scores*", "*top20*", "again*"))
     record = json.loads(Path("piloted/dataset.json").read_text())
-    record["prefilter"]["pilot"] = {"base_model": "base", "seq_len": 4096, "score_tokens": None}
-    Path("piloted/dataset.json").write_text(json.dumps(record))
-    attention_influence_scoring.main([*SCORE.format("piloted").split(), "--max_tokens", "50"])
-    assert "was scored in another way (seq_len was 4096, is 64), and its" in capsys.readouterr().err
+    pilot = {"base_model": str(folder / "base"), "tokenizer": "./base/", "seq_len": 64, "score_tokens": None}
+    changed = "(score_separator was False, is True; seq_len was 4096, is 64)"
+    for more, wanted in (({}, 0), ({"seq_len": 4096, "score_separator": False}, 1)):
+        record["prefilter"]["pilot"] = pilot | more
+        Path("piloted/dataset.json").write_text(json.dumps(record))
+        for mode in (["--estimate"], ["--max_tokens", "50"]):
+            attention_influence_scoring.main([*SCORE.format("piloted").split(), *mode])
+            assert capsys.readouterr().err.count(f"was scored in another way {changed}, and its") == wanted
 
 
 @pytest.mark.parametrize(
