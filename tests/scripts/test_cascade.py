@@ -13,6 +13,7 @@ import fineweb
 import rank_scores
 from common.model.heads import write_head_scores
 from common.scoring.plan import prefilter_of
+from common.table.selection import KEPT_BY
 from common.text.kept import PREDICTED
 from tests.conftest import MASKED, SENTENCES, error_of, write_jsonl
 from tests.scripts.conftest import page_data, report_page, write_kept
@@ -78,8 +79,9 @@ def test_the_selection_is_that_of_the_whole_corpus_and_says_what_was_scored(fold
     said = capsys.readouterr().out
     assert rows_of("part/top20.parquet") == rows_of("whole/top20.parquet")
     assert len(rows_of("part/ai_scores.parquet")) == 31
-    assert "scored: 38.8 % of the corpus (" in said and SAID in said and "another" not in said
-    assert "in which about 80 documents would be ranked" in said and "warning" not in said
+    assert "\nkept by the prefilter: 38.8 % of the corpus (" in said and SAID in said and "another" not in said
+    assert "the selection is of about 80 documents: the ranked ones, and their share of those that" in said
+    assert "warning" not in said
     kept = json.loads(Path("data/prefilter/kept.json").read_text())
     record = json.loads(Path("part/top20.json").read_text())
     scoring = json.loads(Path("part/ai_scores.json").read_text())
@@ -89,9 +91,19 @@ def test_the_selection_is_that_of_the_whole_corpus_and_says_what_was_scored(fold
     }
     assert {name: each["whole"] for name, each in record["domains"].items()} == {"a": 52, "b": 28}
     data = page_data(report_page("--scores", "part/ai_scores.parquet", "--selection", "part/top20.parquet"))
-    [scored] = [value for name, value in data["facts"] if name == "scored"]
-    assert SAID in scored
+    [kept_by] = [value for name, value in data["facts"] if name == KEPT_BY]
+    assert SAID in kept_by
     assert json.loads(Path("whole/ai_scores.json").read_text())["prefilter"] is None
+
+
+def test_a_sample_of_what_was_kept_is_not_said_to_be_of_the_whole_corpus(folder, capsys):
+    attention_influence_scoring.main([*SCORE.format("part").replace("ai_scores", "half").split(), "--sample", "50%"])
+    rank_scores.main([*"--scores part/half.tsv".split(), *NO_GUARDS.split()])
+    said = capsys.readouterr().out
+    total = sum(each["whole"] for each in json.loads(Path("part/half.top20.json").read_text())["domains"].values())
+    assert 20 < total < 60
+    assert f"the selection is of about {total} documents: the ranked ones" in said
+    assert "\nkept by the prefilter: 38.8 %" in said and "\nscored: " not in said
 
 
 def test_steps_and_tsv_are_of_the_whole_corpus_too(folder):
