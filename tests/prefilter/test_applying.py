@@ -14,11 +14,14 @@ import pytest
 
 import fineweb
 import prefilter_scores
+from common.files import write_json
+from common.prefilter import applying
 from common.shards.index import read_index
 from tests.conftest import ROOT, error_of, write_jsonl
 from tests.prefilter.conftest import RAW, repeats, rows
 
 FOLDER = Path("data/prefilter")
+MOVED = "kept.json: of other files than before, so the cut of a domain may have moved"
 APPLY = ["apply", "--input", "raw", "--domain_column", "kind"]
 
 
@@ -150,16 +153,37 @@ def parts() -> dict[Path, int]:
 def test_files_that_are_added_are_predicted_and_the_others_are_not(learnt, capsys):
     kept("--keep", "0.4")
     before = parts()
-    assert "the cut of each domain has moved" not in capsys.readouterr().out
+    assert "of other files" not in capsys.readouterr().out
     write_jsonl("raw/00.jsonl", rows(3000, RAW))  # before the others, by name
     grown = kept("--keep", "0.4")
-    assert "kept.json: of other files than before, so the cut of each domain has moved" in capsys.readouterr().out
+    assert MOVED in capsys.readouterr().out
     assert before.items() <= parts().items() and len(parts()) == 3
     for path in parts():
         path.unlink()
     whole = kept("--keep", "0.4")
     pd.testing.assert_frame_equal(grown[0], whole[0])
     assert grown[1] == whole[1]
+
+
+def stopped(path, *record):
+    """Stop a run, except where it writes the record of the parts."""
+    if path != FOLDER / "parts/parts.json":
+        raise KeyboardInterrupt
+    write_json(path, *record)
+
+
+@pytest.mark.parametrize("where", ["_predict", "_keep", "write_json"])
+def test_after_a_stop_a_run_still_says_that_the_files_are_others(learnt, where, capsys, monkeypatch):
+    kept("--keep", "0.4")
+    write_jsonl("raw/2.jsonl", rows(3000, RAW))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(applying, where, stopped)
+        kept("--keep", "0.4")
+    assert MOVED not in capsys.readouterr().out
+    kept("--keep", "0.4")
+    assert MOVED in capsys.readouterr().out
+    kept("--keep", "0.4")
+    assert MOVED not in capsys.readouterr().out
 
 
 def test_with_overwrite_only_what_has_changed_is_predicted_again(learnt):
