@@ -76,9 +76,13 @@ def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dic
     _refuse_others(record, chosen, options.overwrite)
     is_first = not record.with_suffix(".parquet").exists()  # one that was stopped may have left it alone
     inputs_before = read_json(record).get("inputs") if record.exists() else None
+    next(read_files(paths, RowReader(columns, options.on_bad_row == "skip")), None)  # wrong columns change nothing
     _claim_parts(folder / PARTS / RECORD, settings, options.overwrite)
     parts = {str(path): folder / PARTS / _part_of(*each) for path, each in zip(paths, inputs.items(), strict=True)}
-    remove(*({*(folder / PARTS).glob("*.parquet")} - {*parts.values()}))
+    stale = {*(folder / PARTS).glob("*.parquet")} - {*parts.values()}
+    remove(*stale)
+    if stale:
+        print(f"{folder / PARTS}: deleted predictions of files that have changed or are not in --input: {len(stale):,}")
     _predict(parts, options, columns, engine)
     domains = _keep([*parts.values()], folder, options, learnt)
     result = {**chosen, "model": learnt.digest, "pilot": learnt.pilot, "domains": domains, "columns": vars(columns)}

@@ -22,6 +22,7 @@ from tests.prefilter.conftest import RAW, repeats, rows
 
 FOLDER = Path("data/prefilter")
 MOVED = "kept.json: of other files than before, so the cut of a domain may have moved"
+DELETED = "data/prefilter/parts: deleted predictions of files that have changed or are not in --input:"
 APPLY = ["apply", "--input", "raw", "--domain_column", "kind"]
 
 
@@ -186,13 +187,32 @@ def test_after_a_stop_a_run_still_says_that_the_files_are_others(learnt, where, 
     assert MOVED not in capsys.readouterr().out
 
 
-def test_with_overwrite_only_what_has_changed_is_predicted_again(learnt):
+def test_with_overwrite_only_what_has_changed_is_predicted_again(learnt, capsys):
     kept("--keep", "0.4")
     before = parts()
     write_jsonl("raw/1.jsonl", rows(5000, RAW))
+    assert DELETED not in capsys.readouterr().out
     table, _ = kept("--keep", "0.4", "--overwrite")
+    assert f"{DELETED} 1\n" in capsys.readouterr().out
     assert len(before.items() & parts().items()) == 1 and len(parts()) == 2
     assert table["id"].tolist() == [row["id"] for first in (1000, 5000) for row in rows(first, RAW)]
+
+
+def test_another_share_of_fewer_files_says_what_it_deletes(learnt, capsys):
+    kept("--keep", "0.4")
+    kept("--keep", "0.5", "--overwrite", "--input", "raw/0.jsonl")
+    assert f"{DELETED} 1\n" in capsys.readouterr().out
+    assert len(parts()) == 1
+
+
+@pytest.mark.parametrize("column", ["text", "domain", "id"])
+@pytest.mark.parametrize("bad_row", ["stop", "skip"])
+def test_a_wrong_column_deletes_nothing(learnt, column, bad_row, capsys):
+    kept("--keep", "0.4")
+    before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
+    flags = ["--keep", "0.4", "--overwrite", "--on_bad_row", bad_row, f"--{column}_column", "nothing"]
+    assert "no column 'nothing'" in error_of(prefilter_scores, [*APPLY, *flags], capsys)
+    assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
 
 
 CHANGES = {
