@@ -275,6 +275,8 @@ def test_a_corpus_of_empty_texts_is_refused(learnt, capsys):
 
 BAD = {
     "--keep 0.4 --input none.jsonl": "none.jsonl: no such file",
+    "--keep 0.4 --input odd\udcff/*": "'odd\\udcff/*': a name that is not UTF-8; rename it",
+    "--keep 0.4 --prefilter odd\udcff": "'odd\\udcff': a name that is not UTF-8; rename it",
     "--keep 0.4 --domain_column nothing": "no column 'nothing' (--domain_column) in it, only id, kind, text",
     "--keep 0.4 --text_column nothing": "no column 'nothing' (--text_column)",
     "--keep 0.4 --domain_column id": "no document is of a domain that was learnt ('random', 'told')",
