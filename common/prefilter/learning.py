@@ -192,7 +192,7 @@ def _remove_kept(folder: Path, record: dict) -> None:
     kept = [path for suffix in (".json", ".parquet") if (path := folder / f"{KEPT}{suffix}").exists()]
     remove(*kept)
     if kept:
-        print(f"deleted {' and '.join(map(str, kept))}: of another predictor; run apply again")
+        print(f"deleted {' and '.join(map(str, kept))}: made with another {RECORD}; run apply again")
 
 
 def _pilot(
