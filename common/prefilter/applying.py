@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import duckdb
@@ -76,7 +76,8 @@ def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dic
     _refuse_others(record, chosen, options.overwrite)
     is_first = not record.with_suffix(".parquet").exists()  # one that was stopped may have left it alone
     inputs_before = read_json(record).get("inputs") if record.exists() else None
-    next(read_files(paths, RowReader(columns, options.on_bad_row == "skip")), None)  # wrong columns change nothing
+    reader = RowReader(columns, options.on_bad_row == "skip")
+    next(chain.from_iterable(read_files([path], reader) for path in paths), None)  # wrong columns must change nothing
     _claim_parts(folder / PARTS / RECORD, settings, options.overwrite)
     parts = {str(path): folder / PARTS / _part_of(*each) for path, each in zip(paths, inputs.items(), strict=True)}
     stale = {*(folder / PARTS).glob("*.parquet")} - {*parts.values()}
