@@ -123,6 +123,7 @@ def main(argv: list[str] | None = None) -> None:
         prefilter = prefilter_of(paths)
         plan = make_plan(paths, reader, args.max_tokens, ranges)
         job = cli.options(Job, args, pair=pair, steps=steps, plan=plan, reader=reader, prefilter=prefilter)
+        job.warn_of_another_pilot()
         with workers(engine, make, Unit.rest_after, on_gpu) as team:
             if args.estimate:
                 estimate(team, job, args.num_workers or WORKERS, command_without_estimate(argv))

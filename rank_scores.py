@@ -180,10 +180,13 @@ def show_table(rows: list[tuple[str, ...]]) -> None:
 
 def show_cascade(selection) -> None:
     """Print what a `common.table.selection.SelectionRecord` is of, if a prefilter chose what was scored."""
+    from common.table.selection import KEPT_BY
+
     if selection.cascade:
-        print(f"scored: {dict(selection.facts())['scored']}")
+        print(f"{KEPT_BY}: {dict(selection.facts())[KEPT_BY]}")
         print(
-            f"the selection is of the whole corpus, in which about {selection.total:,} {selection.by} would be ranked"
+            f"the selection is of about {selection.total:,} {selection.by}: the ranked ones, and their share of those "
+            "that the prefilter left out"
         )
 
 

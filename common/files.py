@@ -35,8 +35,12 @@ def as_path(text: "str | Path | UPath") -> "Path | UPath":
     """A path of pathlib or, for a URL, of universal_pathlib.
 
     Raises:
-        InputError: no installed package reads such a URL.
+        InputError: no installed package reads such a URL, or the name is not UTF-8, as records and tables are.
     """
+    try:
+        str(text).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{str(text)!r}: a name that is not UTF-8; rename it") from None
     if "://" not in str(text):
         return Path(text)
     from upath import UPath
@@ -81,7 +85,7 @@ def _matches(pattern: str) -> "list[Path | UPath]":
         return [path]
     if is_url(path):
         return [as_path(path.fs.unstrip_protocol(name)) for name in sorted(path.fs.glob(path.path))]
-    return [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+    return [as_path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
 
 
 def file_digest(path: Path) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
-from common.files import as_path, atomic, claim, read_json, sole_writer
+from common.files import as_path, atomic, claim, expand, read_json, sole_writer
 
 
 def test_a_file_appears_when_the_block_ends_and_not_before(tmp_path):
@@ -99,6 +99,16 @@ def test_a_lock_leaves_the_folder_usable(tmp_path):
         pass
     with sole_writer(tmp_path / "out.tsv"):
         assert [path.name for path in tmp_path.iterdir()] == [".out.tsv.lock"]
+
+
+@pytest.mark.parametrize("pattern", ["*.txt", "b\udcff.txt"])
+def test_a_name_that_is_not_utf8_is_refused(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    Path("b\udcff.txt").write_text("a text")
+    with pytest.raises(InputError, match=r"^'b\\udcff.txt': a name that is not UTF-8; rename it$"):
+        expand([pattern])
+    Path("a.txt").write_text("a text")
+    assert expand(["a*"]) == [Path("a.txt")]
 
 
 def test_nothing_half_written_appears_in_a_store(store):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import duckdb
@@ -74,19 +74,24 @@ def apply(options: ApplyOptions, columns: Columns, engine: EngineOptions) -> dic
     settings = {"model": learnt.digest, "columns": vars(columns), "inputs": inputs}
     chosen = {"keep": options.keep, "recall": options.recall, "score": learnt.score, "top_pct": learnt.top_pct}
     _refuse_others(record, chosen, options.overwrite)
-    inputs_before = read_json(record).get("inputs") if record.exists() else inputs
+    is_first = not record.with_suffix(".parquet").exists()  # one that was stopped may have left it alone
+    inputs_before = read_json(record).get("inputs") if record.exists() else None
+    reader = RowReader(columns, options.on_bad_row == "skip")
+    next(chain.from_iterable(read_files([path], reader) for path in paths), None)  # wrong columns must change nothing
     _claim_parts(folder / PARTS / RECORD, settings, options.overwrite)
     parts = {str(path): folder / PARTS / _part_of(*each) for path, each in zip(paths, inputs.items(), strict=True)}
-    remove(*({*(folder / PARTS).glob("*.parquet")} - {*parts.values()}))
+    stale = {*(folder / PARTS).glob("*.parquet")} - {*parts.values()}
+    remove(*stale)
+    if stale:
+        print(f"{folder / PARTS}: deleted predictions of files that have changed or are not in --input: {len(stale):,}")
     _predict(parts, options, columns, engine)
-    remove(record)
     domains = _keep([*parts.values()], folder, options, learnt)
     result = {**chosen, "model": learnt.digest, "pilot": learnt.pilot, "domains": domains, "columns": vars(columns)}
     write_json(record, result | {"inputs": inputs})
-    if inputs_before != inputs:
+    if not is_first and inputs_before != inputs:
         print(
-            f"{record}: of other files than before, so the cut of each domain has moved; fineweb.py refuses to add to "
-            "shards of the old cut if it keeps others of their documents now"
+            f"{record}: of other files than before, so the cut of a domain may have moved; fineweb.py refuses to add "
+            "to shards of the old cut if it keeps others of their documents now"
         )
     return result
 
@@ -182,7 +187,7 @@ def _beginning(document: SourceDocument) -> tuple[SourceDocument, int]:
 
 
 def _keep(parts: list[Path], folder: Path, options: ApplyOptions, learnt: Learnt) -> dict[str, dict]:
-    """Write `kept.parquet`, by file and row; the counts of each domain."""
+    """Write `kept.parquet`, by file and row, and remove the record of an older one; the counts of each domain."""
     out, rows = folder / f"{KEPT}.parquet", f"read_parquet([{', '.join(map(literal, parts))}])"
     with (
         scratch(out) as spare,
@@ -213,6 +218,7 @@ def _keep(parts: list[Path], folder: Path, options: ApplyOptions, learnt: Learnt
                     coalesce(sum(characters) FILTER (kept), 0)::BIGINT
                 FROM read_parquet({literal(tmp)}) GROUP BY domain ORDER BY domain
             """).fetchall()
+            remove(out.with_suffix(".json"))  # last, so that a record never describes another table
     names = ("documents", "kept", "characters", "kept_characters")
     return {
         name: dict(zip(names, counts, strict=True))

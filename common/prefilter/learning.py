@@ -19,7 +19,7 @@ from common.prefilter.features import features_of
 from common.prefilter.predictor import FOLDS, PREDICTOR, fit, held_out
 from common.prefilter.price_list import CHANCE, SHARES, Price, price
 from common.shards.reader import ShardReader
-from common.table.names import record_of
+from common.table.names import RECORDED, record_of
 from common.table.schema import SLICES, TABLE_SCHEMA
 from common.table.tables import column_names, read_score_batches
 from common.text.corpus import hash_of
@@ -27,7 +27,6 @@ from common.text.kept import PREDICTED
 
 MIN_DOCUMENTS = 100  # of a domain, with a score
 RECORD, CLAIM = "learn.json", ".learn.json"
-PILOT = ("base_model", "reference_model", "reference_of", "seq_len", "score_tokens")  # of the record of its scores
 KEPT = "kept"  # what `apply` writes
 FEW = "too few documents in the pilot"
 CURVES, NUMBERS = ("tokens", "recall", "low", "high"), ("documents", "gain", "gain_low")  # of a `Price`
@@ -60,7 +59,7 @@ class Learnt:
         prices: of each domain for which there is a predictor.
         whole: why a domain is scored whole, for those that are.
         digest: of the predictor.
-        pilot: how it was scored, as far as that is known: `PILOT`.
+        pilot: how it was scored, as far as that is known: `RECORDED`.
     """
 
     score: str
@@ -152,7 +151,7 @@ def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total:
     fit(features, ranks, domains).write(folder / PREDICTOR)
     digest = file_digest(folder / PREDICTOR).hex()
     record = {**made, "documents": len(table), "whole": whole, "predictor": digest}
-    record["pilot"] = {name: value for name, value in _record(source.selection).items() if name in PILOT}
+    record["pilot"] = {name: value for name, value in _record(source.selection).items() if name in RECORDED}
     record["prices"] = {name: dataclasses.asdict(each) for name, each in prices.items()}
     _remove_kept(folder, record)
     write_json(folder / RECORD, record)
@@ -193,7 +192,7 @@ def _remove_kept(folder: Path, record: dict) -> None:
     kept = [path for suffix in (".json", ".parquet") if (path := folder / f"{KEPT}{suffix}").exists()]
     remove(*kept)
     if kept:
-        print(f"deleted {' and '.join(map(str, kept))}: of another predictor; run apply again")
+        print(f"deleted {' and '.join(map(str, kept))}: made with another {RECORD}; run apply again")
 
 
 def _pilot(

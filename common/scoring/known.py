@@ -12,15 +12,10 @@ from common.files import as_path, read_json
 from common.hub import DEFAULT_MODEL, require_checkpoint
 from common.model.reference import base_of
 from common.shards.doc_id import parse_doc_id
+from common.table.names import RECORDED
 
 SEQ_LEN = 4096  # the paper's, where the model's context is not shorter
 REFERENCE = "reference-model"
-RECORDED = {
-    **dict.fromkeys(("base_model", "reference_model", "tokenizer"), str),
-    **dict.fromkeys(("seq_len", "score_tokens"), int),
-    "score_separator": bool,
-    "reference_of": dict,
-}
 DEFAULT = "default"  # for the documents of all domains without a reference of their own
 SCORES = Path("data/ai_scores.tsv")
 

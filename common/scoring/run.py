@@ -75,6 +75,25 @@ class Job:
         """The digest of each shard, by its path."""
         return {str(item.path): item.digest for item in self.plan}
 
+    @property
+    def flags(self) -> dict:
+        """The flags that later steps find in the record: `RECORDED`."""
+        pair = {name: getattr(self.pair, name) for name in ("base_model", "reference_model", "seq_len")}
+        reader = {name: getattr(self.reader, name) for name in ("score_separator", "score_tokens")}
+        tokenizer = self.pair.runtime.tokenizer or self.pair.base_model
+        return {**pair, **reader, "reference_of": dict(self.pair.reference_of), "tokenizer": tokenizer}
+
+    def warn_of_another_pilot(self) -> None:
+        """Warn if a prefilter learnt from scores that were made in another way: its recall is of those."""
+        pilot, now = self.prefilter.pilot if self.prefilter else {}, self.flags
+        changed = [name for name in now.keys() & pilot.keys() if _resolved(pilot[name]) != _resolved(now[name])]
+        if changed:
+            detail = "; ".join(f"{name} was {pilot[name]}, is {now[name]}" for name in sorted(changed))
+            cli.warn(
+                f"the pilot of the prefilter was scored in another way ({detail}), and its expected recall is of those "
+                "scores; give the same flags, or make a pilot with these"
+            )
+
     def time_spent(self) -> dict:
         """What scoring has taken so far: tokens, seconds, and when it ended; empty if nothing was scored."""
         path = self.folder / TIMES
@@ -100,6 +119,13 @@ class Job:
             "shards": shards,
         }
         return record, settings, self.overwrite, "*.parquet"
+
+
+def _resolved(flag: object) -> object:
+    """The value of a flag, the same for all ways to write the path of a folder."""
+    if isinstance(flag, dict):
+        return {name: _resolved(value) for name, value in flag.items()}
+    return Path(flag).resolve() if isinstance(flag, str) else flag
 
 
 @dataclass
@@ -141,7 +167,6 @@ def score_corpus(team: Team, job: Job) -> None:
         SystemExit: with status 3, after the table is written, if some documents could not be scored.
     """
     print(one_line(f"{job.out}: {team.description.summary}"))
-    _warn_of_another_pilot(job)
     found, num_scored = _score(team, job)
     for unit, reason in team.set_aside:
         documents = format_doc_id(unit.shard_name, unit.documents[0].start, unit.documents[-1].end)
@@ -162,20 +187,6 @@ def score_corpus(team: Team, job: Job) -> None:
         print("not all documents are scored; the same command tries those that were set aside again")
         sys.exit(cli.INCOMPLETE)
     print(f"next: python rank_scores.py --scores {job.out} --top_pct 20")
-
-
-def _warn_of_another_pilot(job: Job) -> None:
-    """Warn if a prefilter learnt from scores that were made in another way: its recall is of those."""
-    pilot = job.prefilter.pilot if job.prefilter else {}
-    now = {name: getattr(job.pair, name) for name in ("base_model", "reference_model", "reference_of", "seq_len")}
-    now["score_tokens"] = job.reader.score_tokens
-    changed = [name for name, value in now.items() if pilot.get(name, value) != value]
-    if changed:
-        detail = "; ".join(f"{name} was {pilot[name]}, is {now[name]}" for name in changed)
-        cli.warn(
-            f"the pilot of the prefilter was scored in another way ({detail}), and its expected recall is of those "
-            "scores; give the same flags, or make a pilot with these"
-        )
 
 
 def _score(team: Team, job: Job) -> tuple[list[Stretch], int]:
@@ -228,18 +239,12 @@ def _record(team: Team, job: Job, health: Health) -> dict:
     """How the table was made."""
     models = team.description
     return {
-        "base_model": job.pair.base_model,
-        "reference_model": job.pair.reference_model,
-        "reference_of": dict(job.pair.reference_of),
+        **job.flags,
         "summary": models.summary,
         "data": job.data,
         "sample": None if job.sample == 1 else job.sample,
         "prefilter": job.prefilter and asdict(job.prefilter),
         "num_shards": len({item.path for item in job.plan}),
-        "tokenizer": job.pair.runtime.tokenizer or job.pair.base_model,
-        "seq_len": job.pair.seq_len,
-        "score_separator": job.reader.score_separator,
-        "score_tokens": job.reader.score_tokens,
         "eot_id": job.reader.eot_id,
         "eot_side": job.reader.eot_side,
         "token_dtype": job.reader.token_dtype,

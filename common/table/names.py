@@ -1,8 +1,14 @@
-"""Where the files that follow from a score table go: next to it."""
+"""Where the files that follow from a score table go, next to it, and what its record says of the flags."""
 
 from pathlib import Path
 
 SCORES, STEPS = "ai_scores", ".steps"
+RECORDED = {  # flags of step 5 in the record of its table, and their types
+    **dict.fromkeys(("base_model", "reference_model", "tokenizer"), str),
+    **dict.fromkeys(("seq_len", "score_tokens"), int),
+    "score_separator": bool,
+    "reference_of": dict,
+}
 
 
 def beside(scores: Path, name: str) -> Path:

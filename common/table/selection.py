@@ -34,6 +34,7 @@ from common.text.prefiltered import Facts, facts_of
 
 MAKE_SELECTION = "make it with rank_scores.py"
 STATES_SUFFIX = ".states.parquet"
+KEPT_BY = "kept by the prefilter"  # the name of a fact
 ROUNDING = 1e-9  # of scores in a TSV
 
 
@@ -66,7 +67,7 @@ class SelectionRecord:
         shares = ", ".join(f"{name} {share:g}" for name, share in self.shares.items())
         found = [
             ("selected", f"the {self.end} {amount}"),
-            ("scored", self.cascade and self.cascade.in_words(self._is_top_of(self.cascade))),
+            (KEPT_BY, self.cascade and self.cascade.in_words(self._is_top_of(self.cascade))),
             ("ranked by", self.score),
             ("where", self.where),
             ("inside", within),

@@ -14,11 +14,15 @@ import pytest
 
 import fineweb
 import prefilter_scores
+from common.files import write_json
+from common.prefilter import applying
 from common.shards.index import read_index
 from tests.conftest import ROOT, error_of, write_jsonl
 from tests.prefilter.conftest import RAW, repeats, rows
 
 FOLDER = Path("data/prefilter")
+MOVED = "kept.json: of other files than before, so the cut of a domain may have moved"
+DELETED = "data/prefilter/parts: deleted predictions of files that have changed or are not in --input:"
 APPLY = ["apply", "--input", "raw", "--domain_column", "kind"]
 
 
@@ -150,10 +154,10 @@ def parts() -> dict[Path, int]:
 def test_files_that_are_added_are_predicted_and_the_others_are_not(learnt, capsys):
     kept("--keep", "0.4")
     before = parts()
-    assert "the cut of each domain has moved" not in capsys.readouterr().out
+    assert "of other files" not in capsys.readouterr().out
     write_jsonl("raw/00.jsonl", rows(3000, RAW))  # before the others, by name
     grown = kept("--keep", "0.4")
-    assert "kept.json: of other files than before, so the cut of each domain has moved" in capsys.readouterr().out
+    assert MOVED in capsys.readouterr().out
     assert before.items() <= parts().items() and len(parts()) == 3
     for path in parts():
         path.unlink()
@@ -162,13 +166,53 @@ def test_files_that_are_added_are_predicted_and_the_others_are_not(learnt, capsy
     assert grown[1] == whole[1]
 
 
-def test_with_overwrite_only_what_has_changed_is_predicted_again(learnt):
+def stopped(path, *record):
+    """Stop a run, except where it writes the record of the parts."""
+    if path != FOLDER / "parts/parts.json":
+        raise KeyboardInterrupt
+    write_json(path, *record)
+
+
+@pytest.mark.parametrize("where", ["_predict", "_keep", "write_json"])
+def test_after_a_stop_a_run_still_says_that_the_files_are_others(learnt, where, capsys, monkeypatch):
+    kept("--keep", "0.4")
+    write_jsonl("raw/2.jsonl", rows(3000, RAW))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(applying, where, stopped)
+        kept("--keep", "0.4")
+    assert MOVED not in capsys.readouterr().out
+    kept("--keep", "0.4")
+    assert MOVED in capsys.readouterr().out
+    kept("--keep", "0.4")
+    assert MOVED not in capsys.readouterr().out
+
+
+def test_with_overwrite_only_what_has_changed_is_predicted_again(learnt, capsys):
     kept("--keep", "0.4")
     before = parts()
     write_jsonl("raw/1.jsonl", rows(5000, RAW))
+    assert DELETED not in capsys.readouterr().out
     table, _ = kept("--keep", "0.4", "--overwrite")
+    assert f"{DELETED} 1\n" in capsys.readouterr().out
     assert len(before.items() & parts().items()) == 1 and len(parts()) == 2
     assert table["id"].tolist() == [row["id"] for first in (1000, 5000) for row in rows(first, RAW)]
+
+
+def test_another_share_of_fewer_files_says_what_it_deletes(learnt, capsys):
+    kept("--keep", "0.4")
+    kept("--keep", "0.5", "--overwrite", "--input", "raw/0.jsonl")
+    assert f"{DELETED} 1\n" in capsys.readouterr().out
+    assert len(parts()) == 1
+
+
+@pytest.mark.parametrize("column", ["text", "domain", "id"])
+@pytest.mark.parametrize("bad_row", ["stop", "skip"])
+def test_a_wrong_column_deletes_nothing(learnt, column, bad_row, capsys):
+    kept("--keep", "0.4")
+    before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
+    flags = ["--keep", "0.4", "--overwrite", "--on_bad_row", bad_row, f"--{column}_column", "nothing"]
+    assert "no column 'nothing'" in error_of(prefilter_scores, [*APPLY, *flags], capsys)
+    assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
 
 
 CHANGES = {
@@ -231,6 +275,8 @@ def test_a_corpus_of_empty_texts_is_refused(learnt, capsys):
 
 BAD = {
     "--keep 0.4 --input none.jsonl": "none.jsonl: no such file",
+    "--keep 0.4 --input odd\udcff/*": "'odd\\udcff/*': a name that is not UTF-8; rename it",
+    "--keep 0.4 --prefilter odd\udcff": "'odd\\udcff': a name that is not UTF-8; rename it",
     "--keep 0.4 --domain_column nothing": "no column 'nothing' (--domain_column) in it, only id, kind, text",
     "--keep 0.4 --text_column nothing": "no column 'nothing' (--text_column)",
     "--keep 0.4 --domain_column id": "no document is of a domain that was learnt ('random', 'told')",

@@ -93,8 +93,12 @@ def test_the_same_again_leaves_what_was_kept(scored_pilot, capsys):
     prefilter_scores.main(LEARN)
     assert Path("data/prefilter/kept.json").exists()
     capsys.readouterr()
-    prefilter_scores.main([*LEARN, "--top_pct", "10", "--overwrite"])
-    assert "deleted data/prefilter/kept.json and data/prefilter/kept.parquet: of another" in capsys.readouterr().out
+    Path("scores.json").write_text('{"sample": 0.01, "base_model": "base", "seq_len": 32}')
+    predictor = Path("data/prefilter/predictor.json").read_bytes()
+    prefilter_scores.main(LEARN)
+    assert Path("data/prefilter/predictor.json").read_bytes() == predictor and record()["pilot"]["seq_len"] == 32
+    deleted = "deleted data/prefilter/kept.json and data/prefilter/kept.parquet: made with another learn.json;"
+    assert deleted in capsys.readouterr().out
 
 
 def test_a_pilot_whose_record_says_no_sample_is_doubted(scored_pilot, capsys):

@@ -13,6 +13,7 @@ import fineweb
 import rank_scores
 from common.model.heads import write_head_scores
 from common.scoring.plan import prefilter_of
+from common.table.selection import KEPT_BY
 from common.text.kept import PREDICTED
 from tests.conftest import MASKED, SENTENCES, error_of, write_jsonl
 from tests.scripts.conftest import page_data, report_page, write_kept
@@ -78,8 +79,9 @@ def test_the_selection_is_that_of_the_whole_corpus_and_says_what_was_scored(fold
     said = capsys.readouterr().out
     assert rows_of("part/top20.parquet") == rows_of("whole/top20.parquet")
     assert len(rows_of("part/ai_scores.parquet")) == 31
-    assert "scored: 38.8 % of the corpus (" in said and SAID in said and "another" not in said
-    assert "in which about 80 documents would be ranked" in said and "warning" not in said
+    assert "\nkept by the prefilter: 38.8 % of the corpus (" in said and SAID in said and "another" not in said
+    assert "the selection is of about 80 documents: the ranked ones, and their share of those that" in said
+    assert "warning" not in said
     kept = json.loads(Path("data/prefilter/kept.json").read_text())
     record = json.loads(Path("part/top20.json").read_text())
     scoring = json.loads(Path("part/ai_scores.json").read_text())
@@ -89,9 +91,19 @@ def test_the_selection_is_that_of_the_whole_corpus_and_says_what_was_scored(fold
     }
     assert {name: each["whole"] for name, each in record["domains"].items()} == {"a": 52, "b": 28}
     data = page_data(report_page("--scores", "part/ai_scores.parquet", "--selection", "part/top20.parquet"))
-    [scored] = [value for name, value in data["facts"] if name == "scored"]
-    assert SAID in scored
+    [kept_by] = [value for name, value in data["facts"] if name == KEPT_BY]
+    assert SAID in kept_by
     assert json.loads(Path("whole/ai_scores.json").read_text())["prefilter"] is None
+
+
+def test_a_sample_of_what_was_kept_is_not_said_to_be_of_the_whole_corpus(folder, capsys):
+    attention_influence_scoring.main([*SCORE.format("part").replace("ai_scores", "half").split(), "--sample", "50%"])
+    rank_scores.main([*"--scores part/half.tsv".split(), *NO_GUARDS.split()])
+    said = capsys.readouterr().out
+    total = sum(each["whole"] for each in json.loads(Path("part/half.top20.json").read_text())["domains"].values())
+    assert 20 < total < 60
+    assert f"the selection is of about {total} documents: the ranked ones" in said
+    assert "\nkept by the prefilter: 38.8 %" in said and "\nscored: " not in said
 
 
 def test_steps_and_tsv_are_of_the_whole_corpus_too(folder):
@@ -127,10 +139,14 @@ def test_shards_of_one_prefilter_in_several_folders_are_one_corpus(folder):
 def test_a_pilot_that_was_scored_in_another_way_is_told(folder, capsys):
     shutil.copytree("part", "piloted", ignore=shutil.ignore_patterns("ai_scores*", "*top20*", "again*"))
     record = json.loads(Path("piloted/dataset.json").read_text())
-    record["prefilter"]["pilot"] = {"base_model": "base", "seq_len": 4096, "score_tokens": None}
-    Path("piloted/dataset.json").write_text(json.dumps(record))
-    attention_influence_scoring.main([*SCORE.format("piloted").split(), "--max_tokens", "50"])
-    assert "was scored in another way (seq_len was 4096, is 64), and its" in capsys.readouterr().err
+    pilot = {"base_model": str(folder / "base"), "tokenizer": "./base/", "seq_len": 64, "score_tokens": None}
+    changed = "(score_separator was False, is True; seq_len was 4096, is 64)"
+    for more, wanted in (({}, 0), ({"seq_len": 4096, "score_separator": False}, 1)):
+        record["prefilter"]["pilot"] = pilot | more
+        Path("piloted/dataset.json").write_text(json.dumps(record))
+        for mode in (["--estimate"], ["--max_tokens", "50"]):
+            attention_influence_scoring.main([*SCORE.format("piloted").split(), *mode])
+            assert capsys.readouterr().err.count(f"was scored in another way {changed}, and its") == wanted
 
 
 @pytest.mark.parametrize(

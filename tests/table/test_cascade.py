@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import InputError
 from common.table.ranking import Goal, Limits, Ranking
-from common.table.selection import read_selection_record, write_selection
+from common.table.selection import KEPT_BY, read_selection_record, write_selection
 from common.text.kept import PREDICTED
 from common.text.prefiltered import Facts, KeptPart
 
@@ -166,7 +166,7 @@ def test_the_record_says_what_was_scored_and_of_which_selection_the_loss_is_know
     choose(tmp_path, table[table["kept"]], facts)
     record = read_selection_record(tmp_path / "top.parquet")
     assert record.cascade == facts
-    [said] = [value for name, value in record.facts() if name == "scored"]
+    [said] = [value for name, value in record.facts() if name == KEPT_BY]
     kept = 100 * table["kept"].mean()
     characters = 100 * (table["characters"] * table["kept"]).sum() / table["characters"].sum()
     code = (table["domain"] == "code").mean()
@@ -176,12 +176,12 @@ def test_the_record_says_what_was_scored_and_of_which_selection_the_loss_is_know
         f"({low:.3g} to {high:.3g} %) of its true top 20 % (without guards) is in it"
     )
     choose(tmp_path, table[table["kept"]], facts, **goal)
-    [other] = [value for name, value in read_selection_record(tmp_path / "top.parquet").facts() if name == "scored"]
+    [other] = [value for name, value in read_selection_record(tmp_path / "top.parquet").facts() if name == KEPT_BY]
     assert other == f"{said}; this is another selection, so what it misses is not known"
 
 
 def test_the_loss_is_known_of_a_selection_by_the_score_that_was_predicted(tmp_path):
     table = corpus(9)
     choose(tmp_path, table[table["kept"]], replace(facts_of(table), score="-L_base"), score="-L_base")
-    [said] = [value for name, value in read_selection_record(tmp_path / "top.parquet").facts() if name == "scored"]
+    [said] = [value for name, value in read_selection_record(tmp_path / "top.parquet").facts() if name == KEPT_BY]
     assert "another selection" not in said
