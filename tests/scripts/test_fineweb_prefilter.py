@@ -164,7 +164,14 @@ def test_a_domain_of_which_too_little_is_read_is_told_before_it_is_scored(flags,
     fineweb.main(flags.split())
     assert "step 6 will refuse" not in capsys.readouterr().err
     fineweb.main([*flags.replace("--input in ", f"--input {' '.join(early)} ").split(), "--overwrite"])
-    assert "such as 'default': less than the top 20 % of the documents that are read" in capsys.readouterr().err
+    assert "of domain 'default' less than the top 20 % of the documents that are read" in capsys.readouterr().err
+
+
+def test_a_domain_of_which_nothing_kept_is_read_is_refused_before_it_is_tokenized(flags, capsys):
+    write_kept([(*row[:-1], row[-1] and row[0] != "in/z.json") for row in rows(*FILES)])
+    line = error_of(fineweb, flags.replace("--input in", "--input in/z.json"), capsys)
+    assert "of domain 'default' nothing is kept among the documents that are read" in line and "--max_docs" in line
+    assert not Path("new").exists()
 
 
 def change(column: str, new) -> None:
