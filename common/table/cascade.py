@@ -63,7 +63,7 @@ def refuse_unscored(
     """
     if missing := [name for name, part in facts.domains.items() if part.documents and not part.kept]:
         raise InputError(
-            f"{path}: {few(missing)}: nothing of such a domain was kept by the prefilter, so its share of the selection "
+            f"{path}: {few(missing)}: nothing of such a domain was kept by the prefilter, so its share of a selection "
             "is not known; run fineweb.py --prefilter again over more files or without --max_docs, and score that"
         )
     cut = {name: part for name, part in facts.domains.items() if part.kept < part.documents}

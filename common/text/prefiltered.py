@@ -5,13 +5,12 @@ domains. Only what is kept is scored, but a percentage is of the whole corpus; s
 """
 
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from functools import lru_cache
-from itertools import groupby, zip_longest
+from itertools import groupby, pairwise, zip_longest
 from operator import attrgetter
 from pathlib import Path
 
@@ -26,9 +25,14 @@ from common.text.corpus import SourceDocument
 from common.text.kept import PREDICTED
 
 MAKE = "make it with prefilter_scores.py apply"
-CHECKED = [("row", pa.int64()), ("domain", pa.string()), ("characters", pa.int64()), ("kept", pa.bool_())]
-LISTED = pa.schema([*CHECKED, ("predicted", pa.float64())])
+LISTED = pa.schema(
+    [
+        *(("file", pa.string()), ("row", pa.int64()), ("domain", pa.string()), ("characters", pa.int64())),
+        *(("kept", pa.bool_()), ("predicted", pa.float64())),
+    ]
+)
 COUNTS = ("documents", "kept", "characters", "kept_characters")  # of a `KeptPart`
+PER_FILE = ["file", "domain", *COUNTS]
 
 
 @dataclass(frozen=True)
@@ -139,13 +143,12 @@ def facts_in(path: Path) -> Facts | None:
     return facts_of(read_json(path).get("prefilter"), path) if path.exists() else None
 
 
-def _counts(table: pa.Table) -> Iterator[tuple[str, list[int]]]:
-    """The `COUNTS` of each domain in some rows of `LISTED`."""
+def _counts(table: pa.Table) -> pa.Table:
+    """The `COUNTS` of each domain of each file in some rows."""
     table = table.append_column("kept_characters", pc.if_else(table["kept"], table["characters"], 0))
     sums = [(name, "sum") for name in COUNTS[1:]]
-    counted = table.group_by("domain").aggregate([("row", "count"), *sums])
-    for row in counted.to_pylist():
-        yield row["domain"], [row["row_count"], *(row[f"{name}_sum"] for name, _ in sums)]
+    counted = table.group_by(["file", "domain"]).aggregate([("row", "count"), *sums])
+    return counted.select(["file", "domain", "row_count", *("_".join(each) for each in sums)]).rename_columns(PER_FILE)
 
 
 def _names(kind: type) -> list[str]:
@@ -165,37 +168,43 @@ class Prefilter:
         for path in (self._table, record):
             if not path.exists():
                 raise InputError(f"{path}: no such file; {MAKE}")
-        self.facts = facts_of(read_json(record), record)
+        self.facts, self._inputs = facts_of(read_json(record), record), read_json(record).get("inputs")
+        if not isinstance(self._inputs, dict):
+            raise InputError(f"{record}: not the record of a prefilter (no inputs); {MAKE}")
         with self._reading():
             self._rows = pq.ParquetFile(for_pyarrow(self._table), pre_buffer=False)
             self._ranges = list(map(self._range_of, range(self._rows.num_row_groups)))
-        self._group = lru_cache(maxsize=1)(self._read_group)  # which the next file may share
+        self._group = lru_cache(maxsize=1)(self._sorted_group)  # which the next file may share
         self.num_documents = self.num_kept = 0
 
     def facts_of_files(self, files: Sequence[str], most: int | None) -> Facts:
         """What it kept of some files, in this order; of the documents up to the last of the `most` that are kept.
 
         Raises:
-            InputError: the table lists no document of them, or is not of the record beside it.
+            InputError: it has not seen one of them, lists no document of them, or is not of the record beside it.
         """
-        found: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(COUNTS), int))
-        left = sys.maxsize if most is None else most
-        for file in files:
-            table = self._table_of(file)
-            kept = table["kept"].to_numpy()
-            table = table.slice(0, int(np.searchsorted(kept.cumsum(), left)) + 1)
-            for name, counts in _counts(table):
-                found[name] += counts
-            left -= kept.sum()
-            if left <= 0:
-                break
-        if not found:
+        with self._reading():
+            counts = pa.concat_tables(_counts(self._read_group(group)) for group in range(len(self._ranges)))
+        known = {*counts["file"].to_pylist(), *self._inputs}
+        if strange := next((file for file in files if file not in known), None):
+            raise self._differs(strange, 0)
+        counts = counts.append_column("place", pc.index_in(counts["file"], pa.array(files)))
+        counts = counts.filter(pc.is_valid(counts["place"]))
+        kept = np.bincount(counts["place"], counts["kept"], len(files)).astype(int)
+        most = sys.maxsize if most is None else min(most, sys.maxsize)
+        last = int(np.searchsorted(kept.cumsum(), most))
+        counts = counts.filter(pc.less(counts["place"], last)).select(PER_FILE)
+        if last < len(files):
+            rows = self._table_of(files[last])
+            end = int(np.searchsorted(rows["kept"].to_numpy().cumsum(), most - kept[:last].sum())) + 1
+            counts = pa.concat_tables([counts, _counts(rows.slice(0, end))])
+        if not len(counts):
             raise self._differs(files[0], 0)
-        recalls = {name: part.recall for name, part in self.facts.domains.items()}
-        domains = {
-            name: dict(zip(COUNTS, counts.tolist(), strict=True)) | {"recall": recalls.get(name)}
-            for name, counts in sorted(found.items())
-        }
+        sums = counts.group_by("domain").aggregate([(name, "sum") for name in COUNTS]).sort_by("domain")
+        domains = {}
+        for row in sums.to_pylist():
+            known = self.facts.domains.get(row["domain"])
+            domains[row["domain"]] = {name: row[f"{name}_sum"] for name in COUNTS} | {"recall": known and known.recall}
         return facts_of(asdict(self.facts) | {"domains": domains}, self._table)
 
     def kept(self, documents: Iterable[SourceDocument]) -> Iterator[SourceDocument]:
@@ -208,8 +217,8 @@ class Prefilter:
         """
         for file, found in groupby(documents, attrgetter("file")):
             types = None
-            for document, listed in zip_longest(found, self._listed(file)):
-                *place, is_kept, predicted = listed or [None] * len(LISTED)
+            for document, listed in zip_longest(found, self._rows_of(file)):
+                *place, is_kept, predicted = listed or [None] * (len(LISTED) - 1)
                 if document is None or [document.row, document.domain, len(document.text)] != place:
                     raise self._differs(file, document.row if document else place[0])
                 self.num_documents += 1
@@ -225,23 +234,30 @@ class Prefilter:
             "to prefilter_scores.py apply, or run that again"
         )
 
-    def _listed(self, file: str) -> Iterator[tuple]:
-        """The rows of a file, in order, each as in `LISTED`."""
+    def _rows_of(self, file: str) -> Iterator[tuple]:
+        """The rows of a file, in order, each as in `LISTED` without its file."""
         table = self._table_of(file)
-        return zip(*(table[name].to_numpy() for name in LISTED.names), strict=True)
+        return zip(*(table[name].to_numpy() for name in LISTED.names[1:]), strict=True)
 
     def _table_of(self, file: str) -> pa.Table:
         with self._reading():
-            tables = [self._group(group) for group, (low, high) in enumerate(self._ranges) if low <= file <= high]
-            found = [table.filter(pc.equal(table["file"], file)).drop_columns("file") for table in tables]
-            table = pa.concat_tables([LISTED.empty_table(), *found]).sort_by("row")
-        if any(table[name].null_count for name, _ in CHECKED):
-            raise InputError(f"{self._table}: a null in the rows of {file}; {MAKE}")
-        return table
+            found = [self._group(group) for group, (low, high) in enumerate(self._ranges) if low <= file <= high]
+            pieces = [table.slice(*places[file]) for table, places in found if file in places]
+        return pieces[0] if len(pieces) == 1 else pa.concat_tables([LISTED.empty_table(), *pieces]).sort_by("row")
+
+    def _sorted_group(self, group: int) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
+        """A group of rows by file and row, and where those of a file begin in it and how many they are."""
+        table = self._read_group(group).sort_by([("file", "ascending"), ("row", "ascending")])
+        runs = pc.run_end_encode(table["file"].combine_chunks())
+        ends = runs.run_ends.to_pylist()
+        places = ((begin, end - begin) for begin, end in pairwise([0, *ends]))
+        return table, dict(zip(runs.values.to_pylist(), places, strict=True))
 
     def _read_group(self, group: int) -> pa.Table:
-        schema = pa.schema([("file", pa.string()), *LISTED])
-        return self._rows.read_row_group(group, schema.names).select(schema.names).cast(schema)
+        table = self._rows.read_row_group(group, LISTED.names).select(LISTED.names).cast(LISTED)
+        if nulls := [name for name in LISTED.names[:-1] if table[name].null_count]:
+            raise ValueError(f"a null in its column {nulls[0]}")
+        return table
 
     def _range_of(self, group: int) -> tuple[str, str]:
         """The first and the last name of a file in a group of rows."""

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,9 @@ import pytest
 
 import fineweb
 from common.shards.reader import ShardReader
+from common.text.corpus import SourceDocument
 from common.text.kept import PREDICTED
+from common.text.prefiltered import Prefilter
 from common.text.tokenization import load_tokenizer
 from tests.conftest import SENTENCES, error_of
 from tests.scripts.conftest import write_kept
@@ -142,7 +145,7 @@ def counted(listed: list[tuple]) -> list[int]:
     return [len(listed), len(chosen), *(sum(row[3] for row in each) for each in (listed, chosen))]
 
 
-@pytest.mark.parametrize("most", range(1, 13))
+@pytest.mark.parametrize("most", [*range(1, 13), 2**63])
 def test_the_record_counts_what_is_read_of_the_corpus(flags, most):
     fineweb.main([*flags.split(), "--max_docs", str(most)])
     read = rows(*FILES)
@@ -156,6 +159,28 @@ def test_the_record_grows_with_the_files_that_are_read(flags):
     assert counts() == counted(rows("in/z.json", "in/a.jsonl"))
     fineweb.main(flags.split())
     assert counts() == counted(rows(*FILES))
+
+
+def test_a_file_that_the_prefilter_has_not_seen_changes_nothing_in_a_finished_folder(flags, capsys):
+    fineweb.main(flags.split())
+    before = {path.name: path.read_bytes() for path in Path("new").iterdir()}
+    Path("in/zz.jsonl").write_text('{"text": "new"}')
+    assert "in/zz.jsonl: row 0, counted from 0, is not as data/prefilter/kept" in error_of(fineweb, flags, capsys)
+    assert {path.name: path.read_bytes() for path in Path("new").iterdir()} == before
+    Path("in/zz.jsonl").write_text("")
+    write_kept(rows(*FILES), empty=["in/zz.jsonl"])
+    fineweb.main(flags.split())
+    assert tokenized() == [text(*place) for place in EXPECTED]
+
+
+def test_many_files_take_no_longer_than_their_documents(corpus):
+    documents = [SourceDocument("a" * (number % 9), "", file=f"{number:05}") for number in range(20_000)]
+    large = [("large", row, "default", 1, 0.5, True) for row in range(100_000)]
+    write_kept([*((each.file, 0, "default", len(each.text), 0.5, True) for each in documents), *large])
+    began, prefilter = time.perf_counter(), Prefilter(Path("data/prefilter"))
+    assert prefilter.facts_of_files([each.file for each in documents], 4000).domains["default"].documents == 4000
+    assert len(list(prefilter.kept(documents))) == 20_000
+    assert time.perf_counter() - began < 8  # a scan of the table for each file takes 20 s
 
 
 def test_a_domain_of_which_too_little_is_read_is_told_before_it_is_scored(flags, capsys):
@@ -194,7 +219,7 @@ BAD = {
     "a changed text": (lambda: Path("in/a.jsonl").write_text('{"text": "new"}'), ["in/a.jsonl: row 0", "apply"]),
     "a null": (
         lambda: change("kept", lambda n, value: value if n < 15 else None),
-        ["kept.parquet: a null in the rows of in/a.jsonl; make it"],
+        ["not the table of a prefilter (a null in its column kept); make it"],
     ),
     "other domains": (
         lambda: write_kept([(file, row, "news", *rest) for file, row, _, *rest in rows(*FILES)]),
