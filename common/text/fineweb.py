@@ -93,7 +93,8 @@ def kept_by(prefilter: Prefilter, corpus: Corpus, max_docs: int | None) -> Corpu
     Raises:
         InputError: nothing is kept of a domain among what is read, or as in `Prefilter.facts_of_files`.
     """
-    facts = prefilter.facts_of_files([name for name, *_ in corpus.identity["source"]], max_docs)
+    files = [name for name, *_ in corpus.identity["source"]]
+    facts = prefilter.facts_of_files(files, max_docs)
     parts = facts.domains.values()
     if missing := [name for name, part in facts.domains.items() if not part.kept]:
         raise InputError(
@@ -108,7 +109,7 @@ def kept_by(prefilter: Prefilter, corpus: Corpus, max_docs: int | None) -> Corpu
     share = sum(part.kept_characters for part in parts) / max(1, sum(part.characters for part in parts))
     return replace(
         corpus,
-        documents=prefilter.kept(corpus.documents),
+        documents=prefilter.kept(corpus.documents, files),
         expected_tokens=corpus.expected_tokens and math.ceil(share * corpus.expected_tokens),
         identity=corpus.identity | {"prefilter": asdict(facts)},
     )

@@ -207,15 +207,17 @@ class Prefilter:
             domains[row["domain"]] = {name: row[f"{name}_sum"] for name in COUNTS} | {"recall": known and known.recall}
         return facts_of(asdict(self.facts) | {"domains": domains}, self._table)
 
-    def kept(self, documents: Iterable[SourceDocument]) -> Iterator[SourceDocument]:
+    def kept(self, documents: Iterable[SourceDocument], files: Iterable[str]) -> Iterator[SourceDocument]:
         """The documents that are kept, each with what was predicted for it in `kept`.
 
         Args:
-            documents: in files, each once.
+            documents: of these files, one file after the other.
         Raises:
             InputError: a file has not exactly the documents that are listed of it.
         """
+        unread = dict.fromkeys(files)
         for file, found in groupby(documents, attrgetter("file")):
+            unread.pop(file, None)
             types = None
             for document, listed in zip_longest(found, self._rows_of(file)):
                 *place, is_kept, predicted = listed or [None] * (len(LISTED) - 1)
@@ -227,6 +229,8 @@ class Prefilter:
                     if document.types is not None and types is None:
                         types = document.types.append(pa.field(PREDICTED, pa.float64()))
                     yield replace(document, kept={**document.kept, PREDICTED: float(predicted)}, types=types)
+        if emptied := next((file for file in unread if len(self._table_of(file))), None):
+            raise self._differs(emptied, 0)
 
     def _differs(self, file: str, row: int) -> InputError:
         return InputError(

@@ -178,8 +178,9 @@ def test_many_files_take_no_longer_than_their_documents(corpus):
     large = [("large", row, "default", 1, 0.5, True) for row in range(100_000)]
     write_kept([*((each.file, 0, "default", len(each.text), 0.5, True) for each in documents), *large])
     began, prefilter = time.perf_counter(), Prefilter(Path("data/prefilter"))
-    assert prefilter.facts_of_files([each.file for each in documents], 4000).domains["default"].documents == 4000
-    assert len(list(prefilter.kept(documents))) == 20_000
+    files = [each.file for each in documents]
+    assert prefilter.facts_of_files(files, 4000).domains["default"].documents == 4000
+    assert len(list(prefilter.kept(documents, files))) == 20_000
     assert time.perf_counter() - began < 8  # a scan of the table for each file takes 20 s
 
 
@@ -217,6 +218,8 @@ BAD = {
     "a row less": (lambda: write_kept([*rows(*FILES), ("in/z.json", 2, "d", 5, 0.5, True)]), ["in/z.json: row 2"]),
     "a row twice": (lambda: write_kept([*rows(*FILES), rows("in/z.json")[0]]), ["in/z.json: row 1"]),
     "a changed text": (lambda: Path("in/a.jsonl").write_text('{"text": "new"}'), ["in/a.jsonl: row 0", "apply"]),
+    "a file without text": (lambda: Path("in/b.jsonl.gz").write_bytes(gzip.compress(b"")), ["in/b.jsonl.gz: row 0"]),
+    "a last file without text": (lambda: Path("in/z.json").write_text("[]"), ["in/z.json: row 0"]),
     "a null": (
         lambda: change("kept", lambda n, value: value if n < 15 else None),
         ["not the table of a prefilter (a null in its column kept); make it"],
