@@ -150,14 +150,14 @@ def files_read_before(out_dir: Path) -> list[str]:
 def _grown(record: Path, settings: dict) -> dict:
     """Settings that grow with files, as an earlier run recorded them, if each of its files is still among the sources.
 
-    They are the sources, what a prefilter kept of each domain, and what is known of its pilot. Whether those files hold
-    the same documents as before is seen when they are read again.
+    They are the sources, and of a prefilter what it kept of them and what is known of its pilot. Whether those files
+    hold the same documents as before is seen when they are read again.
     """
     before, now = files_read_before(record.parent), settings["source"]
     if not (isinstance(now, list) and before and before == [name for name, *_ in now[: len(before)]]):
         return {}
     old, prefilter = read_json(record), settings["prefilter"]
-    chosen = {name: value for name, value in (prefilter or {}).items() if name not in ("domains", "pilot")}
+    chosen = {name: value for name, value in (prefilter or {}).items() if name not in ("domains", "pilot", "in_part")}
     return {"source": old["source"], "prefilter": prefilter and {**(old.get("prefilter") or {}), **chosen}}
 
 

@@ -95,7 +95,6 @@ def kept_by(prefilter: Prefilter, corpus: Corpus, max_docs: int | None) -> Corpu
     """
     files = [name for name, *_ in corpus.identity["source"]]
     facts = prefilter.facts_of_files(files, max_docs)
-    parts = facts.domains.values()
     if missing := [name for name, part in facts.domains.items() if not part.kept]:
         raise InputError(
             f"--prefilter: of {_some(missing)} nothing is kept among the documents that are read, so step 6 would "
@@ -106,7 +105,7 @@ def kept_by(prefilter: Prefilter, corpus: Corpus, max_docs: int | None) -> Corpu
             f"of {_some(scarce)} less than the top {facts.top_pct:g} % of the documents that are read is kept, so "
             "step 6 will refuse to select as much; read more files, or keep more"
         )
-    share = sum(part.kept_characters for part in parts) / max(1, sum(part.characters for part in parts))
+    share = facts.share("kept_characters", "characters")
     return replace(
         corpus,
         documents=prefilter.kept(corpus.documents, files),

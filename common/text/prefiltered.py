@@ -31,8 +31,6 @@ LISTED = pa.schema(
         *(("kept", pa.bool_()), ("predicted", pa.float64())),
     ]
 )
-COUNTS = ("documents", "kept", "characters", "kept_characters")  # of a `KeptPart`
-PER_FILE = ["file", "domain", *COUNTS]
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,10 @@ class KeptPart:
     """What a prefilter kept of one domain.
 
     Attributes:
-        documents, characters: of the whole domain.
-        kept, kept_characters: of the part that is kept.
-        recall: the share of the domain's best documents that is in that part: `estimate`, `low` and `high`; None if
-            all of the domain is kept.
+        documents, characters: of the domain, as far as its files were read.
+        kept, kept_characters: of the part of those that is kept.
+        recall: the share of the domain's best documents, in all files of the prefilter, that is kept: `estimate`, `low`
+            and `high`; None if all of the domain is kept.
     """
 
     documents: int
@@ -53,9 +51,13 @@ class KeptPart:
     recall: dict[str, float] | None
 
     def whole(self, by: str) -> Fraction:
-        """The whole domain as a multiple of the kept part; tokens are taken to be as characters."""
+        """What was read of the domain as a multiple of the kept part; tokens are taken to be as characters."""
         of = (self.documents, self.kept) if by == "documents" else (self.characters, self.kept_characters)
         return Fraction(*of) if of[1] else Fraction(1)
+
+
+COUNTS = [each.name for each in fields(KeptPart)][:-1]
+PER_FILE = ["file", "domain", *COUNTS]
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Facts:
         top_pct: the percentage of best documents that each `recall` of `domains` is of.
         domains: by name.
         pilot: how the scores were made that it learnt from: flags of step 5, as far as they are known.
+        in_part: `domains` count only some documents of all that the prefilter read.
     """
 
     model: str
@@ -78,16 +81,23 @@ class Facts:
     top_pct: float
     domains: dict[str, KeptPart]
     pilot: dict[str, object] = field(default_factory=dict)
+    in_part: bool = False
 
     def and_of(self, other: "Facts") -> "Facts | None":
         """What was kept of two corpora together; None if they went through different prefilters."""
-        if replace(self, domains={}) != replace(other, domains={}):
+        grown = {"domains": {}, "pilot": self.pilot or other.pilot, "in_part": self.in_part or other.in_part}
+        if replace(self, **grown) != replace(other, **grown):
             return None
         found = dict(self.domains)
         for name, part in other.domains.items():
             before = found.get(name, KeptPart(*[0] * len(COUNTS), part.recall))
             found[name] = replace(before, **{count: getattr(before, count) + getattr(part, count) for count in COUNTS})
-        return replace(self, domains=found)
+        return replace(self, **grown | {"domains": found})
+
+    def share(self, kept: str, of: str) -> float:
+        """The sum of a count of all domains as a share of that of another, both by name."""
+        sums = [sum(getattr(part, count) for part in self.domains.values()) for count in (kept, of)]
+        return sums[0] / max(1, sums[1])
 
     def in_words(self, is_its_top: bool = True) -> str:
         """What was scored, and what it misses.
@@ -100,18 +110,21 @@ class Facts:
         def shown(share: float) -> str:
             return f"{100 * share:.3g}"
 
-        def share(what: str, of: str) -> str:
-            return shown(sum(getattr(part, what) for part in parts) / max(1, sum(getattr(part, of) for part in parts)))
-
         def recall(which: str) -> str:
             found = sum(part.documents * (part.recall[which] if part.recall else 1) for part in parts)
             return shown(found / sum(part.documents for part in parts))
 
-        other = "" if is_its_top else "; this is another selection, so what it misses is not known"
+        corpus, other = "the corpus", ""
+        if self.in_part:
+            corpus = "what was read"
+            other = "; that holds for all that was prefiltered, and is not known for the part that was read"
+        elif not is_its_top:
+            other = "; this is another selection, so what it misses is not known"
         return (
-            f"{share('kept', 'documents')} % of the corpus ({share('kept_characters', 'characters')} % of its "
-            f"characters); by the price list about {recall('estimate')} % ({recall('low')} to {recall('high')} %) of "
-            f"its true top {self.top_pct:g} % (without guards) is in it{other}"
+            f"{shown(self.share('kept', 'documents'))} % of {corpus} ("
+            f"{shown(self.share('kept_characters', 'characters'))} % of its characters); by the price list about "
+            f"{recall('estimate')} % ({recall('low')} to {recall('high')} %) of its true top {self.top_pct:g} % "
+            f"(without guards) is in it{other}"
         )
 
 
@@ -120,7 +133,8 @@ def facts_of(record: object, where: object) -> Facts | None:
     if record is None:
         return None
     try:
-        domains = {name: KeptPart(*map(part.__getitem__, _names(KeptPart))) for name, part in record["domains"].items()}
+        names = [*COUNTS, "recall"]
+        domains = {name: KeptPart(*map(part.__getitem__, names)) for name, part in record["domains"].items()}
         for part in domains.values():
             counts = (part.kept, part.documents, part.kept_characters, part.characters)
             if not all(isinstance(count, int) for count in counts):
@@ -129,10 +143,11 @@ def facts_of(record: object, where: object) -> Facts | None:
                 raise ValueError("it keeps more of a domain than there is")
             if part.recall is None and part.kept < part.documents:
                 raise ValueError("a domain without recall is not kept whole")
-        facts = Facts(*map(record.__getitem__, _names(Facts)[:-2]), domains, record.get("pilot", {}))
+        later = record.get("pilot", {}), record.get("in_part", False)
+        facts = Facts(*map(record.__getitem__, [each.name for each in fields(Facts)][:-3]), domains, *later)
         facts.in_words()
-        if not (isinstance(facts.score, str) and isinstance(facts.pilot, dict)):
-            raise TypeError("the score is not a name, or the pilot no record")
+        if not (isinstance(facts.score, str) and isinstance(facts.pilot, dict) and isinstance(facts.in_part, bool)):
+            raise TypeError("the score is not a name, in_part not true or false, or the pilot no record")
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{where}: not the record of a prefilter ({error!r}); {MAKE}") from None
     return facts
@@ -149,10 +164,6 @@ def _counts(table: pa.Table) -> pa.Table:
     sums = [(name, "sum") for name in COUNTS[1:]]
     counted = table.group_by(["file", "domain"]).aggregate([("row", "count"), *sums])
     return counted.select(["file", "domain", "row_count", *("_".join(each) for each in sums)]).rename_columns(PER_FILE)
-
-
-def _names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind)]
 
 
 class Prefilter:
@@ -205,7 +216,9 @@ class Prefilter:
         for row in sums.to_pylist():
             known = self.facts.domains.get(row["domain"])
             domains[row["domain"]] = {name: row[f"{name}_sum"] for name in COUNTS} | {"recall": known and known.recall}
-        return facts_of(asdict(self.facts) | {"domains": domains}, self._table)
+        whole = sum(part.documents for part in self.facts.domains.values())
+        in_part = sum(part["documents"] for part in domains.values()) < whole
+        return facts_of(asdict(self.facts) | {"domains": domains, "in_part": in_part}, self._table)
 
     def kept(self, documents: Iterable[SourceDocument], files: Iterable[str]) -> Iterator[SourceDocument]:
         """The documents that are kept, each with what was predicted for it in `kept`.

@@ -241,6 +241,7 @@ BAD = {
     "a part without recall": (lambda: record(domains={"a": WHOLE | {"kept": 8}}), ["recall is not kept whole"]),
     "no score": (lambda: record(score=None), ["kept.json: not the record of a prefilter"]),
     "a pilot as text": (lambda: record(pilot="base"), ["or the pilot no record"]),
+    "a part as text": (lambda: record(in_part="no"), ["in_part not true or false"]),
     "a count as text": (lambda: record(domains={"a": WHOLE | {"characters": "9"}}), ["not a whole number"]),
 }
 
