@@ -149,7 +149,7 @@ def facts_of(record: object, where: object) -> Facts | None:
         if not (isinstance(facts.score, str) and isinstance(facts.pilot, dict) and isinstance(facts.in_part, bool)):
             raise TypeError("the score is not a name, in_part not true or false, or the pilot no record")
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{where}: not the record of a prefilter ({error!r}); {MAKE}") from None
+        raise InputError(f"{where}: not the record of a prefilter ({error!r}); make it again") from None
     return facts
 
 

@@ -157,7 +157,7 @@ def test_a_pilot_that_was_scored_in_another_way_is_told(folder, capsys):
         ("--scores part/ai_scores.tsv --bottom_pct 20", "the prefilter left out the lowest documents"),
         ("--scores mine.parquet", "rows went through a prefilter (column prefilter_predicted), but mine.json does not"),
         ("--scores part/again.parquet", "again.json does not say what it kept"),
-        ("--scores odd/ai_scores.parquet", "odd/ai_scores.json: not the record of a prefilter"),
+        ("--scores odd/ai_scores.parquet", "not the record of a prefilter (KeyError('model')); make it again"),
     ],
 )
 def test_what_cannot_be_selected_is_one_line(folder, flags, wanted, capsys):
