@@ -144,7 +144,8 @@ def files_read_before(out_dir: Path) -> list[str]:
     """The files that an earlier run into this folder has read or would read, in order."""
     record = out_dir / RECORD
     sources = read_json(record).get("source") if record.exists() else None
-    return [name for name, *_ in sources] if isinstance(sources, list) else []
+    names = [each[0] for each in sources if isinstance(each, list) and each] if isinstance(sources, list) else []
+    return names if all(isinstance(name, str) for name in names) else []
 
 
 def _grown(record: Path, settings: dict) -> dict:
@@ -158,7 +159,8 @@ def _grown(record: Path, settings: dict) -> dict:
         return {}
     old, prefilter = read_json(record), settings["prefilter"]
     chosen = {name: value for name, value in (prefilter or {}).items() if name not in ("domains", "pilot", "in_part")}
-    return {"source": old["source"], "prefilter": prefilter and {**(old.get("prefilter") or {}), **chosen}}
+    before = old.get("prefilter") if isinstance(old.get("prefilter"), dict) else {}
+    return {"source": old["source"], "prefilter": prefilter and before | chosen}
 
 
 def _after(

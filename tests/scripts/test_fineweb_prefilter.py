@@ -132,6 +132,14 @@ def test_a_prefilter_that_decides_otherwise_is_another_run(flags, capsys):
     assert tokenized() == before
 
 
+@pytest.mark.parametrize("value", ["x", ["x"], 1, {"model": "x"}])
+def test_a_damaged_record_of_the_prefilter_is_refused(flags, value, capsys):
+    fineweb.main(flags.split())
+    path = Path("new/dataset.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prefilter": value}))
+    assert "new holds the work of another run" in error_of(fineweb, flags, capsys)
+
+
 def counts() -> list[int]:
     """What the record says of its only domain."""
     [part] = json.loads(Path("new/dataset.json").read_text())["prefilter"]["domains"].values()
