@@ -124,6 +124,7 @@ def test_shards_of_one_prefilter_in_several_folders_are_one_corpus(folder):
     assert prefilter_of(halves[:1]).domains["a"].documents == 26
     together = prefilter_of(halves)
     assert together.domains == prefilter_of([Path("part/fineweb_train_000001.bin")]).domains
+    assert prefilter_of([*halves, Path("half0").resolve() / "fineweb_train_000002.bin"]) == together
     record = json.loads(Path("half1/dataset.json").read_text())
     record["prefilter"]["pilot"] = {"seq_len": 64}  # of a folder of scores that lost its record
     Path("half1/dataset.json").write_text(json.dumps(record))
