@@ -179,7 +179,8 @@ class Prefilter:
         for path in (self._table, record):
             if not path.exists():
                 raise InputError(f"{path}: no such file; {MAKE}")
-        self.facts, self._inputs = facts_of(read_json(record), record), read_json(record).get("inputs")
+        known = read_json(record)
+        self.facts, self._inputs = facts_of(known, record), known.get("inputs")
         if not isinstance(self._inputs, dict):
             raise InputError(f"{record}: not the record of a prefilter (no inputs); {MAKE}")
         with self._reading():
@@ -194,13 +195,7 @@ class Prefilter:
         Raises:
             InputError: it has not seen one of them, lists no document of them, or is not of the record beside it.
         """
-        with self._reading():
-            counts = pa.concat_tables(_counts(self._read_group(group)) for group in range(len(self._ranges)))
-        known = {*counts["file"].to_pylist(), *self._inputs}
-        if strange := next((file for file in files if file not in known), None):
-            raise self._differs(strange, 0)
-        counts = counts.append_column("place", pc.index_in(counts["file"], pa.array(files)))
-        counts = counts.filter(pc.is_valid(counts["place"]))
+        counts = self._counts_of(files)
         kept = np.bincount(counts["place"], counts["kept"], len(files)).astype(int)
         most = sys.maxsize if most is None else min(most, sys.maxsize)
         last = int(np.searchsorted(kept.cumsum(), most))
@@ -212,13 +207,22 @@ class Prefilter:
         if not len(counts):
             raise self._differs(files[0], 0)
         sums = counts.group_by("domain").aggregate([(name, "sum") for name in COUNTS]).sort_by("domain")
-        domains = {}
+        whole, domains = self.facts.domains, {}
         for row in sums.to_pylist():
-            known = self.facts.domains.get(row["domain"])
-            domains[row["domain"]] = {name: row[f"{name}_sum"] for name in COUNTS} | {"recall": known and known.recall}
-        whole = sum(part.documents for part in self.facts.domains.values())
-        in_part = sum(part["documents"] for part in domains.values()) < whole
+            recall = whole[row["domain"]].recall if row["domain"] in whole else None
+            domains[row["domain"]] = {name: row[f"{name}_sum"] for name in COUNTS} | {"recall": recall}
+        in_part = pc.sum(sums["documents_sum"]).as_py() < sum(part.documents for part in whole.values())
         return facts_of(asdict(self.facts) | {"domains": domains, "in_part": in_part}, self._table)
+
+    def _counts_of(self, files: Sequence[str]) -> pa.Table:
+        """The counts of each domain of these files, and the `place` of its file among them; in one pass."""
+        with self._reading():
+            counts = pa.concat_tables(_counts(self._read_group(group)) for group in range(len(self._ranges)))
+        known = {*counts["file"].to_pylist(), *self._inputs}
+        if strange := next((file for file in files if file not in known), None):
+            raise self._differs(strange, 0)
+        counts = counts.append_column("place", pc.index_in(counts["file"], pa.array(files)))
+        return counts.filter(pc.is_valid(counts["place"]))
 
     def kept(self, documents: Iterable[SourceDocument], files: Iterable[str]) -> Iterator[SourceDocument]:
         """The documents that are kept, each with what was predicted for it in `kept`.

@@ -250,6 +250,7 @@ BAD = {
     "no score": (lambda: record(score=None), ["kept.json: not the record of a prefilter"]),
     "a pilot as text": (lambda: record(pilot="base"), ["or the pilot no record"]),
     "a part as text": (lambda: record(in_part="no"), ["in_part not true or false"]),
+    "no inputs": (lambda: record(inputs=[]), ["kept.json: not the record of a prefilter (no inputs)"]),
     "a count as text": (lambda: record(domains={"a": WHOLE | {"characters": "9"}}), ["not a whole number"]),
 }
 
