@@ -113,7 +113,8 @@ def prefilter_of(paths: Iterable[Path]) -> Facts | None:
     Raises:
         InputError: they went through different prefilters, so that a domain's size is not known.
     """
-    (first, facts), *others = ((each, facts_in(each / RECORD)) for each in dict.fromkeys(path.parent for path in paths))
+    folders = {path.parent.resolve(): path.parent for path in paths}  # one may be named in two ways
+    (first, facts), *others = ((each, facts_in(each / RECORD)) for each in folders.values())
     for folder, other in others:
         together = facts.and_of(other) if facts and other else None
         if together is None and (facts or other):

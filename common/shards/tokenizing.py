@@ -144,21 +144,23 @@ def files_read_before(out_dir: Path) -> list[str]:
     """The files that an earlier run into this folder has read or would read, in order."""
     record = out_dir / RECORD
     sources = read_json(record).get("source") if record.exists() else None
-    return [name for name, *_ in sources] if isinstance(sources, list) else []
+    names = [each[0] for each in sources if isinstance(each, list) and each] if isinstance(sources, list) else []
+    return names if all(isinstance(name, str) for name in names) else []
 
 
 def _grown(record: Path, settings: dict) -> dict:
     """Settings that grow with files, as an earlier run recorded them, if each of its files is still among the sources.
 
-    They are the sources, what a prefilter kept of each domain, and what is known of its pilot. Whether those files hold
-    the same documents as before is seen when they are read again.
+    They are the sources, and of a prefilter what it kept of them and what is known of its pilot. Whether those files
+    hold the same documents as before is seen when they are read again.
     """
     before, now = files_read_before(record.parent), settings["source"]
     if not (isinstance(now, list) and before and before == [name for name, *_ in now[: len(before)]]):
         return {}
     old, prefilter = read_json(record), settings["prefilter"]
-    chosen = {name: value for name, value in (prefilter or {}).items() if name not in ("domains", "pilot")}
-    return {"source": old["source"], "prefilter": prefilter and {**(old.get("prefilter") or {}), **chosen}}
+    chosen = {name: value for name, value in (prefilter or {}).items() if name not in ("domains", "pilot", "in_part")}
+    before = old.get("prefilter") if isinstance(old.get("prefilter"), dict) else {}
+    return {"source": old["source"], "prefilter": prefilter and before | chosen}
 
 
 def _after(

@@ -55,16 +55,20 @@ def set_wholes(domains: dict[str, Domain], by: str, facts: Facts | None, path: P
 def refuse_unscored(
     domains: Mapping[str, Domain], facts: Facts, rates: Mapping[str, Fraction], lowest: bool, path: Path
 ) -> None:
-    """Raise InputError if what is wanted of a domain is not in what a prefilter kept.
+    """Raise InputError if what is wanted of a domain is not in what a prefilter kept, or nothing of one was kept.
 
     Args:
         rates: what is wanted as a share of the ranked documents or tokens, by domain.
         lowest: the lowest documents are wanted, which are those that it left out.
     """
+    if missing := [name for name, part in facts.domains.items() if part.documents and not part.kept]:
+        raise InputError(
+            f"{path}: {few(missing)}: nothing of such a domain was kept by the prefilter, so its share of a selection "
+            "is not known; run fineweb.py --prefilter again over more files or without --max_docs, and score that"
+        )
     cut = {name: part for name, part in facts.domains.items() if part.kept < part.documents}
     of_table = (name for name in cut if name in domains and domains[name].documents)
     scarce = [name for name in of_table if lowest or rates[name] > 1]
-    scarce += [name for name, part in cut.items() if not part.kept]
     if scarce:
         raise InputError(
             f"{path}: {few(scarce)}: the prefilter left out {'the lowest' if lowest else 'some'} documents of such "

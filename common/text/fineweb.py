@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from common import cli
+from common.errors import InputError
 from common.files import as_path, expand
 from common.text.corpus import RowReader, SourceDocument, read_files, read_hub
 from common.text.prefiltered import Prefilter
@@ -88,18 +89,30 @@ def kept_by(prefilter: Prefilter, corpus: Corpus, max_docs: int | None) -> Corpu
 
     Args:
         max_docs: so many are tokenized at most.
+
+    Raises:
+        InputError: nothing is kept of a domain among what is read, or as in `Prefilter.facts_of_files`.
     """
-    facts = prefilter.facts_of_files([name for name, *_ in corpus.identity["source"]], max_docs)
-    parts = facts.domains.values()
+    files = [name for name, *_ in corpus.identity["source"]]
+    facts = prefilter.facts_of_files(files, max_docs)
+    if missing := [name for name, part in facts.domains.items() if not part.kept]:
+        raise InputError(
+            f"--prefilter: of {_some(missing)} nothing is kept among the documents that are read, so step 6 would "
+            "select nothing at all; read more files, or give a larger --max_docs"
+        )
     if scarce := [name for name, part in facts.domains.items() if 100 * part.kept < facts.top_pct * part.documents]:
         cli.warn(
-            f"{len(scarce):,} domains, such as {scarce[0]!r}: less than the top {facts.top_pct:g} % of the documents "
-            "that are read is kept, so step 6 will refuse to select as much; read more files, or keep more"
+            f"of {_some(scarce)} less than the top {facts.top_pct:g} % of the documents that are read is kept, so "
+            "step 6 will refuse to select as much; read more files, or keep more"
         )
-    share = sum(part.kept_characters for part in parts) / max(1, sum(part.characters for part in parts))
+    share = facts.share("kept_characters", "characters")
     return replace(
         corpus,
-        documents=prefilter.kept(corpus.documents),
+        documents=prefilter.kept(corpus.documents, files),
         expected_tokens=corpus.expected_tokens and math.ceil(share * corpus.expected_tokens),
         identity=corpus.identity | {"prefilter": asdict(facts)},
     )
+
+
+def _some(domains: list[str]) -> str:
+    return f"domain {domains[0]!r}" if len(domains) == 1 else f"{len(domains):,} domains, such as {domains[0]!r},"

@@ -5,13 +5,12 @@ domains. Only what is kept is scored, but a percentage is of the whole corpus; s
 """
 
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from functools import lru_cache
-from itertools import groupby, zip_longest
+from itertools import groupby, pairwise, zip_longest
 from operator import attrgetter
 from pathlib import Path
 
@@ -26,9 +25,12 @@ from common.text.corpus import SourceDocument
 from common.text.kept import PREDICTED
 
 MAKE = "make it with prefilter_scores.py apply"
-CHECKED = [("row", pa.int64()), ("domain", pa.string()), ("characters", pa.int64()), ("kept", pa.bool_())]
-LISTED = pa.schema([*CHECKED, ("predicted", pa.float64())])
-COUNTS = ("documents", "kept", "characters", "kept_characters")  # of a `KeptPart`
+LISTED = pa.schema(
+    [
+        *(("file", pa.string()), ("row", pa.int64()), ("domain", pa.string()), ("characters", pa.int64())),
+        *(("kept", pa.bool_()), ("predicted", pa.float64())),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class KeptPart:
     """What a prefilter kept of one domain.
 
     Attributes:
-        documents, characters: of the whole domain.
-        kept, kept_characters: of the part that is kept.
-        recall: the share of the domain's best documents that is in that part: `estimate`, `low` and `high`; None if
-            all of the domain is kept.
+        documents, characters: of the domain, as far as its files were read.
+        kept, kept_characters: of the part of those that is kept.
+        recall: the share of the domain's best documents, in all files of the prefilter, that is kept: `estimate`, `low`
+            and `high`; None if all of the domain is kept.
     """
 
     documents: int
@@ -49,9 +51,13 @@ class KeptPart:
     recall: dict[str, float] | None
 
     def whole(self, by: str) -> Fraction:
-        """The whole domain as a multiple of the kept part; tokens are taken to be as characters."""
+        """What was read of the domain as a multiple of the kept part; tokens are taken to be as characters."""
         of = (self.documents, self.kept) if by == "documents" else (self.characters, self.kept_characters)
         return Fraction(*of) if of[1] else Fraction(1)
+
+
+COUNTS = [each.name for each in fields(KeptPart)][:-1]
+PER_FILE = ["file", "domain", *COUNTS]
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Facts:
         top_pct: the percentage of best documents that each `recall` of `domains` is of.
         domains: by name.
         pilot: how the scores were made that it learnt from: flags of step 5, as far as they are known.
+        in_part: `domains` count only some documents of all that the prefilter read.
     """
 
     model: str
@@ -74,16 +81,23 @@ class Facts:
     top_pct: float
     domains: dict[str, KeptPart]
     pilot: dict[str, object] = field(default_factory=dict)
+    in_part: bool = False
 
     def and_of(self, other: "Facts") -> "Facts | None":
         """What was kept of two corpora together; None if they went through different prefilters."""
-        if replace(self, domains={}) != replace(other, domains={}):
+        grown = {"domains": {}, "pilot": self.pilot or other.pilot, "in_part": self.in_part or other.in_part}
+        if replace(self, **grown) != replace(other, **grown):
             return None
         found = dict(self.domains)
         for name, part in other.domains.items():
             before = found.get(name, KeptPart(*[0] * len(COUNTS), part.recall))
             found[name] = replace(before, **{count: getattr(before, count) + getattr(part, count) for count in COUNTS})
-        return replace(self, domains=found)
+        return replace(self, **grown | {"domains": found})
+
+    def share(self, kept: str, of: str) -> float:
+        """The sum of a count of all domains as a share of that of another, both by name."""
+        sums = [sum(getattr(part, count) for part in self.domains.values()) for count in (kept, of)]
+        return sums[0] / max(1, sums[1])
 
     def in_words(self, is_its_top: bool = True) -> str:
         """What was scored, and what it misses.
@@ -96,18 +110,21 @@ class Facts:
         def shown(share: float) -> str:
             return f"{100 * share:.3g}"
 
-        def share(what: str, of: str) -> str:
-            return shown(sum(getattr(part, what) for part in parts) / max(1, sum(getattr(part, of) for part in parts)))
-
         def recall(which: str) -> str:
             found = sum(part.documents * (part.recall[which] if part.recall else 1) for part in parts)
             return shown(found / sum(part.documents for part in parts))
 
-        other = "" if is_its_top else "; this is another selection, so what it misses is not known"
+        corpus, other = "the corpus", ""
+        if self.in_part:
+            corpus = "what was read"
+            other = "; that holds for all that was prefiltered, and is not known for the part that was read"
+        elif not is_its_top:
+            other = "; this is another selection, so what it misses is not known"
         return (
-            f"{share('kept', 'documents')} % of the corpus ({share('kept_characters', 'characters')} % of its "
-            f"characters); by the price list about {recall('estimate')} % ({recall('low')} to {recall('high')} %) of "
-            f"its true top {self.top_pct:g} % (without guards) is in it{other}"
+            f"{shown(self.share('kept', 'documents'))} % of {corpus} ("
+            f"{shown(self.share('kept_characters', 'characters'))} % of its characters); by the price list about "
+            f"{recall('estimate')} % ({recall('low')} to {recall('high')} %) of its true top {self.top_pct:g} % "
+            f"(without guards) is in it{other}"
         )
 
 
@@ -116,7 +133,8 @@ def facts_of(record: object, where: object) -> Facts | None:
     if record is None:
         return None
     try:
-        domains = {name: KeptPart(*map(part.__getitem__, _names(KeptPart))) for name, part in record["domains"].items()}
+        names = [*COUNTS, "recall"]
+        domains = {name: KeptPart(*map(part.__getitem__, names)) for name, part in record["domains"].items()}
         for part in domains.values():
             counts = (part.kept, part.documents, part.kept_characters, part.characters)
             if not all(isinstance(count, int) for count in counts):
@@ -125,12 +143,13 @@ def facts_of(record: object, where: object) -> Facts | None:
                 raise ValueError("it keeps more of a domain than there is")
             if part.recall is None and part.kept < part.documents:
                 raise ValueError("a domain without recall is not kept whole")
-        facts = Facts(*map(record.__getitem__, _names(Facts)[:-2]), domains, record.get("pilot", {}))
+        later = record.get("pilot", {}), record.get("in_part", False)
+        facts = Facts(*map(record.__getitem__, [each.name for each in fields(Facts)][:-3]), domains, *later)
         facts.in_words()
-        if not (isinstance(facts.score, str) and isinstance(facts.pilot, dict)):
-            raise TypeError("the score is not a name, or the pilot no record")
+        if not (isinstance(facts.score, str) and isinstance(facts.pilot, dict) and isinstance(facts.in_part, bool)):
+            raise TypeError("the score is not a name, in_part not true or false, or the pilot no record")
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{where}: not the record of a prefilter ({error!r}); {MAKE}") from None
+        raise InputError(f"{where}: not the record of a prefilter ({error!r}); make it again") from None
     return facts
 
 
@@ -139,17 +158,12 @@ def facts_in(path: Path) -> Facts | None:
     return facts_of(read_json(path).get("prefilter"), path) if path.exists() else None
 
 
-def _counts(table: pa.Table) -> Iterator[tuple[str, list[int]]]:
-    """The `COUNTS` of each domain in some rows of `LISTED`."""
+def _counts(table: pa.Table) -> pa.Table:
+    """The `COUNTS` of each domain of each file in some rows."""
     table = table.append_column("kept_characters", pc.if_else(table["kept"], table["characters"], 0))
     sums = [(name, "sum") for name in COUNTS[1:]]
-    counted = table.group_by("domain").aggregate([("row", "count"), *sums])
-    for row in counted.to_pylist():
-        yield row["domain"], [row["row_count"], *(row[f"{name}_sum"] for name, _ in sums)]
-
-
-def _names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind)]
+    counted = table.group_by(["file", "domain"]).aggregate([("row", "count"), *sums])
+    return counted.select(["file", "domain", "row_count", *("_".join(each) for each in sums)]).rename_columns(PER_FILE)
 
 
 class Prefilter:
@@ -165,51 +179,65 @@ class Prefilter:
         for path in (self._table, record):
             if not path.exists():
                 raise InputError(f"{path}: no such file; {MAKE}")
-        self.facts = facts_of(read_json(record), record)
+        known = read_json(record)
+        self.facts, self._inputs = facts_of(known, record), known.get("inputs")
+        if not isinstance(self._inputs, dict):
+            raise InputError(f"{record}: not the record of a prefilter (no inputs); {MAKE}")
         with self._reading():
             self._rows = pq.ParquetFile(for_pyarrow(self._table), pre_buffer=False)
             self._ranges = list(map(self._range_of, range(self._rows.num_row_groups)))
-        self._group = lru_cache(maxsize=1)(self._read_group)  # which the next file may share
+        self._group = lru_cache(maxsize=1)(self._sorted_group)  # which the next file may share
         self.num_documents = self.num_kept = 0
 
     def facts_of_files(self, files: Sequence[str], most: int | None) -> Facts:
         """What it kept of some files, in this order; of the documents up to the last of the `most` that are kept.
 
         Raises:
-            InputError: the table lists no document of them, or is not of the record beside it.
+            InputError: it has not seen one of them, lists no document of them, or is not of the record beside it.
         """
-        found: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(COUNTS), int))
-        left = sys.maxsize if most is None else most
-        for file in files:
-            table = self._table_of(file)
-            kept = table["kept"].to_numpy()
-            table = table.slice(0, int(np.searchsorted(kept.cumsum(), left)) + 1)
-            for name, counts in _counts(table):
-                found[name] += counts
-            left -= kept.sum()
-            if left <= 0:
-                break
-        if not found:
+        counts = self._counts_of(files)
+        kept = np.bincount(counts["place"], counts["kept"], len(files)).astype(int)
+        most = sys.maxsize if most is None else min(most, sys.maxsize)
+        last = int(np.searchsorted(kept.cumsum(), most))
+        counts = counts.filter(pc.less(counts["place"], last)).select(PER_FILE)
+        if last < len(files):
+            rows = self._table_of(files[last])
+            end = int(np.searchsorted(rows["kept"].to_numpy().cumsum(), most - kept[:last].sum())) + 1
+            counts = pa.concat_tables([counts, _counts(rows.slice(0, end))])
+        if not len(counts):
             raise self._differs(files[0], 0)
-        recalls = {name: part.recall for name, part in self.facts.domains.items()}
-        domains = {
-            name: dict(zip(COUNTS, counts.tolist(), strict=True)) | {"recall": recalls.get(name)}
-            for name, counts in sorted(found.items())
-        }
-        return facts_of(asdict(self.facts) | {"domains": domains}, self._table)
+        sums = counts.group_by("domain").aggregate([(name, "sum") for name in COUNTS]).sort_by("domain")
+        whole, domains = self.facts.domains, {}
+        for row in sums.to_pylist():
+            recall = whole[row["domain"]].recall if row["domain"] in whole else None
+            domains[row["domain"]] = {name: row[f"{name}_sum"] for name in COUNTS} | {"recall": recall}
+        in_part = pc.sum(sums["documents_sum"]).as_py() < sum(part.documents for part in whole.values())
+        return facts_of(asdict(self.facts) | {"domains": domains, "in_part": in_part}, self._table)
 
-    def kept(self, documents: Iterable[SourceDocument]) -> Iterator[SourceDocument]:
+    def _counts_of(self, files: Sequence[str]) -> pa.Table:
+        """The counts of each domain of these files, and the `place` of its file among them; in one pass."""
+        with self._reading():
+            counts = pa.concat_tables(_counts(self._read_group(group)) for group in range(len(self._ranges)))
+        known = {*counts["file"].to_pylist(), *self._inputs}
+        if strange := next((file for file in files if file not in known), None):
+            raise self._differs(strange, 0)
+        counts = counts.append_column("place", pc.index_in(counts["file"], pa.array(files)))
+        return counts.filter(pc.is_valid(counts["place"]))
+
+    def kept(self, documents: Iterable[SourceDocument], files: Iterable[str]) -> Iterator[SourceDocument]:
         """The documents that are kept, each with what was predicted for it in `kept`.
 
         Args:
-            documents: in files, each once.
+            documents: of these files, one file after the other.
         Raises:
             InputError: a file has not exactly the documents that are listed of it.
         """
+        unread = dict.fromkeys(files)
         for file, found in groupby(documents, attrgetter("file")):
+            unread.pop(file, None)
             types = None
-            for document, listed in zip_longest(found, self._listed(file)):
-                *place, is_kept, predicted = listed or [None] * len(LISTED)
+            for document, listed in zip_longest(found, self._rows_of(file)):
+                *place, is_kept, predicted = listed or [None] * (len(LISTED) - 1)
                 if document is None or [document.row, document.domain, len(document.text)] != place:
                     raise self._differs(file, document.row if document else place[0])
                 self.num_documents += 1
@@ -218,6 +246,8 @@ class Prefilter:
                     if document.types is not None and types is None:
                         types = document.types.append(pa.field(PREDICTED, pa.float64()))
                     yield replace(document, kept={**document.kept, PREDICTED: float(predicted)}, types=types)
+        if emptied := next((file for file in unread if len(self._table_of(file))), None):
+            raise self._differs(emptied, 0)
 
     def _differs(self, file: str, row: int) -> InputError:
         return InputError(
@@ -225,23 +255,30 @@ class Prefilter:
             "to prefilter_scores.py apply, or run that again"
         )
 
-    def _listed(self, file: str) -> Iterator[tuple]:
-        """The rows of a file, in order, each as in `LISTED`."""
+    def _rows_of(self, file: str) -> Iterator[tuple]:
+        """The rows of a file, in order, each as in `LISTED` without its file."""
         table = self._table_of(file)
-        return zip(*(table[name].to_numpy() for name in LISTED.names), strict=True)
+        return zip(*(table[name].to_numpy() for name in LISTED.names[1:]), strict=True)
 
     def _table_of(self, file: str) -> pa.Table:
         with self._reading():
-            tables = [self._group(group) for group, (low, high) in enumerate(self._ranges) if low <= file <= high]
-            found = [table.filter(pc.equal(table["file"], file)).drop_columns("file") for table in tables]
-            table = pa.concat_tables([LISTED.empty_table(), *found]).sort_by("row")
-        if any(table[name].null_count for name, _ in CHECKED):
-            raise InputError(f"{self._table}: a null in the rows of {file}; {MAKE}")
-        return table
+            found = [self._group(group) for group, (low, high) in enumerate(self._ranges) if low <= file <= high]
+            pieces = [table.slice(*places[file]) for table, places in found if file in places]
+        return pieces[0] if len(pieces) == 1 else pa.concat_tables([LISTED.empty_table(), *pieces]).sort_by("row")
+
+    def _sorted_group(self, group: int) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
+        """A group of rows by file and row, and where those of a file begin in it and how many they are."""
+        table = self._read_group(group).sort_by([("file", "ascending"), ("row", "ascending")])
+        runs = pc.run_end_encode(table["file"].combine_chunks())
+        ends = runs.run_ends.to_pylist()
+        places = ((begin, end - begin) for begin, end in pairwise([0, *ends]))
+        return table, dict(zip(runs.values.to_pylist(), places, strict=True))
 
     def _read_group(self, group: int) -> pa.Table:
-        schema = pa.schema([("file", pa.string()), *LISTED])
-        return self._rows.read_row_group(group, schema.names).select(schema.names).cast(schema)
+        table = self._rows.read_row_group(group, LISTED.names).select(LISTED.names).cast(LISTED)
+        if nulls := [name for name in LISTED.names[:-1] if table[name].null_count]:
+            raise ValueError(f"a null in its column {nulls[0]}")
+        return table
 
     def _range_of(self, group: int) -> tuple[str, str]:
         """The first and the last name of a file in a group of rows."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +103,9 @@ def _check_same_corpus(path: str, selected: DocumentStream, baseline: DocumentSt
 
 def _warn_of_prefilter(baseline: DocumentStream) -> None:
     for folder in dict.fromkeys(as_path(name).parent for name in baseline.names):
-        facts = facts_in(folder / DATASET)
+        facts = None
+        with suppress(InputError):  # a foreign record, which the training does not need
+            facts = facts_in(folder / DATASET)
         if facts and any(part.kept < part.documents for part in facts.domains.values()):
             cli.warn(
                 f"--data: {folder} holds only what a prefilter kept, so it is neither the whole corpus nor a baseline; "

@@ -92,8 +92,12 @@ def run(finished, tmp_path, monkeypatch):
     return tmp_path
 
 
-def write_kept(rows, folder="data/prefilter", recall=0.9, keep=0.4):
-    """What a prefilter writes: its table of rows, each as in KEPT, and its record; all domains have the same recall."""
+def write_kept(rows, folder="data/prefilter", recall=0.9, keep=0.4, empty=()):
+    """What a prefilter writes: its table of rows, each as in KEPT, and its record; all domains have the same recall.
+
+    Args:
+        empty: files without documents.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows, columns=KEPT).astype({"predicted": "float32"})
     table.to_parquet(f"{folder}/kept.parquet", index=False)
@@ -109,7 +113,8 @@ def write_kept(rows, folder="data/prefilter", recall=0.9, keep=0.4):
             "recall": None if len(kept) == len(every) else {"estimate": recall, "low": recall - 0.1, "high": 1.0},
         }
     record = {"keep": keep, "recall": None, "score": "AI_Score", "top_pct": 20, "model": "f00d", "domains": domains}
-    Path(folder, "kept.json").write_text(json.dumps(record | {"inputs": {}}))
+    inputs = dict.fromkeys([*table["file"], *empty], (0, 0))
+    Path(folder, "kept.json").write_text(json.dumps(record | {"inputs": inputs}))
 
 
 def shown_losses(out):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,24 @@ def test_shards_of_one_prefilter_in_several_folders_are_one_corpus(folder):
         tokenize(f"half{number}", f"--input in/{number}.jsonl --prefilter data/prefilter")
     halves = [Path(f"half{number}/fineweb_train_000001.bin") for number in range(2)]
     assert prefilter_of(halves[:1]).domains["a"].documents == 26
-    assert prefilter_of(halves) == prefilter_of([Path("part/fineweb_train_000001.bin")])
+    together = prefilter_of(halves)
+    assert together.domains == prefilter_of([Path("part/fineweb_train_000001.bin")]).domains
+    assert prefilter_of([*halves, Path("half0").resolve() / "fineweb_train_000002.bin"]) == together
+    record = json.loads(Path("half1/dataset.json").read_text())
+    record["prefilter"]["pilot"] = {"seq_len": 64}  # of a folder of scores that lost its record
+    Path("half1/dataset.json").write_text(json.dumps(record))
+    assert prefilter_of(halves) == prefilter_of(halves[::-1]) == replace(together, pilot={"seq_len": 64})
+
+
+def test_the_recall_of_the_whole_corpus_is_not_said_of_a_part_of_it(folder, capsys):
+    tokenize("first", "--input in/0.jsonl --prefilter data/prefilter")
+    attention_influence_scoring.main(SCORE.format("first").split())
+    rank_scores.main([*"--scores first/ai_scores.tsv".split(), *NO_GUARDS.split()])
+    said = capsys.readouterr().out
+    assert "% of what was read (" in said and "of the corpus (" not in said
+    assert f"{SAID}; that holds for all that was prefiltered, and is not known for the part that was read" in said
+    tokenize("first", "--prefilter data/prefilter")
+    assert prefilter_of([Path("first/x.bin")]) == prefilter_of([Path("part/x.bin")])
 
 
 def test_a_pilot_that_was_scored_in_another_way_is_told(folder, capsys):
@@ -156,7 +174,7 @@ def test_a_pilot_that_was_scored_in_another_way_is_told(folder, capsys):
         ("--scores part/ai_scores.tsv --bottom_pct 20", "the prefilter left out the lowest documents"),
         ("--scores mine.parquet", "rows went through a prefilter (column prefilter_predicted), but mine.json does not"),
         ("--scores part/again.parquet", "again.json does not say what it kept"),
-        ("--scores odd/ai_scores.parquet", "odd/ai_scores.json: not the record of a prefilter"),
+        ("--scores odd/ai_scores.parquet", "not the record of a prefilter (KeyError('model')); make it again"),
     ],
 )
 def test_what_cannot_be_selected_is_one_line(folder, flags, wanted, capsys):

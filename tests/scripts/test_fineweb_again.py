@@ -71,6 +71,13 @@ def test_a_file_that_was_only_touched_is_the_same(tokenize, capsys):
     assert "reusing new/: 4 documents" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("value", ["x", [1], [[]], ["ab"], [[{}]]])
+def test_a_damaged_record_of_the_sources_is_refused(tokenize, value, capsys):
+    path = Path("new/dataset.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"source": value}))
+    assert "new holds the work of another run" in error_of(fineweb, tokenize.flags, capsys)
+
+
 def test_documents_may_be_added_to_the_last_file(tokenize):
     write("d.jsonl", *SENTENCES[2:5])
     tokenize()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,9 @@ import pytest
 
 import fineweb
 from common.shards.reader import ShardReader
+from common.text.corpus import SourceDocument
 from common.text.kept import PREDICTED
+from common.text.prefiltered import Prefilter
 from common.text.tokenization import load_tokenizer
 from tests.conftest import SENTENCES, error_of
 from tests.scripts.conftest import write_kept
@@ -129,6 +132,14 @@ def test_a_prefilter_that_decides_otherwise_is_another_run(flags, capsys):
     assert tokenized() == before
 
 
+@pytest.mark.parametrize("value", ["x", ["x"], 1, {"model": "x"}])
+def test_a_damaged_record_of_the_prefilter_is_refused(flags, value, capsys):
+    fineweb.main(flags.split())
+    path = Path("new/dataset.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prefilter": value}))
+    assert "new holds the work of another run" in error_of(fineweb, flags, capsys)
+
+
 def counts() -> list[int]:
     """What the record says of its only domain."""
     [part] = json.loads(Path("new/dataset.json").read_text())["prefilter"]["domains"].values()
@@ -142,7 +153,7 @@ def counted(listed: list[tuple]) -> list[int]:
     return [len(listed), len(chosen), *(sum(row[3] for row in each) for each in (listed, chosen))]
 
 
-@pytest.mark.parametrize("most", range(1, 13))
+@pytest.mark.parametrize("most", [*range(1, 13), 2**63])
 def test_the_record_counts_what_is_read_of_the_corpus(flags, most):
     fineweb.main([*flags.split(), "--max_docs", str(most)])
     read = rows(*FILES)
@@ -158,13 +169,43 @@ def test_the_record_grows_with_the_files_that_are_read(flags):
     assert counts() == counted(rows(*FILES))
 
 
+def test_a_file_that_the_prefilter_has_not_seen_changes_nothing_in_a_finished_folder(flags, capsys):
+    fineweb.main(flags.split())
+    before = {path.name: path.read_bytes() for path in Path("new").iterdir()}
+    Path("in/zz.jsonl").write_text('{"text": "new"}')
+    assert "in/zz.jsonl: row 0, counted from 0, is not as data/prefilter/kept" in error_of(fineweb, flags, capsys)
+    assert {path.name: path.read_bytes() for path in Path("new").iterdir()} == before
+    Path("in/zz.jsonl").write_text("")
+    write_kept(rows(*FILES), empty=["in/zz.jsonl"])
+    fineweb.main(flags.split())
+    assert tokenized() == [text(*place) for place in EXPECTED]
+
+
+def test_many_files_take_no_longer_than_their_documents(corpus):
+    documents = [SourceDocument("a" * (number % 9), "", file=f"{number:05}") for number in range(20_000)]
+    large = [("large", row, "default", 1, 0.5, True) for row in range(100_000)]
+    write_kept([*((each.file, 0, "default", len(each.text), 0.5, True) for each in documents), *large])
+    began, prefilter = time.perf_counter(), Prefilter(Path("data/prefilter"))
+    files = [each.file for each in documents]
+    assert prefilter.facts_of_files(files, 4000).domains["default"].documents == 4000
+    assert len(list(prefilter.kept(documents, files))) == 20_000
+    assert time.perf_counter() - began < 8  # a scan of the table for each file takes 20 s
+
+
 def test_a_domain_of_which_too_little_is_read_is_told_before_it_is_scored(flags, capsys):
     early = ["in/b.jsonl.gz", "in/z.json"]
     write_kept([(*row[:-1], row[0] not in early or row[:2] == (early[0], 0)) for row in rows(*FILES)])
     fineweb.main(flags.split())
     assert "step 6 will refuse" not in capsys.readouterr().err
     fineweb.main([*flags.replace("--input in ", f"--input {' '.join(early)} ").split(), "--overwrite"])
-    assert "such as 'default': less than the top 20 % of the documents that are read" in capsys.readouterr().err
+    assert "of domain 'default' less than the top 20 % of the documents that are read" in capsys.readouterr().err
+
+
+def test_a_domain_of_which_nothing_kept_is_read_is_refused_before_it_is_tokenized(flags, capsys):
+    write_kept([(*row[:-1], row[-1] and row[0] != "in/z.json") for row in rows(*FILES)])
+    line = error_of(fineweb, flags.replace("--input in", "--input in/z.json"), capsys)
+    assert "of domain 'default' nothing is kept among the documents that are read" in line and "--max_docs" in line
+    assert not Path("new").exists()
 
 
 def change(column: str, new) -> None:
@@ -185,9 +226,11 @@ BAD = {
     "a row less": (lambda: write_kept([*rows(*FILES), ("in/z.json", 2, "d", 5, 0.5, True)]), ["in/z.json: row 2"]),
     "a row twice": (lambda: write_kept([*rows(*FILES), rows("in/z.json")[0]]), ["in/z.json: row 1"]),
     "a changed text": (lambda: Path("in/a.jsonl").write_text('{"text": "new"}'), ["in/a.jsonl: row 0", "apply"]),
+    "a file without text": (lambda: Path("in/b.jsonl.gz").write_bytes(gzip.compress(b"")), ["in/b.jsonl.gz: row 0"]),
+    "a last file without text": (lambda: Path("in/z.json").write_text("[]"), ["in/z.json: row 0"]),
     "a null": (
         lambda: change("kept", lambda n, value: value if n < 15 else None),
-        ["kept.parquet: a null in the rows of in/a.jsonl; make it"],
+        ["not the table of a prefilter (a null in its column kept); make it"],
     ),
     "other domains": (
         lambda: write_kept([(file, row, "news", *rest) for file, row, _, *rest in rows(*FILES)]),
@@ -206,6 +249,8 @@ BAD = {
     "a part without recall": (lambda: record(domains={"a": WHOLE | {"kept": 8}}), ["recall is not kept whole"]),
     "no score": (lambda: record(score=None), ["kept.json: not the record of a prefilter"]),
     "a pilot as text": (lambda: record(pilot="base"), ["or the pilot no record"]),
+    "a part as text": (lambda: record(in_part="no"), ["in_part not true or false"]),
+    "no inputs": (lambda: record(inputs=[]), ["kept.json: not the record of a prefilter (no inputs)"]),
     "a count as text": (lambda: record(domains={"a": WHOLE | {"characters": "9"}}), ["not a whole number"]),
 }
 

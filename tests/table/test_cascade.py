@@ -126,11 +126,12 @@ def test_what_a_prefilter_left_out_cannot_be_selected(tmp_path, name):
     assert choose(tmp_path, whole, facts_of(whole), **goal) == choose(tmp_path, whole, **goal)
 
 
-def test_a_domain_without_a_kept_document_is_asked_for_too_much(tmp_path):
+def test_a_domain_without_a_kept_document_is_refused_whatever_is_asked_for(tmp_path):
     table = corpus(7)
     table.loc[table["domain"] == "b b", "kept"] = False
-    with pytest.raises(InputError, match="'b b': the prefilter left out some documents"):
-        choose(tmp_path, table[table["kept"]], facts_of(table))
+    with pytest.raises(InputError, match="'b b': nothing of such a domain was kept") as error:
+        choose(tmp_path, table[table["kept"]], facts_of(table), percent=1)
+    assert "ask for less" not in str(error.value)
 
 
 def test_rows_that_the_record_cannot_be_of_are_refused(tmp_path):

@@ -52,9 +52,10 @@ def test_a_baseline_that_went_through_a_prefilter_is_told(corpora, capsys):
     streams(corpora, "two", allow=True)  # as the warning says
     open_streams(["selected"], [f"{corpora}/top.parquet"], [f"{corpora}/one/*.bin"], None, ShardReader(), False)
     facts["domains"]["a"] |= {"documents": 20, "characters": 4}
-    (corpora / "one/dataset.json").write_text(json.dumps({"prefilter": facts}))
-    streams(corpora, "one")
-    assert "prefilter" not in capsys.readouterr().err
+    for record in (json.dumps({"prefilter": facts}), '{"prefilter": "x"}', "{"):
+        (corpora / "one/dataset.json").write_text(record)
+        streams(corpora, "one")
+        assert "prefilter" not in capsys.readouterr().err
 
 
 def test_shards_can_be_what_is_selected(corpora):
