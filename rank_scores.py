@@ -192,8 +192,8 @@ def show_cascade(selection) -> None:
 
 def show_amount(selection) -> None:
     """Print a line if far more is selected than asked for, or less, of a `common.table.selection.SelectionRecord`."""
+    from common.errors import few
     from common.table.domains import together
-    from common.table.tables import few
 
     whole, num_domains, by = together(selection.domains.values()), len(selection.domains), selection.by
     total, selected = selection.total, getattr(whole, f"selected_{by}")

@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common import cli
-from common.errors import InputError
+from common.errors import InputError, few
 from common.files import as_path, atomic, claim, read_json, remove, scratch, write_json
 from common.prefilter.features import LONGEST, features_of
 from common.prefilter.learning import KEPT, Learnt
 from common.prefilter.predictor import PREDICTOR, Predictor
 from common.prefilter.price_list import Price
-from common.table.tables import duckdb_errors, few, literal
+from common.table.tables import duckdb_errors, literal
 from common.text.corpus import Columns, RowReader, SourceDocument, hash_of, read_files
 from common.text.fineweb import file_state, input_files
 from common.text.rows import text_bytes

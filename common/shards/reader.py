@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, few
 from common.files import as_path, file_digest
 from common.shards.doc_id import ARRAY, format_doc_id, shard_name, shard_path
 from common.shards.documents import Document, token_hash
@@ -20,8 +20,6 @@ from common.shards.format import HEADER_BYTES, Digests, read_shard
 from common.shards.index import INDEX_SUFFIX, ShardInfo, read_documents
 from common.text.corpus import DEFAULT_DOMAIN
 from common.text.tokenization import TextTokenizer
-
-MOST_NAMED = 20  # domains, in an error
 
 
 @dataclass(frozen=True)
@@ -198,8 +196,9 @@ class ShardReader:
                 found |= {*self.open(path).domains}
                 missing -= found
         if missing:
-            named = ", ".join(map(repr, sorted(found)[:MOST_NAMED])) + ", …" * (len(found) > MOST_NAMED)
-            raise InputError(f"{flag}: no document of the shards has the domain {min(missing)!r}; there are {named}")
+            raise InputError(
+                f"{flag}: no document of the shards has the domain {min(missing)!r}; there are {few(sorted(found))}"
+            )
 
     def _foreign(self, name: str, path: Path, found: ForeignTokens, side: str) -> Shard:
         """A shard of another program, with the documents that it has or that separators delimit."""

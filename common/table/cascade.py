@@ -6,10 +6,9 @@ from pathlib import Path
 
 import duckdb
 
-from common.errors import InputError
+from common.errors import InputError, few
 from common.table.domains import Domain
 from common.table.names import record_of
-from common.table.tables import few
 from common.text.kept import PREDICTED
 from common.text.prefiltered import Facts
 

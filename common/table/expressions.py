@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import duckdb
 
-from common.errors import InputError
-from common.table.tables import few, quoted, reason
+from common.errors import InputError, few
+from common.table.tables import quoted, reason
 
 # The rank of x within its domain, from 0 to 1: of equal values the mean of their ranks, by the number of values.
 # A NaN is no value. Before there are ranks, the second says whether there will be one.

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from common.errors import InputError
+from common.errors import InputError, few
 from common.files import remove
 from common.table.cascade import check_rows, refuse_unscored, set_wholes
 from common.table.domains import Domain, Drawn, goes_with, largest, sample_limit, together
@@ -23,7 +23,6 @@ from common.table.tables import (
     as_parquet,
     broken_row,
     duckdb_errors,
-    few,
     source_view,
 )
 from common.text.prefiltered import Facts

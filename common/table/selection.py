@@ -23,13 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common.errors import InputError
+from common.errors import InputError, few
 from common.files import as_path, atomic, for_pyarrow, read_json, remove, write_json
 from common.table.domains import Domain
 from common.table.names import beside
 from common.table.ranking import Ranking
 from common.table.schema import RANK_SCORE, RANKED, STATES, states_schema
-from common.table.tables import BATCH_ROWS, few, read_score_batches, table_writer, with_slices
+from common.table.tables import BATCH_ROWS, read_score_batches, table_writer, with_slices
 from common.text.prefiltered import Facts, facts_of
 
 MAKE_SELECTION = "make it with rank_scores.py"

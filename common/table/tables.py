@@ -1,7 +1,7 @@
 """Reading score tables, TSV or parquet, a batch of rows at a time, and writing tables in both formats."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -12,14 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from common.errors import InputError
+from common.errors import InputError, few
 from common.files import as_path, atomic, for_pyarrow, is_url
 from common.shards.doc_id import ARRAY, DOC_ID_PATTERN
 from common.table.schema import EXACT, NEAR, RANK_SCORE, SCHEMA, SLICES, SOURCE, TABLE_SCHEMA
 
 BATCH_ROWS, BLOCK_BYTES = 2**18, 2**24  # read at once, from parquet and from TSV
 MOST_TOKENS = 2**32  # in a document; so that sums over a table are exact
-MOST_NAMES, NAME_CHARS = 6, 40  # in a message
 TSV = "(FORMAT csv, HEADER, DELIMITER '\t', NULLSTR 'nan')"
 ROW_NUMBER = "file_row_number"  # DuckDB's name for a row's place in a parquet file
 SQL = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.float64(): "DOUBLE"}
@@ -140,12 +139,6 @@ def scanned(path: Path) -> str:
     """A parquet file in a query, with the column `file_row_number`; its name may hold characters of globs."""
     escaped = re.sub(r"([*?[])", r"[\1]", str(path))
     return f"read_parquet({literal(escaped)}, file_row_number = true)"
-
-
-def few(names: Sequence[str]) -> str:
-    """The first names, each up to a length, and how many more there are: short enough for a message."""
-    shown = ", ".join(repr(name[:NAME_CHARS]) for name in names[:MOST_NAMES])
-    return f"{shown} and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else shown
 
 
 def count_rows(path: Path) -> int | None:

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from common import cli
-from common.errors import InputError
+from common.errors import InputError, few
 from common.files import as_path, expand
 from common.text.corpus import RowReader, SourceDocument, read_files, read_hub
 from common.text.prefiltered import Prefilter
@@ -115,4 +115,4 @@ def kept_by(prefilter: Prefilter, corpus: Corpus, max_docs: int | None) -> Corpu
 
 
 def _some(domains: list[str]) -> str:
-    return f"domain {domains[0]!r}" if len(domains) == 1 else f"{len(domains):,} domains, such as {domains[0]!r},"
+    return f"domain{'s' * (len(domains) > 1)} {few(domains)}"
