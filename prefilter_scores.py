@@ -22,7 +22,6 @@ command continues a stopped apply after its last finished files, and with more f
 """
 
 import argparse
-import shlex
 from pathlib import Path
 
 from common import cli, flags
@@ -88,11 +87,15 @@ def learn(args: argparse.Namespace) -> None:
     for name, why in learnt.whole.items():
         print(f"{name or NO_DOMAIN}: {why}; it will be kept whole")
     print(f"wrote {args.out_dir}/: predictor.json, learn.json, price_list.tsv, price_list.png")
-    command = ["python", "prefilter_scores.py", "apply", "--input", "raw/*.jsonl.zst", "--keep", str(EXAMPLE)]
-    command += ["--domain_column", "source"] if {*learnt.prices, *learnt.whole} != {DEFAULT_DOMAIN} else []
-    command += ["--text_column", args.text_column] if args.text_column else []
-    command += ["--prefilter", str(args.out_dir)] if args.out_dir != DEFAULT else []
-    print("next:", shlex.join(command))
+    command = cli.command(
+        "prefilter_scores.py apply",
+        input="raw/*.jsonl.zst",
+        keep=EXAMPLE,
+        domain_column="source" if {*learnt.prices, *learnt.whole} != {DEFAULT_DOMAIN} else None,
+        text_column=args.text_column,
+        prefilter=args.out_dir if args.out_dir != DEFAULT else None,
+    )
+    print("next:", command)
     counts.report()
 
 
@@ -117,10 +120,9 @@ def apply(args: argparse.Namespace) -> None:
         print(f"{smaller(len(rest))}: see {args.out_dir}/kept.json")
     documents, kept = (sum(domain[name] for domain in domains.values()) for name in ("documents", "kept"))
     print(f"wrote {args.out_dir}/kept.parquet: {kept:,} of {documents:,} documents are kept")
-    command = ["python", "fineweb.py", "--input", *args.input]
-    command += [part for name, value in vars(columns).items() if value for part in (f"--{name}_column", value)]
-    command += ["--on_bad_row", args.on_bad_row, "--prefilter", str(args.out_dir)]
-    print("next:", shlex.join(command))
+    named = {f"{name}_column": value for name, value in vars(columns).items()}
+    command = cli.command("fineweb.py", input=args.input, **named, on_bad_row=args.on_bad_row, prefilter=args.out_dir)
+    print("next:", command)
 
 
 def main(argv: list[str] | None = None) -> None:

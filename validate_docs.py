@@ -14,7 +14,6 @@ Writes  nothing; prints each document's text, L_base, L_ref and AI_Score, and th
 """
 
 import argparse
-import shlex
 
 from common import cli, flags
 from common.errors import InputError
@@ -79,15 +78,21 @@ def main(argv: list[str] | None = None) -> None:
             write_token_page(args.html, entries, options, head, args.tokens, note)
     elif args.scores:
         first = list_ends(viewer, args.scores, selection, args.top, args.bottom)
-        references = shlex.join(reference_values(args.reference_model, args.reference_of))
-        models = f"--base_model {args.base_model} --reference_model {references} --seq_len {args.seq_len}"
-        models += f" --tokenizer {args.tokenizer}" if args.tokenizer else ""
-        models += f" --eot_id {args.eot_id} --eot_side {args.eot_side}" if args.eot_id is not None else ""
-        models += f" --token_dtype {args.token_dtype}" if args.token_dtype else ""
-        models += f" --score_tokens {args.score_tokens}" if args.score_tokens else ""
-        models += "" if args.score_separator else " --score_separator no"
         if first:
-            print(f"\nnext, one of them token by token: python validate_docs.py {models} --doc_id {first}")
+            command = cli.command(
+                "validate_docs.py",
+                base_model=args.base_model,
+                reference_model=reference_values(args.reference_model, args.reference_of),
+                seq_len=args.seq_len,
+                tokenizer=args.tokenizer,
+                eot_id=args.eot_id,
+                eot_side=None if args.eot_id is None else args.eot_side,
+                token_dtype=args.token_dtype,
+                score_tokens=args.score_tokens,
+                score_separator=None if args.score_separator else "no",
+                doc_id=first,
+            )
+            print(f"\nnext, one of them token by token: {command}")
     else:
         views = [viewer.view(doc_id) for doc_id in args.doc_id]
         print_views(views, load_pair(options), args.seq_len, args.tokens)

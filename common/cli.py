@@ -6,6 +6,7 @@ import errno
 import io
 import math
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -51,6 +52,16 @@ def options(kind: type, args: argparse.Namespace, **more: Any) -> Any:
     """An instance of the dataclass `kind`, its fields from the flags of the same names, or from `more`."""
     names = {field.name for field in dataclasses.fields(kind)} & vars(args).keys()
     return kind(**{name: getattr(args, name) for name in names} | more)
+
+
+def command(script: str, **values: object) -> str:
+    """A command with these flags; None and False leave a flag out, True gives it without a value."""
+    parts = ["python", script]
+    for name, value in values.items():
+        if value is not None and value is not False:
+            given = [] if value is True else value if isinstance(value, list) else [value]
+            parts += [f"--{name}", *(shlex.quote(str(each)) for each in given)]
+    return " ".join(parts)
 
 
 def number(kind: type, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> Callable:

@@ -1,5 +1,6 @@
 """The facts of a scoring run as text: from the record next to its table, and from the reference model's record."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from common.errors import InputError
@@ -85,9 +86,13 @@ def notes(
     reference_model: str,
     masking: Masking | None,
     chosen: list[Head],
+    own: Collection[str] = (),
 ) -> list[str]:
-    """Notes for the reader: what the report lacks; `masking` and `chosen` as in `facts`."""
-    own = read_run(record_path).get("reference_of") or {}
+    """Notes for the reader: what the report lacks; `masking` and `chosen` as in `facts`.
+
+    Args:
+        own: the domains that have a reference of their own.
+    """
     not_finite, not_shown = overview.num_rows - len(overview.rows), len(overview.rows) - num_shown
     cases = [
         (not record_path.exists(), f"There is no {record_path}, so how and when this was scored is not known."),

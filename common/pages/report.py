@@ -1,6 +1,5 @@
 """The report of a run: what was scored with which models, the heads, the thresholds, and documents to read."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,7 +73,9 @@ def write_report(options: ReportOptions, reader: ShardReader) -> None:
         "totals": _totals(overview, selection),
         "model": judge(check, head_scores, heads, options.reference_model, _check_command(options, masking)),
         "facts": [*facts(run, record_path, masking, chosen), *selection.facts()],
-        "notes": notes(overview, len(shown), record_path, options.reference_model, masking, chosen),
+        "notes": notes(
+            overview, len(shown), record_path, options.reference_model, masking, chosen, run.get("reference_of") or ()
+        ),
         "thresholds": list(_thresholds(selection)),
         "goes_with": [{"domain": name or NO_DOMAIN} | found for name, found in selection.goes_with.items()],
         "guards": [name for name in OTHER_MEASURES if name in documents],
@@ -90,18 +91,8 @@ def write_report(options: ReportOptions, reader: ShardReader) -> None:
     print(f"wrote {options.out}; open it in a browser")
 
 
-def _command(script: str, **values: object) -> str:
-    """A command with these flags; None and False leave a flag out, True gives it without a value."""
-    parts = ["python", script]
-    for name, value in values.items():
-        if value is not None and value is not False:
-            given = [] if value is True else value if isinstance(value, list) else [value]
-            parts += [f"--{name}", *(shlex.quote(str(each)) for each in given)]
-    return " ".join(parts)
-
-
 def _check_command(options: ReportOptions, masking: Masking | None) -> str:
-    return _command(
+    return cli.command(
         "make_reference_model.py",
         base_model=options.base_model,
         retrieval_heads=options.retrieval_heads.with_suffix(".txt"),
@@ -113,7 +104,7 @@ def _check_command(options: ReportOptions, masking: Masking | None) -> str:
 
 def _token_page_command(options: ReportOptions, run: dict) -> str:
     """The command that shows a document token by token, without its id."""
-    return _command(
+    return cli.command(
         "validate_docs.py",
         base_model=run["base_model"],
         reference_model=reference_values(run["reference_model"], run.get("reference_of") or {}),
