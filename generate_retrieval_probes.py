@@ -17,7 +17,7 @@ Writes  data/probes.jsonl, one probe per line, each an instruction, a JSON objec
 import argparse
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -62,28 +62,32 @@ def local_files(corpus: list[str]) -> list[Path]:
     return [] if on_hub else expand(corpus)
 
 
-def corpus_sentences(corpus: list[str], text_column: str, skip_bad_rows: bool) -> list[str]:
-    """Sentences of local files or of a data set on the hub, at most the first 100,000."""
-    from common.text.corpus import Columns, RowReader, read_files, read_hub
+def first_sentences(texts: Iterable[str]) -> list[str]:
+    """The sentences of texts, at most the first 100,000; the rest is not read."""
     from common.text.sample import split_sentences
+
+    return list(islice((sentence for text in texts for sentence in split_sentences(text)), MAX_SENTENCES))
+
+
+def corpus_sentences(corpus: list[str], text_column: str, skip_bad_rows: bool) -> list[str]:
+    """The first sentences of local files or of a data set on the hub."""
+    from common.text.corpus import Columns, RowReader, read_files, read_hub
 
     reader = RowReader(Columns(text=text_column), skip_bad_rows)
     paths = local_files(corpus)
     documents = read_files(paths, reader) if paths else read_hub(corpus[0], None, reader)
-    sentences = (sentence for document in documents for sentence in split_sentences(document.text))
-    found = list(islice(sentences, MAX_SENTENCES))
+    found = first_sentences(document.text for document in documents)
     reader.report()
     return found
 
 
 def shard_sentences(paths: list[Path], domain: str | None, tokenizer) -> list[str]:
-    """Sentences of shards, of all documents or of those of a domain, at most the first 100,000.
+    """The first sentences of shards, of all documents or of those of a domain.
 
     Raises:
         InputError: no document has the domain, or the shards are of another tokenizer.
     """
     from common.shards.reader import ShardReader
-    from common.text.sample import split_sentences
 
     reader = ShardReader(model_tokenizer=tokenizer)
     reader.require_domains([] if domain is None else [domain], paths, "--domain")
@@ -95,7 +99,7 @@ def shard_sentences(paths: list[Path], domain: str | None, tokenizer) -> list[st
                 ids = shard.document(row).token_ids
                 yield tokenizer.decode(ids[ids != shard.separator_id].tolist())
 
-    return list(islice((sentence for text in texts() for sentence in split_sentences(text)), MAX_SENTENCES))
+    return first_sentences(texts())
 
 
 def main(argv: list[str] | None = None) -> None:

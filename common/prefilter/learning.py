@@ -128,7 +128,8 @@ def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total:
     }
     claiming = folder / CLAIM, made, options.overwrite, PREDICTOR
     is_unclaimed(*claiming)
-    _check_fair(source.selection)
+    scored = _record(source.selection)
+    _check_fair(source.selection, scored)
     features, table = _pilot(options, source, reader, total)
     sizes = table["domain"].value_counts()
     enough = table["domain"].isin(sizes.index[sizes >= MIN_DOCUMENTS]).to_numpy()
@@ -151,14 +152,14 @@ def learn(options: LearnOptions, source: TextSource, reader: ShardReader, total:
     fit(features, ranks, domains).write(folder / PREDICTOR)
     digest = file_digest(folder / PREDICTOR).hex()
     record = {**made, "documents": len(table), "whole": whole, "predictor": digest}
-    record["pilot"] = {name: value for name, value in _record(source.selection).items() if name in RECORDED}
+    record["pilot"] = {name: value for name, value in scored.items() if name in RECORDED}
     record["prices"] = {name: dataclasses.asdict(each) for name, each in prices.items()}
     _remove_kept(folder, record)
     write_json(folder / RECORD, record)
     return Learnt(options.score, options.top_pct, prices, whole, digest, record["pilot"])
 
 
-def _check_fair(scores: Path) -> None:
+def _check_fair(scores: Path, record: dict) -> None:
     """Raise InputError for a table that is no fair sample of a corpus; warn if its record does not say that it is."""
     for table in read_score_batches(scores):
         if PREDICTED not in table.column_names:
@@ -173,7 +174,7 @@ def _check_fair(scores: Path) -> None:
             f"{scores}: a selection (columns {', '.join(SLICES.names)}), which is no fair sample; name the score table "
             "of the pilot"
         )
-    if not _record(scores).get("sample"):
+    if not record.get("sample"):
         where = record_of(scores)
         cli.warn(f"{where}: does not say --sample; the prices are right only if the pilot is a fair sample, or all")
 

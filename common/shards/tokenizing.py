@@ -159,8 +159,8 @@ def _grown(record: Path, settings: dict) -> dict:
         return {}
     old, prefilter = read_json(record), settings["prefilter"]
     chosen = {name: value for name, value in (prefilter or {}).items() if name not in ("domains", "pilot", "in_part")}
-    before = old.get("prefilter") if isinstance(old.get("prefilter"), dict) else {}
-    return {"source": old["source"], "prefilter": prefilter and before | chosen}
+    grown = old.get("prefilter") if isinstance(old.get("prefilter"), dict) else {}
+    return {"source": old["source"], "prefilter": prefilter and grown | chosen}
 
 
 def _after(

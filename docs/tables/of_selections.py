@@ -38,22 +38,25 @@ def selections_go_with(result: dict) -> str:
     return markdown(head, "lrrrr", rows)
 
 
+def mean(way: dict, figure: str) -> float:
+    """The mean over domains of a figure of a way to score in part."""
+    return statistics.mean(of[figure] for of in way["domains"].values())
+
+
+def with_band(way: dict, figure: str, form: str = ".0%") -> str:
+    """This mean, with its band."""
+    low, high = way["bands"][figure]
+    return f"{mean(way, figure):{form}} ({low:{form}} to {high:{form}})"
+
+
 @measured(experiment, "score_tokens")
 def scored_in_part(result: dict) -> str:
     """For each way to score a part of a document: what it reads, and how well it finds what the whole score chooses."""
     rows = []
     for name, way in result["ways"].items():
-
-        def shown(figure: str, form: str = ".0%", way: dict = way) -> str:
-            low, high = way["bands"][figure]
-            mean = statistics.mean(of[figure] for of in way["domains"].values())
-            return f"{mean:{form}} ({low:{form}} to {high:{form}})"
-
-        def read(figure: str, way: dict = way) -> str:
-            return f"{statistics.mean(of[figure] for of in way['domains'].values()):.0%}"
-
-        scored = [f"{shown(f'recall {kept}')} for {read(f'read {kept}')}" for kept in (0.4, 0.6)]
-        rows.append((name, read("read"), shown("spearman", ".2f"), shown("recall 0.2"), shown("within"), *scored))
+        once = (with_band(way, *figure) for figure in (("spearman", ".2f"), ("recall 0.2",), ("within",)))
+        twice = (f"{with_band(way, f'recall {kept}')} for {mean(way, f'read {kept}'):.0%}" for kept in (0.4, 0.6))
+        rows.append((name, f"{mean(way, 'read'):.0%}", *once, *twice))
     head = ("tokens scored", "read", "rank correlation", "the part chooses 20 %", "inside fifths of length")
     return markdown((*head, "keeps 40 % to score whole", "keeps 60 %"), "lrrrrrr", rows)
 
